@@ -1,0 +1,149 @@
+"""Configuration of a Cell-MNN model."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+# what transformers itself passes beside the declared fields
+_TRANSFORMERS_KEYS = {
+    "_attn_implementation",
+    "_commit_hash",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "torch_dtype",
+}
+
+
+@strict
+class CellMNNConfig(PreTrainedConfig):
+    r"""What a [`CellMNNModel`] is made of. Unknown fields and wrong types are errors.
+
+    Parameters
+    ----------
+    latent_dim : int
+        Dimensions d of the latent space.
+    hidden_size, num_hidden_layers : int
+        Width and depth of the hypernetwork.
+    hidden_act : str
+        A name of `transformers.activations.ACT2FN`.
+    init_scale : float
+        Factor on the initial weights of the last layer.
+    rank : int, optional
+        r of the eigenvectors P = I + U Vᵀ; None for a dense P = I + W.
+    num_complex_pairs : int
+        Pairs of eigenvalues α ± iω, for cycles.
+    num_static_eigvals : int
+        Eigenvalues pinned to 0.
+    max_rate : float
+        Bound on the eigenvalues, per unit of model time (about one interval between snapshots).
+    offset : bool
+        Whether the ODE has an offset b.
+    frame : bool
+        Whether the ODE acts in the Gaussian frame of the data set; see [`FrameState`].
+    num_frame_times : int
+        Observed times in the stored frame of each data set; 0 without a frame.
+    growth : bool
+        Whether cells divide and die at a learned rate.
+    max_growth_rate : float
+        Bound on that rate, per unit of model time.
+    num_datasets : int
+        Rows in the table of data sets.
+    dataset_embed_dim : int
+        Length of a data set's embedding; 0 for a model of one data set that needs none.
+    dataset_dims : list of int, optional
+        For each data set, how many of the latent dimensions are real and not padding; all if None.
+    num_genes : int
+        Genes (or coordinates of an embedding) behind the latent space, whose loadings the
+        checkpoint carries; 0 without.
+
+    Raises
+    ------
+    ValueError
+        On a field that does not exist, and on values that contradict each other.
+
+    Examples
+    --------
+    >>> from cellmnn_fm import CellMNNConfig
+    >>> CellMNNConfig(latent_dim=5, rank=3).rank
+    3
+    >>> CellMNNConfig(latentdim=5)
+    Traceback (most recent call last):
+    ValueError: config: expected fields of CellMNNConfig, found latentdim; rename or drop it
+    """
+
+    model_type = "cellmnn"
+
+    latent_dim: int = 10
+    hidden_size: int = 128
+    num_hidden_layers: int = 4
+    hidden_act: str = "leaky_relu"
+    init_scale: float | int = 0.01
+    rank: int | None = 4
+    num_complex_pairs: int = 0
+    num_static_eigvals: int = 0
+    max_rate: float | int = 5.0
+    offset: bool = True
+    frame: bool = False
+    num_frame_times: int = 0
+    growth: bool = False
+    max_growth_rate: float | int = 2.0
+    num_datasets: int = 1
+    dataset_embed_dim: int = 0
+    dataset_dims: list[int] | None = None
+    num_genes: int = 0
+
+    def __post_init__(self, **kwargs):
+        if unknown := sorted(set(kwargs) - _TRANSFORMERS_KEYS):
+            raise ValueError(
+                f"config: expected fields of {type(self).__name__}, "
+                f"found {', '.join(unknown)}; rename or drop it"
+            )
+        for name in ("init_scale", "max_rate", "max_growth_rate"):
+            setattr(self, name, float(getattr(self, name)))  # whole numbers from YAML or JSON
+        super().__post_init__(**kwargs)
+        self._require_consistent()
+
+    def _require_consistent(self) -> None:
+        positive = ("latent_dim", "hidden_size", "num_hidden_layers", "num_datasets", "max_rate")
+        for name in positive:
+            _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+        _require(
+            self.rank is None or 1 <= self.rank <= self.latent_dim,
+            "rank",
+            f"None (dense) or 1 to latent_dim={self.latent_dim}",
+            self.rank,
+        )
+        free = self.latent_dim - 2 * self.num_complex_pairs - self.num_static_eigvals
+        _require(
+            free >= 0 and min(self.num_complex_pairs, self.num_static_eigvals) >= 0,
+            "eigenvalues",
+            f"2 num_complex_pairs + num_static_eigvals of at most latent_dim={self.latent_dim}",
+            self.latent_dim - free,
+        )
+        _require(
+            self.num_frame_times >= 2 if self.frame else self.num_frame_times == 0,
+            "num_frame_times",
+            "at least 2 with frame, 0 without",
+            self.num_frame_times,
+        )
+        if self.dataset_dims is not None:
+            _require(
+                len(self.dataset_dims) == self.num_datasets
+                and all(1 <= dim <= self.latent_dim for dim in self.dataset_dims),
+                "dataset_dims",
+                f"{self.num_datasets} numbers from 1 to latent_dim={self.latent_dim}",
+                self.dataset_dims,
+            )
+
+
+def _require(condition: bool, what: str, expected: str, found: object) -> None:
+    if not condition:
+        raise ValueError(
+            f"{what}: expected {expected}, found {found}; change it in the configuration"
+        )

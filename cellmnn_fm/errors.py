@@ -1,0 +1,20 @@
+"""The one error for input that cannot be used."""
+
+
+class InputError(ValueError):
+    """Input that cannot be used: what was expected, what was found, and how to fix it.
+
+    Parameters
+    ----------
+    what, expected, found, fix : str
+        Parts of the message "<what>: expected <expected>, found <found>; <fix>".
+
+    Examples
+    --------
+    >>> raise InputError("times", "2 or more", 1, "add snapshots at other times")
+    Traceback (most recent call last):
+    cellmnn_fm.errors.InputError: times: expected 2 or more, found 1; add snapshots at other times
+    """
+
+    def __init__(self, what: str, expected: str, found: object, fix: str):
+        super().__init__(f"{what}: expected {expected}, found {found}; {fix}")

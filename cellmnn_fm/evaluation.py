@@ -1,0 +1,337 @@
+"""Leave one time out: how well a held-out snapshot is predicted, beside simple baselines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from .errors import InputError
+from .modeling_cellmnn import CellMNNModel
+from .time_course import (
+    TimeCourse,
+    TimeScale,
+    fit_subspace,
+    read_matrix,
+    read_times,
+    resolve_representation,
+)
+from .trajectories import interpolate
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Protocol = Literal["strict", "published"]
+
+MIN_HELD_OUT_CELLS = 15
+MAX_CELLS = 1000
+
+
+def wasserstein1(
+    x: NDArray,
+    y: NDArray,
+    x_weights: NDArray | None = None,
+    y_weights: NDArray | None = None,
+) -> float:
+    """Exact 1-Wasserstein distance between two snapshots, Euclidean.
+
+    Parameters
+    ----------
+    x, y : (cells, dims)
+    x_weights, y_weights : (cells,), optional
+        Only their proportions matter; equal by default.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(10, 2))
+    >>> round(wasserstein1(x, x + [3, 4]), 4)
+    5.0
+    """
+    import ot
+
+    masses = [
+        np.full(len(cells), 1 / len(cells)) if weights is None else weights / weights.sum()
+        for cells, weights in ((x, x_weights), (y, y_weights))
+    ]
+    cost = ot.dist(x.astype(np.float64), y.astype(np.float64), metric="euclidean")
+    return float(ot.emd2(*masses, cost, numItermax=10_000_000))
+
+
+def ot_interpolate(
+    earlier: NDArray, later: NDArray, share: float, rng: np.random.Generator
+) -> NDArray:
+    """OT-Interpolate: every earlier cell goes a `share` of the way to its transport partner.
+
+    Parameters
+    ----------
+    earlier, later : (cells, dims)
+    share : float
+        0 is the earlier time, 1 the later, linear in real time.
+    rng : numpy.random.Generator
+        Draws one partner where the exact plan splits a cell.
+    """
+    import ot
+
+    cost = ot.dist(earlier.astype(np.float64), later.astype(np.float64))
+    plan = ot.emd(ot.unif(len(earlier)), ot.unif(len(later)), cost, numItermax=10_000_000)
+    cumulative = plan.cumsum(axis=1)
+    level = rng.random((len(earlier), 1)) * cumulative[:, -1:]
+    partner = (cumulative < level).sum(axis=1)
+    return (1 - share) * earlier + share * later[partner]
+
+
+def half_split_floor(snapshot: NDArray, rng: np.random.Generator) -> float:
+    """W1 between random halves: what sampling alone costs, overstated for few cells."""
+    order = rng.permutation(len(snapshot))
+    half = len(snapshot) // 2
+    return wasserstein1(snapshot[order[:half]], snapshot[order[half : 2 * half]])
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method on one held-out time with one seed.
+
+    Attributes
+    ----------
+    time : float
+        The held-out time.
+    seed : int
+    method : str
+    w1 : float
+        In z-scored dimensions.
+    seconds : float
+        Fit and prediction.
+    steps : int
+        Optimiser steps of the fit.
+    """
+
+    time: float
+    seed: int
+    method: str
+    w1: float
+    seconds: float
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of all methods on all held-out times.
+
+    Attributes
+    ----------
+    settings : dict
+        What was evaluated, and how.
+    scores : list of Score
+    """
+
+    settings: dict[str, Any]
+    scores: list[Score]
+
+    @property
+    def summary(self) -> dict[str, dict[str, float]]:
+        """By method: mean W1 over times and seeds, spread over seeds, ratio, seconds."""
+        methods = list(dict.fromkeys(score.method for score in self.scores))
+        seeds = sorted({score.seed for score in self.scores})
+        rows = {}
+        for method in methods:
+            own = [score for score in self.scores if score.method == method]
+            by_seed = [np.mean([s.w1 for s in own if s.seed == seed]) for seed in seeds]
+            rows[method] = {
+                "w1_mean": float(np.mean(by_seed)),
+                "w1_sd": float(np.std(by_seed, ddof=1)) if len(seeds) > 1 else 0.0,
+                "seconds": float(np.mean([s.seconds for s in own])),
+                "steps": float(np.mean([s.steps for s in own])),
+            }
+        for row in rows.values():
+            row["ratio_to_ot_interpolate"] = row["w1_mean"] / rows["ot_interpolate"]["w1_mean"]
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings, summary and every value, ready for JSON."""
+        folds = [asdict(score) for score in self.scores]
+        return {**self.settings, "summary": self.summary, "folds": folds}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What a fit may see of a time course, and what its prediction is compared with.
+
+    Attributes
+    ----------
+    training : TimeCourse
+        All cells of all times but the held-out one.
+    around : TimeCourse
+        The snapshots before and after it, at most 1,000 cells each.
+    time : float
+        The held-out time.
+    truth : (cells, dims)
+        The held-out snapshot, at most 1,000 cells.
+    """
+
+    training: TimeCourse
+    around: TimeCourse
+    time: float
+    truth: NDArray
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to fit a model, and the predictions it is judged by.
+
+    Attributes
+    ----------
+    fit : callable
+        (model, time scale, steps taken) of (fold, seed).
+    methods : dict
+        For each name in the table, whether it predicts from both sides.
+    """
+
+    fit: Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]
+    methods: dict[str, bool]
+
+
+def evaluate(
+    adata: AnnData,
+    candidates: Sequence[Candidate],
+    *,
+    time_key: str,
+    use_rep: str | None = None,
+    layer: str | None = None,
+    n_dims: int = 5,
+    protocol: Protocol = "strict",
+    seeds: int = 3,
+    progress: bool = False,
+) -> Evaluation:
+    """Predict every interior time of a time course from the others.
+
+    Beside the candidates: the previous and the next snapshot, OT-Interpolate and the half-split
+    floor.
+
+    Parameters
+    ----------
+    adata, time_key, use_rep, layer
+        As for `TimeCourse.from_anndata`.
+    candidates : sequence of Candidate
+    n_dims : int
+        Z-scored principal components, or leading coordinates of an embedding; fewer where there
+        are fewer.
+    protocol : {"strict", "published"}
+        Whether components, centring and scaling are fitted without the held-out time, or on all
+        times as in the papers.
+    seeds : int
+        Seeds 0, 1, ...; each draws cells, partners and weights of its own.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    InputError
+        If no interior time has 15 or more cells, and on unusable input.
+    """
+    if protocol not in get_args(Protocol):
+        raise InputError("protocol", "strict or published", protocol, "choose one of the two")
+    if seeds < 1:
+        raise InputError("seeds", "at least 1", seeds, "ask for one or more")
+    use_rep = resolve_representation(adata, use_rep, layer)
+    cell_times = read_times(adata, time_key)
+    matrix = read_matrix(adata, use_rep, layer)
+    times, counts = np.unique(cell_times, return_counts=True)
+    inner = zip(times[1:-1], counts[1:-1], strict=True)
+    held_out = [at for at, cells in inner if cells >= MIN_HELD_OUT_CELLS]
+    if not held_out:
+        found = ", ".join(f"{n} at {at:g}" for at, n in zip(times, counts, strict=True))
+        raise InputError(
+            "held-out times",
+            f"a time between two others with {MIN_HELD_OUT_CELLS} or more cells",
+            f"cells: {found}",
+            "an evaluation needs 3 or more times",
+        )
+    scores: list[Score] = []
+    with Progress(disable=not progress, transient=True) as bar:
+        task = bar.add_task("evaluating", total=len(held_out) * seeds)
+        for at in held_out:
+            seen = cell_times != at if protocol == "strict" else np.full(len(cell_times), True)
+            subspace = fit_subspace(matrix[seen], use_rep, n_dims)
+            states = subspace.project(matrix)
+            for seed in range(seeds):
+                fold = _make_fold(states, cell_times, at, seed)
+                scores += _baselines(fold, seed)
+                for candidate in candidates:
+                    scores += _candidate_scores(candidate, fold, seed)
+                bar.advance(task)
+    settings = {
+        "time_key": time_key,
+        "cells": len(cell_times),
+        "times": times.tolist(),
+        "n_dims": states.shape[1],
+        "protocol": protocol,
+        "seeds": seeds,
+    }
+    return Evaluation(settings, scores)
+
+
+def _make_fold(states: NDArray, cell_times: NDArray, at: float, seed: int) -> Fold:
+    rng = np.random.default_rng(seed)
+
+    def sample(time: float) -> NDArray:
+        cells = states[cell_times == time]
+        return cells if len(cells) <= MAX_CELLS else rng.choice(cells, MAX_CELLS, replace=False)
+
+    kept = cell_times != at
+    training = TimeCourse.from_cells(states[kept], cell_times[kept])
+    after = int(np.searchsorted(training.times, at))
+    neighbours = training.times[[after - 1, after]]
+    around = TimeCourse([sample(time) for time in neighbours], neighbours)
+    return Fold(training, around, float(at), sample(at))
+
+
+def _baselines(fold: Fold, seed: int) -> list[Score]:
+    earlier, later = fold.around.snapshots
+    before, after = fold.around.times
+    share = (fold.time - before) / (after - before)
+    rng = np.random.default_rng((seed, 1))
+    floor = half_split_floor(fold.truth, rng)
+    return [
+        _timed(fold, seed, "previous", lambda: (earlier, None)),
+        _timed(fold, seed, "next", lambda: (later, None)),
+        _timed(
+            fold,
+            seed,
+            "ot_interpolate",
+            lambda: (ot_interpolate(earlier, later, share, rng), None),
+        ),
+        Score(fold.time, seed, "floor", floor, seconds=0.0),
+    ]
+
+
+def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score]:
+    started = time.perf_counter()
+    model, time_scale, steps = candidate.fit(fold, seed)
+    fitted = time.perf_counter() - started
+
+    def predict(two_sided: bool) -> tuple[NDArray, NDArray]:
+        predicted = interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
+        return predicted.states, predicted.weights
+
+    scores = [
+        _timed(fold, seed, method, partial(predict, two_sided))
+        for method, two_sided in candidate.methods.items()
+    ]
+    return [replace(score, seconds=score.seconds + fitted, steps=steps) for score in scores]
+
+
+def _timed(
+    fold: Fold, seed: int, method: str, predict: Callable[[], tuple[NDArray, NDArray | None]]
+) -> Score:
+    """Score of (states, weights) that are predicted now; W1 itself is not timed."""
+    started = time.perf_counter()
+    states, weights = predict()
+    seconds = time.perf_counter() - started
+    return Score(fold.time, seed, method, wasserstein1(states, fold.truth, weights), seconds)

@@ -1,0 +1,241 @@
+"""The Gaussian frame: means and covariance roots of the observed snapshots, interpolated in time.
+
+In frame coordinates y = L(t)⁻¹ (z - m(t)) every snapshot has mean 0 and unit covariance. A constant
+y already interpolates a time course about as well as optimal transport does, without any training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .linear_flow import DenseMatrix, LowRankMatrix
+
+DENSE_ROOT_MAX_DIM = 64
+_LOW_RANK_ROOT = 32  # leading directions kept above DENSE_ROOT_MAX_DIM
+_FLATNESS = 1e-6  # smallest variance, relative to the mean one
+
+
+def root_rank(dim: int) -> int:
+    """How many directions a covariance root of `dim` dimensions keeps apart from its diagonal."""
+    return dim if dim <= DENSE_ROOT_MAX_DIM else _LOW_RANK_ROOT
+
+
+@dataclass(frozen=True)
+class FrameState:
+    """m(t) and L(t) of one time course, linear in t between its observed times.
+
+    ``z = m(t) + L(t) y``, with ``L = s I + V diag(c) Vᵀ`` the symmetric root of the covariance. The
+    rates ṁ and L̇ jump at observed times: a flow forward in time takes the right one, one backward
+    the left. Outside the observed range L stays as it is at the end, and the mean goes on along
+    its last direction, slowing down within about one interval.
+
+    Parameters
+    ----------
+    times : (times,)
+        Ascending, in model time.
+    mean : (times, d)
+    root_scale : (times,)
+        s.
+    root_vectors : (times, d, r)
+        V, orthonormal columns; r = d up to 64 dimensions, fewer above.
+    root_excess : (times, r)
+        c.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cellmnn_fm.gaussian_frame import fit_frame
+    >>> early = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    >>> frame = fit_frame([early, 3 * early + 10], torch.tensor([0.0, 1.0]))
+    >>> halfway = torch.tensor(0.5)
+    >>> y = frame.to_frame(early, torch.tensor(0.0))
+    >>> bool(torch.allclose(frame.from_frame(y, halfway), 2 * early + 5, atol=0.05))
+    True
+    """
+
+    times: Tensor
+    mean: Tensor
+    root_scale: Tensor
+    root_vectors: Tensor
+    root_excess: Tensor
+
+    def mean_at(self, t: Tensor) -> Tensor:
+        """m(t), (..., d) for `t` (...)."""
+        inside = self._clamp(t)
+        left, weight = self._interval(inside, forward=True)
+        mean = torch.lerp(self.mean[left], self.mean[left + 1], weight[..., None])
+        beyond = t - inside
+        gap = self.times[left + 1] - self.times[left]
+        coasted = gap * torch.sign(beyond) * -torch.expm1(-beyond.abs() / gap)
+        return mean + self._slope(self.mean, left) * coasted[..., None]
+
+    def mean_rate_at(self, t: Tensor, *, forward: bool | Tensor = True) -> Tensor:
+        """ṁ(t), (..., d): from the right where `forward`, else from the left."""
+        inside = self._clamp(t)
+        left, _ = self._interval(inside, forward)
+        gap = self.times[left + 1] - self.times[left]
+        damping = torch.exp(-(t - inside).abs() / gap)
+        return self._slope(self.mean, left) * damping[..., None]
+
+    def root_at(self, t: Tensor) -> DenseMatrix | LowRankMatrix:
+        """L(t), one matrix for each entry of `t`."""
+        left, weight = self._interval(self._clamp(t), forward=True)
+        return self._combine_roots(left, 1 - weight, weight)
+
+    def root_rate_at(
+        self, t: Tensor, *, forward: bool | Tensor = True
+    ) -> DenseMatrix | LowRankMatrix:
+        """L̇(t): from the right where `forward`, else from the left; 0 beyond the ends."""
+        inside = self._clamp(t)
+        left, _ = self._interval(inside, forward)
+        rate = 1 / (self.times[left + 1] - self.times[left])
+        forward = torch.as_tensor(forward, device=t.device)
+        at_rest = torch.where(forward, t >= self.times[-1], t <= self.times[0]) | (t != inside)
+        rate = torch.where(at_rest, torch.zeros_like(rate), rate)
+        return self._combine_roots(left, -rate, rate)
+
+    def to_frame(self, z: Tensor, t: Tensor) -> Tensor:
+        """Y = L(t)⁻¹ (z - m(t)) for snapshots `z` (..., cells, d) at times `t` (...)."""
+        return self.root_at(t).solve(z - self.mean_at(t)[..., None, :])
+
+    def from_frame(self, y: Tensor, t: Tensor) -> Tensor:
+        """Z = m(t) + L(t) y for snapshots `y` (..., cells, d) at times `t` (...)."""
+        return self.mean_at(t)[..., None, :] + self.root_at(t).apply(y)
+
+    def velocity(
+        self, y: Tensor, y_velocity: Tensor, t: Tensor, *, forward: bool | Tensor = True
+    ) -> Tensor:
+        """dz/dt = ṁ + L̇ y + L dy/dt for snapshots `y` (..., cells, d) at times `t` (...)."""
+        return (
+            self.mean_rate_at(t, forward=forward)[..., None, :]
+            + self.root_rate_at(t, forward=forward).apply(y)
+            + self.root_at(t).apply(y_velocity)
+        )
+
+    def instantaneous(
+        self, operator: Tensor, offset: Tensor, t: Tensor, *, forward: bool | Tensor = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The generator of the flow in z at time `t`, from operators in frame coordinates.
+
+        ``A_z = L A_y L⁻¹ + L̇ L⁻¹`` and ``b_z = ṁ + L b_y - A_z m``. It varies with t, so that
+        exp(A_z Δt) with A_z frozen is not the flow.
+
+        Parameters
+        ----------
+        operator, offset : (..., cells, d, d) and (..., cells, d)
+            A_y and b_y.
+        t : (...)
+
+        Returns
+        -------
+        learned : (..., cells, d, d)
+            L A_y L⁻¹.
+        frame : (..., 1, d, d)
+            L̇ L⁻¹, how the whole cloud stretches: a gauge, not regulation.
+        offset : (..., cells, d)
+            b_z.
+        """
+        root = self.root_at(t).dense()[..., None, :, :]
+        rate = self.root_rate_at(t, forward=forward).dense()[..., None, :, :]
+        learned = torch.linalg.solve(root, root @ operator, left=False)
+        frame = torch.linalg.solve(root, rate, left=False)
+        mean = self.mean_at(t)[..., None, :, None]
+        motion = self.mean_rate_at(t, forward=forward)[..., None, :]
+        offset_z = motion + (root @ offset[..., None] - (learned + frame) @ mean).squeeze(-1)
+        return learned, frame, offset_z
+
+    def _clamp(self, t: Tensor) -> Tensor:
+        return t.clamp(self.times[0], self.times[-1])
+
+    def _interval(self, t: Tensor, forward: bool | Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the observed time left of `t`, and how far along its interval `t` is."""
+        inner = self.times[1:-1].contiguous()
+        t = t.contiguous()
+        after, before = (torch.searchsorted(inner, t, right=side) for side in (True, False))
+        left = torch.where(torch.as_tensor(forward, device=t.device), after, before)
+        return left, (t - self.times[left]) / (self.times[left + 1] - self.times[left])
+
+    def _slope(self, values: Tensor, left: Tensor) -> Tensor:
+        gap = self.times[left + 1] - self.times[left]
+        return (values[left + 1] - values[left]) / gap[..., None]
+
+    def _combine_roots(
+        self, left: Tensor, left_weight: Tensor, right_weight: Tensor
+    ) -> DenseMatrix | LowRankMatrix:
+        """left_weight · L[left] + right_weight · L[left + 1]."""
+        scale = left_weight * self.root_scale[left] + right_weight * self.root_scale[left + 1]
+        vectors = torch.cat([self.root_vectors[left], self.root_vectors[left + 1]], dim=-1)
+        excess = torch.cat(
+            [
+                left_weight[..., None] * self.root_excess[left],
+                right_weight[..., None] * self.root_excess[left + 1],
+            ],
+            dim=-1,
+        )
+        low_rank = LowRankMatrix(vectors * excess[..., None, :], vectors, scale)
+        full_rank = self.root_vectors.shape[-1] == self.root_vectors.shape[-2]
+        return DenseMatrix(low_rank.dense()) if full_rank else low_rank
+
+
+def fit_frame(
+    snapshots: Sequence[Tensor], times: Tensor, weights: Sequence[Tensor] | None = None
+) -> FrameState:
+    """The frame of observed snapshots.
+
+    Covariances are shrunk towards a multiple of the identity by the oracle approximating rule, so
+    that a snapshot with few cells has an invertible root too.
+
+    Parameters
+    ----------
+    snapshots : sequence of (cells, d)
+        At least 2, each with at least 2 cells.
+    times : (snapshots,)
+        Ascending.
+    weights : sequence of (cells,), optional
+        For instance how much each cell grows.
+
+    References
+    ----------
+    Chen, Wiesel, Eldar and Hero 2010, IEEE Trans Signal Process 58:5016 (shrinkage).
+    """
+    moments = [
+        _shrunk_moments(snapshot, None if weights is None else weights[i])
+        for i, snapshot in enumerate(snapshots)
+    ]
+    means, covariances = (torch.stack(part) for part in zip(*moments, strict=True))
+    variances, vectors = torch.linalg.eigh(covariances)
+    # a snapshot may be flat in some direction; its root must be invertible all the same
+    roots = variances.clamp_min(_FLATNESS * variances.mean()).sqrt()
+    dim = roots.shape[-1]
+    rank = root_rank(dim)
+    # what the kept directions leave over is spread evenly, so that the trace is kept
+    scale = roots[..., 0] if rank == dim else roots[..., :-rank].square().mean(-1).sqrt()
+    return FrameState(
+        times=times.to(means.dtype),
+        mean=means,
+        root_scale=scale,
+        root_vectors=vectors[..., -rank:],
+        root_excess=roots[..., -rank:] - scale[..., None],
+    )
+
+
+def _shrunk_moments(snapshot: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    cells, dim = snapshot.shape
+    if weights is None:
+        weights = snapshot.new_ones(cells)
+    weights = weights / weights.sum()
+    mean = weights @ snapshot
+    centred = snapshot - mean
+    covariance = (weights[:, None] * centred).mT @ centred
+    trace, trace2 = covariance.trace(), covariance.square().sum()
+    size = 1 / weights.square().sum()  # effective number of cells
+    numerator = (1 - 2 / dim) * trace2 + trace**2
+    denominator = (size + 1 - 2 / dim) * (trace2 - trace**2 / dim)
+    # equal variances leave nothing to shrink: 0/0 then, and the two estimates agree
+    shrinkage = torch.where(denominator > 0, numerator / denominator, 1.0).clamp(0, 1)
+    target = trace / dim * torch.eye(dim, dtype=snapshot.dtype, device=snapshot.device)
+    return mean, torch.lerp(covariance, target, shrinkage)

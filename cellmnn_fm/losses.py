@@ -1,0 +1,147 @@
+"""Distances between snapshots, and the penalties on a flow. All are batched over leading axes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_DETERMINANT_FLOOR = 1e-4  # Cell-MNN, ICLR 2026
+_DISTANCE_FLOOR = 1e-8  # published code of Cell-MNN
+
+
+def energy_distance(
+    x: Tensor, y: Tensor, x_weights: Tensor | None = None, y_weights: Tensor | None = None
+) -> Tensor:
+    """Energy distance 2 E‖x - y‖ - E‖x - x'‖ - E‖y - y'‖, as a U-statistic.
+
+    Pairs of a cell with itself are left out, which makes the estimate unbiased: with them the
+    spread that minimises it is too small for small samples (3 % at 64 cells).
+
+    Parameters
+    ----------
+    x, y : (..., n, d) and (..., m, d)
+        At least 2 cells each.
+    x_weights, y_weights : (..., n) and (..., m), optional
+        Positive; only their proportions matter.
+
+    Returns
+    -------
+    (...,), in units of x; may be slightly negative where the samples agree.
+
+    References
+    ----------
+    Székely and Rizzo 2013, J Stat Plan Inference 143:1249.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> energy_distance(x, x + 3.0)  # 2 · 3 - 1 - 1
+    tensor(4.)
+    """
+    x_weights, y_weights = _normalised(x, x_weights), _normalised(y, y_weights)
+    between = _pair_mean(_euclidean(x, y), x_weights, y_weights)
+    return 2 * between - _mean_within(x, x_weights) - _mean_within(y, y_weights)
+
+
+def mmd2(
+    x: Tensor,
+    y: Tensor,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+    *,
+    sigma: float = 1.0,
+    num_dims: int | None = None,
+) -> Tensor:
+    """Squared maximum mean discrepancy with the Laplacian kernel exp(-‖u - v‖₁ / (d σ)), biased.
+
+    The training distance of Cell-MNN (ICLR 2026), the floor of 1e-8 on ‖u - v‖₁ included.
+
+    Parameters
+    ----------
+    x, y : (..., n, d) and (..., m, d)
+    x_weights, y_weights : (..., n) and (..., m), optional
+        Positive; only their proportions matter.
+    sigma : float
+    num_dims : int, optional
+        d of the kernel, where some of the last axis is padding.
+
+    Returns
+    -------
+    (...,)
+    """
+    bandwidth = sigma * (num_dims or x.shape[-1])
+    x_weights, y_weights = _normalised(x, x_weights), _normalised(y, y_weights)
+
+    def mean_kernel(u: Tensor, v: Tensor, u_weights: Tensor, v_weights: Tensor) -> Tensor:
+        distance = torch.cdist(u, v, p=1).clamp_min(_DISTANCE_FLOOR)
+        return _pair_mean(torch.exp(-distance / bandwidth), u_weights, v_weights)
+
+    return (
+        mean_kernel(x, x, x_weights, x_weights)
+        + mean_kernel(y, y, y_weights, y_weights)
+        - 2 * mean_kernel(x, y, x_weights, y_weights)
+    )
+
+
+def pair_weights(num_times: int, gamma: float, *, both_directions: bool = True) -> Tensor:
+    """Weight of every ordered pair of snapshots, γ^(|rank(s) - rank(s')| - 1).
+
+    Parameters
+    ----------
+    num_times : int
+    gamma : float
+        Discount of a pair for each snapshot between the two.
+    both_directions : bool
+        Also pairs that go back in time; without them those weigh 0.
+
+    Returns
+    -------
+    (num_times, num_times), row = source, column = target, 0 on the diagonal.
+    """
+    rank = torch.arange(num_times)
+    steps = rank[None, :] - rank[:, None]
+    wanted = steps != 0 if both_directions else steps > 0
+    return torch.where(wanted, gamma ** (steps.abs() - 1.0), 0.0)
+
+
+def kinetic_energy(
+    velocity: Tensor, weights: Tensor | None = None, *, num_dims: int | None = None
+) -> Tensor:
+    """Mean over cells and coordinates of (dz/dt)².
+
+    Parameters
+    ----------
+    velocity : (..., n, d)
+    weights : (..., n), optional
+        Of the cells; only their proportions matter.
+    num_dims : int, optional
+        d, where some of the last axis is padding.
+    """
+    speed2 = velocity.square().sum(-1) / (num_dims or velocity.shape[-1])
+    return (_normalised(velocity, weights) * speed2).sum(-1).mean()
+
+
+def invertibility_penalty(determinant: Tensor) -> Tensor:
+    """E[1 / (|det P| + 1e-4)], which keeps the eigenvectors independent (Cell-MNN, ICLR 2026)."""
+    return (1 / (determinant.abs() + _DETERMINANT_FLOOR)).mean()
+
+
+def _normalised(x: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return x.new_full(x.shape[:-1], 1 / x.shape[-2])
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _euclidean(x: Tensor, y: Tensor) -> Tensor:
+    # the matrix-product form loses half of the digits where cells are close
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _pair_mean(values: Tensor, row_weights: Tensor, column_weights: Tensor) -> Tensor:
+    return (row_weights[..., :, None] * values * column_weights[..., None, :]).sum((-2, -1))
+
+
+def _mean_within(x: Tensor, weights: Tensor) -> Tensor:
+    distinct = 1 - weights.square().sum(-1)  # the weight of all pairs but a cell with itself
+    return _pair_mean(_euclidean(x, x), weights, weights) / distinct

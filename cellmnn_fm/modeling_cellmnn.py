@@ -1,0 +1,299 @@
+"""The hypernetwork: from a state, a time and a data set to a linear ODE, solved in closed form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput
+
+from .configuration_cellmnn import CellMNNConfig
+from .gaussian_frame import FrameState, root_rank
+from .linear_flow import DenseMatrix, LinearODE, LowRankMatrix, bounded_eigvals
+
+
+@dataclass
+class CellMNNOutput(ModelOutput):
+    """Answer of a [`CellMNNModel`]. Rates are per unit of model time.
+
+    Attributes
+    ----------
+    states : (..., targets, cells, latent_dim)
+        Where each cell is at each target time.
+    velocity : (..., targets, cells, latent_dim)
+        dz/dt there.
+    determinant : (..., cells)
+        det P of the eigenvectors.
+    log_growth : (..., targets, cells), optional
+        Log of how much each cell's descendants have multiplied by then.
+    """
+
+    states: Tensor | None = None
+    velocity: Tensor | None = None
+    determinant: Tensor | None = None
+    log_growth: Tensor | None = None
+
+
+class LinearODEHead(nn.Linear):
+    """Last layer of the hypernetwork: hidden state → raw parameters of the ODE, by name."""
+
+    def __init__(self, config: CellMNNConfig):
+        dim = config.latent_dim
+        sizes = {
+            "eigvecs": dim * dim if config.rank is None else 2 * dim * config.rank,
+            "eigvals": dim - config.num_static_eigvals,
+            "offset": dim if config.offset else 0,
+            "growth": 1 if config.growth else 0,
+        }
+        super().__init__(config.hidden_size, sum(sizes.values()))
+        self.sizes = sizes
+
+    def forward(self, hidden: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Split the raw output (..., sizes) by name."""
+        parts = super().forward(hidden).split(list(self.sizes.values()), dim=-1)
+        return dict(zip(self.sizes, parts, strict=True))
+
+
+class CellMNNHypernetwork(nn.Module):
+    """An MLP from the operating point (state, time, data set) to the parameters of a linear ODE."""
+
+    def __init__(self, config: CellMNNConfig):
+        super().__init__()
+        widths = [config.latent_dim + 1 + config.dataset_embed_dim]
+        widths += [config.hidden_size] * config.num_hidden_layers
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+        self.activation = ACT2FN[config.hidden_act]
+        self.head = LinearODEHead(config)
+
+    def forward(self, operating_point: Tensor) -> dict[str, Tensor]:
+        """Raw parameters by name, of operating points (..., latent_dim + 1 + embedding)."""
+        hidden = operating_point
+        for layer in self.layers:
+            hidden = self.activation(layer(hidden))
+        return self.head(hidden)
+
+
+class CellMNNPreTrainedModel(PreTrainedModel):
+    """Initialisation and strict loading, shared by all Cell-MNN models."""
+
+    config_class = CellMNNConfig
+    base_model_prefix = "cellmnn"
+    main_input_name = "z"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LinearODEHead):
+            fan_in = module.in_features
+            init.normal_(module.weight, std=self.config.init_scale * math.sqrt(2 / fan_in))
+            init.zeros_(module.bias)
+            if self.config.frame:
+                # no rate and no offset: an untrained network is the frame itself
+                start = module.sizes["eigvecs"]
+                stop = start + module.sizes["eigvals"] + module.sizes["offset"]
+                init.zeros_(module.weight[start:stop])
+        elif isinstance(module, nn.Linear):
+            init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="leaky_relu")
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=1.0)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a model as transformers does, but refuse weights that do not fit it.
+
+        Raises
+        ------
+        ValueError
+            On tensors that are missing, unexpected or of another shape; it lists them.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model, info = loaded
+        problems = [f"missing {name}" for name in sorted(info["missing_keys"])]
+        problems += [f"unexpected {name}" for name in sorted(info["unexpected_keys"])]
+        problems += [
+            f"{name} of shape {tuple(found)} in place of {tuple(expected)}"
+            for name, found, expected in sorted(info["mismatched_keys"])
+        ]
+        if problems:
+            raise ValueError(
+                f"weights of {pretrained_model_name_or_path}: expected the tensors that its "
+                f"configuration describes, found {', '.join(problems)}; "
+                "load the configuration that was saved with them"
+            )
+        return (model, info) if wants_info else model
+
+
+class CellMNNModel(CellMNNPreTrainedModel):
+    """A state-conditioned, locally linear ODE for the dynamics of single cells.
+
+    At every *operating point* (z, t), for every data set, the hypernetwork predicts
+
+        dz/dt = A z + b,    z(t + Δt) = exp(A Δt) z + Δt φ1(A Δt) b
+
+    with A = P diag(λ) P⁻¹ (Cell-MNN, ICLR 2026). With `config.frame` the ODE acts on
+    y = L(t)⁻¹ (z - m(t)), the coordinates of the data set's Gaussian frame.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cellmnn_fm import CellMNNConfig, CellMNNModel
+    >>> model = CellMNNModel(CellMNNConfig(latent_dim=5, rank=2)).eval()
+    >>> cells = torch.randn(2, 64, 5)  # two snapshots of 64 cells
+    >>> output = model(cells, times=torch.tensor([0.0, 1.0]), target_times=torch.tensor([0.5]))
+    >>> output.states.shape
+    torch.Size([2, 1, 64, 5])
+    """
+
+    def __init__(self, config: CellMNNConfig):
+        super().__init__(config)
+        self.hypernetwork = CellMNNHypernetwork(config)
+        if config.dataset_embed_dim:
+            self.dataset_embeddings = nn.Embedding(config.num_datasets, config.dataset_embed_dim)
+        dims = config.dataset_dims or [config.latent_dim] * config.num_datasets
+        self.dataset_dims: Tensor
+        self.register_buffer("dataset_dims", torch.tensor(dims))
+        if config.frame:
+            shape = (config.num_datasets, config.num_frame_times)
+            dim, rank = config.latent_dim, root_rank(config.latent_dim)
+            # an identity frame at times 0, 1, ..., until one is set
+            self.register_buffer("frame_times", torch.arange(shape[1]).float().repeat(shape[0], 1))
+            self.register_buffer("frame_mean", torch.zeros(*shape, dim))
+            self.register_buffer("frame_root_scale", torch.ones(shape))
+            self.register_buffer("frame_root_vectors", torch.eye(dim, rank).repeat(*shape, 1, 1))
+            self.register_buffer("frame_root_excess", torch.zeros(*shape, rank))
+        if config.num_genes:
+            self.register_buffer("gene_mean", torch.zeros(config.num_genes))
+            self.register_buffer("loadings", torch.zeros(config.num_genes, config.latent_dim))
+            self.register_buffer("score_scale", torch.ones(config.latent_dim))
+        self.post_init()
+
+    def frame_state(self, dataset_id: int = 0) -> FrameState:
+        """The stored frame of a data set."""
+        names = ("times", "mean", "root_scale", "root_vectors", "root_excess")
+        return FrameState(**{name: getattr(self, f"frame_{name}")[dataset_id] for name in names})
+
+    @torch.no_grad()
+    def set_frame_state(self, frame: FrameState, dataset_id: int = 0) -> None:
+        """Store the frame of a data set; it is saved with the weights."""
+        for name, value in vars(frame).items():
+            getattr(self, f"frame_{name}")[dataset_id].copy_(value)
+
+    def linear_ode(
+        self,
+        coordinates: Tensor,
+        times: Tensor,
+        dataset_ids: Tensor | None = None,
+        dataset_embeds: Tensor | None = None,
+    ) -> tuple[LinearODE, Tensor | None]:
+        """The linear ODE at every operating point.
+
+        Parameters
+        ----------
+        coordinates : (..., cells, latent_dim)
+            States; frame coordinates where the model has a frame.
+        times : (...)
+            Of the snapshots, in model time.
+        dataset_ids : (...), optional
+            Rows in the table of data sets; the first by default.
+        dataset_embeds : (..., dataset_embed_dim), optional
+            Embeddings in place of those of the table.
+
+        Returns
+        -------
+        ode : LinearODE
+            Batch shape (..., cells).
+        growth_rate : (..., cells), optional
+            With `config.growth`.
+        """
+        config = self.config
+        cells = coordinates.shape[-2]
+        if dataset_ids is None:
+            dataset_ids = torch.zeros_like(times, dtype=torch.long)
+        inputs = [coordinates, times[..., None, None].expand(*times.shape, cells, 1)]
+        if config.dataset_embed_dim:
+            if dataset_embeds is None:
+                dataset_embeds = self.dataset_embeddings(dataset_ids)
+            inputs.append(dataset_embeds[..., None, :].expand(*times.shape, cells, -1))
+        raw = self.hypernetwork(torch.cat(inputs, dim=-1))
+
+        # padded dimensions stand still: P = I, λ = 0 and b = 0 there
+        dimension = torch.arange(config.latent_dim, device=coordinates.device)
+        real = (dimension < self.dataset_dims[dataset_ids][..., None, None]).to(coordinates.dtype)
+        eigvecs: DenseMatrix | LowRankMatrix
+        if config.rank is None:
+            shift = raw["eigvecs"].unflatten(-1, (config.latent_dim, config.latent_dim))
+            identity = torch.eye(config.latent_dim, dtype=shift.dtype, device=shift.device)
+            eigvecs = DenseMatrix(identity + shift * real[..., None] * real[..., None, :])
+        else:
+            factors = raw["eigvecs"].unflatten(-1, (2, config.latent_dim, config.rank))
+            u, v = (factors * real[..., None, :, None]).unbind(-3)
+            eigvecs = LowRankMatrix(u, v)
+        ode = LinearODE(
+            eigvecs,
+            bounded_eigvals(raw["eigvals"], config.max_rate, config.num_static_eigvals) * real,
+            raw["offset"] * real if config.offset else None,
+            config.num_complex_pairs,
+        )
+        if not config.growth:
+            return ode, None
+        bound = config.max_growth_rate
+        return ode, bound * torch.tanh(raw["growth"].squeeze(-1) / bound)
+
+    def forward(
+        self,
+        z: Tensor,
+        times: Tensor,
+        target_times: Tensor,
+        dataset_ids: Tensor | None = None,
+        dataset_embeds: Tensor | None = None,
+        frame: FrameState | None = None,
+    ) -> CellMNNOutput:
+        """Push snapshots to other times.
+
+        Parameters
+        ----------
+        z : (..., cells, latent_dim)
+            Snapshots of latent states.
+        times : (...)
+            When they were taken, in model time.
+        target_times : (targets,) or (..., targets)
+            Where to push them, earlier or later.
+        dataset_ids : (...), optional
+            Rows in the table of data sets; the first by default.
+        dataset_embeds : (..., dataset_embed_dim), optional
+            Embeddings in place of those of the table.
+        frame : FrameState, optional
+            Of the one data set that the call is about; the stored frame of the first by default.
+        """
+        target_times = target_times.expand(*times.shape, target_times.shape[-1])
+        frame = (frame or self.frame_state()) if self.config.frame else None
+        coordinates = z if frame is None else frame.to_frame(z, times)
+        ode, growth_rate = self.linear_ode(coordinates, times, dataset_ids, dataset_embeds)
+        delta_t = target_times - times[..., None]
+        states = ode.flow(coordinates, delta_t[..., None, :])  # (..., cells, targets, latent_dim)
+        velocity = ode.velocity(states).movedim(-2, -3)
+        states = states.movedim(-2, -3)
+        if frame is not None:
+            velocity = frame.velocity(states, velocity, target_times, forward=delta_t >= 0)
+            states = frame.from_frame(states, target_times)
+        return CellMNNOutput(
+            states=states,
+            velocity=velocity,
+            determinant=ode.determinant(),
+            log_growth=None
+            if growth_rate is None
+            else growth_rate[..., None, :] * delta_t[..., None],
+        )
+
+
+AutoConfig.register(CellMNNConfig.model_type, CellMNNConfig)
+AutoModel.register(CellMNNConfig, CellMNNModel)

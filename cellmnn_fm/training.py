@@ -1,0 +1,340 @@
+"""Training by matching distributions: the step, the accelerate loop, save and resume."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from .configuration_cellmnn import CellMNNConfig
+from .errors import InputError
+from .gaussian_frame import fit_frame
+from .losses import energy_distance, invertibility_penalty, kinetic_energy, mmd2, pair_weights
+from .modeling_cellmnn import CellMNNModel, CellMNNOutput
+from .recipes import TrainingConfig
+from .time_course import TimeCourse, TimeScale
+
+_STATE_FOLDER = "training_state"
+_BAR_EVERY = 10  # steps between updates of the progress bar
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What training returns.
+
+    Attributes
+    ----------
+    model : CellMNNModel
+        In evaluation mode, on the device it was trained on.
+    time_scale : TimeScale
+        Between the user's time and the model's.
+    losses : list of dict
+        Loss and its parts at every step of the main process.
+    seconds : float
+        Spent in the loop, earlier sessions of a resumed run included.
+    """
+
+    model: CellMNNModel
+    time_scale: TimeScale
+    losses: list[dict[str, float]]
+    seconds: float
+
+
+def train(
+    course: TimeCourse,
+    config: CellMNNConfig,
+    training: TrainingConfig,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    validate: Callable[[CellMNNModel, TimeScale], float] | None = None,
+    progress: bool = False,
+) -> TrainedModel:
+    """Fit a model to one time course.
+
+    Runs on whatever accelerate finds, and under `accelerate launch` on several processes, each of
+    which draws cells of its own.
+
+    Parameters
+    ----------
+    course : TimeCourse
+    config, training : CellMNNConfig, TrainingConfig
+    seed : int
+        Of the weights and of the cells drawn. The global random state is left alone.
+    folder : Path, optional
+        Where the state is saved every `training.save_every` steps and on interruption. The same
+        call then goes on from there, bit for bit.
+    validate : callable, optional
+        Looked at in place of the training loss to stop early; lower is better.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    InputError
+        If `folder` holds the state of a run with other settings or data.
+    """
+    accelerator = Accelerator()
+    device = accelerator.device
+    time_scale = TimeScale(0.0, 1.0) if training.raw_times else course.time_scale
+    times = torch.as_tensor(time_scale.to_model(course.times), dtype=torch.float32, device=device)
+    snapshots = [torch.as_tensor(snapshot, device=device) for snapshot in course.snapshots]
+    model = _new_model(config, snapshots, times, seed).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    scheduler = _scheduler(optimizer, training)
+    average = AveragedModel(model, avg_fn=_warmed_up_average(training.ema_decay or 0.0))
+    kept: CellMNNModel = average.module if training.ema_decay else model  # type: ignore[assignment]
+    state = _TrainingState()
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    # the scheduler is not prepared: accelerate would step it once for every process
+    accelerator.register_for_checkpointing(average, scheduler, state)
+    saver = _StateSaver(accelerator, folder, _fingerprint(course, config, training, seed))
+    saver.restore()
+
+    weights = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
+    weights = weights.to(device)
+    decoded_times = _decoded_times(times, training)
+    bar = _progress_bar(disable=not (progress and accelerator.is_main_process))
+    started = time.perf_counter() - state.seconds
+    with bar:
+        task = bar.add_task("training", total=training.steps, completed=state.step, loss="")
+        try:
+            while state.step < training.steps and not state.stopped:
+                slot = state.step * accelerator.num_processes + accelerator.process_index
+                source, target = _draw(snapshots, training, seed, slot)
+                with accelerator.autocast():
+                    output = wrapped(source, times, decoded_times)
+                losses = _losses(output, target, weights, training)
+                loss = torch.stack(list(losses.values())).sum()
+                optimizer.zero_grad()
+                accelerator.backward(loss)
+                if training.gradient_clip is not None:
+                    accelerator.clip_grad_norm_(wrapped.parameters(), training.gradient_clip)
+                optimizer.step()
+                scheduler.step()
+                average.update_parameters(model)
+                state.record(losses, time.perf_counter() - started)
+                if training.patience and state.step % training.check_every == 0:
+                    score = validate(kept, time_scale) if validate else None
+                    state.check(kept, training, score)
+                if state.step % _BAR_EVERY == 0:
+                    bar.update(
+                        task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}"
+                    )
+                if state.step % training.save_every == 0:
+                    saver.save(state.step)
+        except KeyboardInterrupt:
+            saver.save(state.step)
+            raise
+    if state.best_weights:
+        kept.load_state_dict(state.best_weights)
+    return TrainedModel(kept.eval(), time_scale, state.losses(), state.seconds)
+
+
+def _new_model(
+    config: CellMNNConfig, snapshots: list[Tensor], times: Tensor, seed: int
+) -> CellMNNModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CellMNNModel(config)
+    if config.frame:
+        model.set_frame_state(fit_frame(snapshots, times))
+    return model.train()
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, training: TrainingConfig):
+    if training.schedule == "constant" or not training.steps:
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.learning_rate, total_steps=training.steps, pct_start=0.1
+    )
+
+
+def _warmed_up_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Moving average that is quick to forget the initial weights, unlike a plain one."""
+
+    def update(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        kept = torch.clamp((1 + torch.as_tensor(count)) / (10 + torch.as_tensor(count)), max=decay)
+        return torch.lerp(current, averaged, kept.to(averaged))
+
+    return update
+
+
+def _draw(
+    snapshots: list[Tensor], training: TrainingConfig, seed: int, slot: int
+) -> tuple[Tensor, Tensor]:
+    """Source and target cells of every snapshot, a function of (seed, slot) alone."""
+    rng = np.random.default_rng((seed, slot))
+
+    def draw(wanted: int) -> Tensor:
+        cells = []
+        for snapshot in snapshots:
+            size = len(snapshot)
+            index = rng.choice(size, wanted, replace=size < wanted, shuffle=False)
+            cells.append(snapshot[torch.from_numpy(index).to(snapshot.device)])
+        return torch.stack(cells)
+
+    return draw(training.source_cells), draw(training.target_cells)
+
+
+def _decoded_times(times: Tensor, training: TrainingConfig) -> Tensor:
+    """The observed times, followed by the grid for the kinetic energy where there is one."""
+    if training.kinetic_grid is None:
+        return times
+    return torch.cat(
+        [times, torch.arange(float(times[0]), float(times[-1]), training.kinetic_grid).to(times)]
+    )
+
+
+def _losses(
+    output: CellMNNOutput, target: Tensor, weights: Tensor, training: TrainingConfig
+) -> dict[str, Tensor]:
+    """Parts of the loss, each with its weight, for sources (times, cells) pushed to all times."""
+    num_times = len(target)
+    assert output.states is not None and output.velocity is not None
+    assert output.determinant is not None
+    distance = energy_distance if training.distance == "energy" else mmd2
+    growth = None if output.log_growth is None else output.log_growth[:, :num_times]
+    distances = distance(
+        output.states[:, :num_times], target, None if growth is None else growth.exp()
+    )
+    velocity = output.velocity
+    if training.kinetic_grid is not None:
+        velocity = velocity[:, num_times:]
+    losses = {
+        "distance": (weights * distances).sum(),
+        "kinetic": training.kinetic_weight * kinetic_energy(velocity),
+        "invertibility": training.invertibility_weight * invertibility_penalty(output.determinant),
+    }
+    if growth is not None:
+        losses["growth"] = training.growth_weight * growth.square().mean()
+    return losses
+
+
+@dataclass
+class _TrainingState:
+    """What a resumed run must know beside weights, optimiser and schedule."""
+
+    step: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+    checks_without_gain: int = 0
+    best_score: float = float("inf")
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    history: list[Tensor] = field(
+        default_factory=list
+    )  # on the device: reading it waits for a step
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def record(self, losses: dict[str, Tensor], seconds: float) -> None:
+        self.step += 1
+        self.seconds = seconds
+        self.names = list(losses)
+        self.history.append(torch.stack(list(losses.values())).detach())
+
+    def mean_loss(self, steps: int) -> float:
+        """Mean over the last `steps`."""
+        return float(torch.stack(self.history[-steps:]).sum(-1).mean())
+
+    def losses(self) -> list[dict[str, float]]:
+        return [dict(zip(self.names, values.tolist(), strict=True)) for values in self.history]
+
+    def check(self, model: CellMNNModel, training: TrainingConfig, score: float | None) -> None:
+        if score is None:
+            score = self.mean_loss(training.check_every)
+        if score < self.best_score:
+            self.best_score, self.checks_without_gain = score, 0
+            self.best_weights = copy.deepcopy(model.state_dict())
+        else:
+            self.checks_without_gain += 1
+            self.stopped = self.checks_without_gain >= training.patience
+
+
+class _StateSaver:
+    """Saves the whole state in a folder so that a kill at any moment leaves a usable one."""
+
+    def __init__(self, accelerator: Accelerator, folder: Path | None, fingerprint: str):
+        self._accelerator = accelerator
+        self._folder = None if folder is None else folder / _STATE_FOLDER
+        self._fingerprint = fingerprint
+
+    def restore(self) -> None:
+        if self._folder is None or not (saved := self._saved()):
+            return
+        found = (saved[-1] / "fingerprint").read_text()
+        if found != self._fingerprint:
+            raise InputError(
+                f"{self._folder}",
+                "the state of a run with these settings and data",
+                "that of another run",
+                "choose another folder, or delete this one to start again",
+            )
+        self._accelerator.load_state(str(saved[-1]))
+
+    def save(self, step: int) -> None:
+        if self._folder is None:
+            return
+        unfinished = self._folder / "unfinished"
+        self._accelerator.save_state(str(unfinished))
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            (unfinished / "fingerprint").write_text(self._fingerprint)
+            older = self._saved()
+            final = self._folder / f"step_{step:09d}"
+            if final not in older:
+                os.replace(unfinished, final)
+            for path in older:
+                if path != final:
+                    shutil.rmtree(path)
+        self._accelerator.wait_for_everyone()
+
+    def _saved(self) -> list[Path]:
+        return sorted(self._folder.glob("step_*")) if self._folder is not None else []
+
+
+def remove_training_state(folder: Path) -> None:
+    """Delete the state that :func:`train` left in `folder`, once the model itself is saved."""
+    shutil.rmtree(folder / _STATE_FOLDER, ignore_errors=True)
+
+
+def _fingerprint(
+    course: TimeCourse, config: CellMNNConfig, training: TrainingConfig, seed: int
+) -> str:
+    settings = [config.to_dict(), asdict(training), seed, course.times.tolist()]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for snapshot in course.snapshots:
+        digest.update(snapshot.tobytes())
+    return digest.hexdigest()
+
+
+def _progress_bar(*, disable: bool) -> Progress:
+    return Progress(
+        "{task.description}",
+        BarColumn(),
+        "{task.completed}/{task.total} steps",
+        "loss {task.fields[loss]}",
+        TimeRemainingColumn(),
+        disable=disable,
+    )

@@ -1,0 +1,177 @@
+"""Where cells go: snapshots pushed to other times, in the user's time."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .modeling_cellmnn import CellMNNModel
+from .time_course import TimeCourse, TimeScale
+
+_CHUNK = 65_536  # cells pushed at once, which bounds the memory
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """A predicted snapshot: weighted cells, each pushed from an observed one.
+
+    Attributes
+    ----------
+    time : float
+    states : (cells, latent_dim)
+    weights : (cells,)
+        Sum to 1: nearer snapshots weigh more.
+    source_index : (cells,)
+        Index of the observed time that each cell comes from.
+    source_cell : (cells,)
+        Index of the cell within that snapshot.
+    """
+
+    time: float
+    states: NDArray[np.float32]
+    weights: NDArray[np.float64]
+    source_index: NDArray[np.int64]
+    source_cell: NDArray[np.int64]
+
+
+@torch.no_grad()
+def push(
+    model: CellMNNModel,
+    states: NDArray,
+    time: float,
+    target_times: float | NDArray,
+    time_scale: TimeScale,
+    *,
+    n_steps: int = 1,
+) -> NDArray[np.float32]:
+    """Push one snapshot to other times.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+    states : (cells, latent_dim)
+    time : float
+        When the cells were taken, in the user's time.
+    target_times : float or (targets,)
+        Where to push them, earlier or later.
+    time_scale : TimeScale
+    n_steps : int
+        Equal steps on the way to each target, with a new operator at each of them.
+
+    Returns
+    -------
+    (targets, cells, latent_dim), or (cells, latent_dim) for a single target.
+    """
+    if n_steps < 1:
+        raise InputError("n_steps", "at least 1", n_steps, "give a positive number of steps")
+    single = np.ndim(target_times) == 0
+    targets = time_scale.to_model(np.atleast_1d(target_times).astype(np.float64))
+    start = time_scale.to_model(float(time))
+    chunks = [
+        np.stack([_push_to(model, chunk, start, target, n_steps) for target in targets])
+        if n_steps > 1
+        else _push_once(model, chunk, start, targets)
+        for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
+    ]
+    pushed = np.concatenate(chunks, axis=1)
+    return pushed[0] if single else pushed
+
+
+def interpolate(
+    model: CellMNNModel,
+    course: TimeCourse,
+    at: float,
+    time_scale: TimeScale,
+    *,
+    two_sided: bool = True,
+    n_steps: int = 1,
+) -> Interpolation:
+    """The snapshot at time `at`, from the observed ones around it.
+
+    Two-sided, the snapshot before is pushed forward, the one after backward, and the two are mixed
+    with weights (b - t)/(b - a) and (t - a)/(b - a). Beyond the observed times there is one side
+    only.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+    course : TimeCourse
+        Observed snapshots; those of the training, or others.
+    at : float
+        In the user's time.
+    time_scale : TimeScale
+        That of the model.
+    two_sided : bool
+        False pushes the snapshot before alone.
+    n_steps : int
+        See :func:`push`.
+
+    Warns
+    -----
+    UserWarning
+        If `at` is outside the observed times; names the distance.
+    """
+    times = course.times
+    if not np.isfinite(at):
+        raise InputError("time to interpolate at", "a finite number", at, "give a time")
+    beyond = max(times[0] - at, at - times[-1], 0.0)
+    if beyond:
+        warnings.warn(
+            f"time {at:g} is {beyond:g} beyond the observed times {times[0]:g} to {times[-1]:g}: "
+            "an extrapolation, which no snapshot checks",
+            stacklevel=2,
+        )
+    before = max(int(np.searchsorted(times, at, side="right")) - 1, 0)
+    shares = {before: 1.0}
+    if two_sided and not beyond and before + 1 < len(times):
+        progress = (at - times[before]) / (times[before + 1] - times[before])
+        shares = {before: 1 - progress, before + 1: progress}
+    parts = [(index, share) for index, share in shares.items() if share > 0]
+    sizes = [len(course.snapshots[index]) for index, _ in parts]
+    return Interpolation(
+        time=float(at),
+        states=np.concatenate(
+            [
+                push(model, course.snapshots[i], times[i], float(at), time_scale, n_steps=n_steps)
+                for i, _ in parts
+            ]
+        ),
+        weights=np.repeat([share / n for (_, share), n in zip(parts, sizes, strict=True)], sizes),
+        source_index=np.repeat([index for index, _ in parts], sizes),
+        source_cell=np.concatenate([np.arange(n) for n in sizes]),
+    )
+
+
+@torch.no_grad()
+def velocity_at(
+    model: CellMNNModel, states: NDArray, time: float, time_scale: TimeScale
+) -> NDArray[np.float32]:
+    """dz/dt at `states` (cells, latent_dim) and `time`, per unit of the user's time."""
+    start = torch.tensor([time_scale.to_model(float(time))], device=model.device).float()
+    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)[None]
+    velocity = model(z, start, start).velocity[0, 0]
+    return velocity.cpu().numpy() / np.float32(time_scale.unit)
+
+
+def _push_once(
+    model: CellMNNModel, states: NDArray, start: float, targets: NDArray
+) -> NDArray[np.float32]:
+    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)[None]
+    times = torch.tensor([start], dtype=torch.float32, device=model.device)
+    target_times = torch.as_tensor(targets, dtype=torch.float32, device=model.device)
+    return model(z, times, target_times).states[0].cpu().numpy()
+
+
+def _push_to(
+    model: CellMNNModel, states: NDArray, start: float, target: float, n_steps: int
+) -> NDArray[np.float32]:
+    stops = np.linspace(start, target, n_steps + 1)
+    for begin, end in pairwise(stops):
+        states = _push_once(model, states, begin, np.array([end]))[0]
+    return states
