@@ -207,7 +207,8 @@ def _losses(
 ) -> dict[str, Tensor]:
     """Parts of the loss, each with its weight, for sources (times, cells) pushed to all times."""
     num_times = len(target)
-    assert output.states is not None and output.velocity is not None
+    assert output.states is not None
+    assert output.velocity is not None
     assert output.determinant is not None
     distance = energy_distance if training.distance == "energy" else mmd2
     growth = None if output.log_growth is None else output.log_growth[:, :num_times]

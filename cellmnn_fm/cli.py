@@ -1,0 +1,343 @@
+"""The command line: fit, interpolate, evaluate, demo."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from .evaluation import Evaluation
+
+# heavy modules are imported inside the commands: --help must answer at once
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured.",
+)
+
+
+class Preset(StrEnum):
+    """Recipes of a fit."""
+
+    default = "default"
+    paper = "paper"
+
+
+class EvaluatedPreset(StrEnum):
+    """Recipes in an evaluation."""
+
+    default = "default"
+    paper = "paper"
+    leaky = "leaky"
+
+
+class Protocol(StrEnum):
+    """Whether the held-out time may shape the coordinates."""
+
+    strict = "strict"
+    published = "published"
+
+
+File = Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="AnnData time course.")]
+TimeKey = Annotated[str, typer.Option(help="Column of obs with the time of each cell.")]
+UseRep = Annotated[
+    str | None,
+    typer.Option(help='Key of obsm with an embedding to use in place of genes, or "X".'),
+]
+Layer = Annotated[str | None, typer.Option(help="Layer to use in place of X.")]
+Frame = Annotated[bool, typer.Option(help="Work in the Gaussian frame of the snapshots.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notices.")]
+
+
+@app.command()
+def fit(
+    file: File,
+    time_key: TimeKey,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the fitted model.")],
+    use_rep: UseRep = None,
+    layer: Layer = None,
+    n_dims: Annotated[int | None, typer.Option(help="Latent dimensions, at most.")] = None,
+    frame: Frame = False,
+    preset: Annotated[Preset, typer.Option(help="Recipe.")] = Preset.default,
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; the preset's if absent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and cells drawn.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a model to a time course.
+
+    Stopped or killed, the same command goes on where it was.
+    """
+    with _plain_errors():
+        adata = _read(file)
+        from accelerate import PartialState
+
+        from .pipeline import CellMNNPipeline
+
+        pipeline = CellMNNPipeline().fit(
+            adata,
+            time_key=time_key,
+            use_rep=use_rep,
+            layer=layer,
+            n_dims=n_dims,
+            frame=frame,
+            preset=preset.value,
+            steps=steps,
+            seed=seed,
+            folder=output,
+            progress=not quiet,
+        )
+        if PartialState().is_main_process:
+            pipeline.save_pretrained(output)
+            if not quiet:
+                record = pipeline.record
+                typer.echo(
+                    f"{output}: {sum(record.cells)} cells at {len(record.times)} times, "
+                    f"{len(pipeline.genes)} genes, {pipeline.model.config.latent_dim} dimensions, "
+                    f"{len(record.losses)} steps in {record.seconds:.1f} s"
+                )
+
+
+@app.command()
+def interpolate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fitted model.")],
+    file: File,
+    at: Annotated[float, typer.Option(help="Time to predict, in the unit of the time course.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad.")],
+    time_key: Annotated[str | None, typer.Option(help="Where it differs from the fit.")] = None,
+    two_sided: Annotated[
+        bool, typer.Option(help="Push the snapshots before and after, or only the one before.")
+    ] = True,
+    n_steps: Annotated[int, typer.Option(help="Steps on the way, each with a new operator.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Predict the snapshot at any time from those around it."""
+    with _plain_errors():
+        adata = _read(file)
+        from .pipeline import CellMNNPipeline
+
+        predicted = CellMNNPipeline.from_pretrained(folder).interpolate(
+            adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
+        )
+        predicted.write_h5ad(output)
+        if not quiet:
+            typer.echo(f"{output}: {predicted.n_obs} cells at time {at:g}")
+
+
+@app.command()
+def evaluate(
+    file: File,
+    time_key: TimeKey,
+    use_rep: UseRep = None,
+    layer: Layer = None,
+    n_dims: Annotated[int, typer.Option(help="Dimensions, at most.")] = 5,
+    protocol: Annotated[
+        Protocol,
+        typer.Option(help="Fit components and scales without the held-out time, or on all times."),
+    ] = Protocol.strict,
+    frame: Frame = False,
+    preset: Annotated[
+        EvaluatedPreset,
+        typer.Option(help="paper and leaky add the published setting to the table (minutes)."),
+    ] = EvaluatedPreset.default,
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    json_file: Annotated[Path | None, typer.Option("--json", help="All figures, .json.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="The table as a figure.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Leave each interior time out, predict it, and compare with simple baselines."""
+    with _plain_errors():
+        adata = _read(file)
+        from .pipeline import CellMNNPipeline
+
+        evaluation = CellMNNPipeline().evaluate(
+            adata,
+            time_key=time_key,
+            use_rep=use_rep,
+            layer=layer,
+            n_dims=n_dims,
+            protocol=protocol.value,
+            frame=frame,
+            preset=preset.value,
+            seeds=seeds,
+            progress=not quiet,
+        )
+        _print_evaluation(file.stem, evaluation)
+        if json_file is not None:
+            json_file.write_text(json.dumps({"file": file.name, **evaluation.to_dict()}, indent=1))
+        if figure is not None:
+            from .plotting import plot_evaluation
+
+            plot_evaluation(evaluation).savefig(figure, dpi=150)
+
+
+@app.command()
+def demo(
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE.h5ad]", help="A time course; known systems without one."),
+    ] = None,
+    time_key: TimeKey = "time",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path(
+        "demo_output"
+    ),
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Run the main job and write its tables and figures.
+
+    With a file: fit, interpolate, evaluate. Without: recover systems whose truth is known.
+    """
+    with _plain_errors():
+        output.mkdir(parents=True, exist_ok=True)
+        if file is None:
+            _demo_known_systems(output, seeds, progress=not quiet)
+        else:
+            _demo_file(file, time_key, output, seeds, progress=not quiet)
+        typer.echo(f"tables and figures: {output}")
+
+
+def _demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
+    from .plotting import plot_interpolation, plot_velocity_field
+    from .synthetic import KNOWN_SYSTEMS, recover
+
+    rows = []
+    for system in KNOWN_SYSTEMS.values():
+        for seed in range(seeds):
+            found = recover(system, seed=seed, progress=progress)
+            rows.append(
+                {
+                    "system": system.name,
+                    "seed": seed,
+                    "velocity_error": found.velocity_error,
+                    "w1": found.w1,
+                    "floor": found.floor,
+                    "ratio_to_floor": found.w1 / found.floor,
+                    "seconds": found.seconds,
+                }
+            )
+            if seed:
+                continue
+            truth = found.course.snapshots[system.held_out]
+            plot_interpolation(found.course, found.predicted, truth).savefig(
+                output / f"{system.name}_snapshot.png", dpi=150
+            )
+            plot_velocity_field(
+                found.trained.model, found.course, found.trained.time_scale
+            ).savefig(output / f"{system.name}_velocity.png", dpi=150)
+    (output / "known_systems.json").write_text(json.dumps(rows, indent=1))
+    _print_table(
+        "known systems: a held-out snapshot against the truth",
+        rows,
+        {
+            "system": str,
+            "seed": str,
+            "velocity_error": "{:.1%}".format,
+            "w1": "{:.4f}".format,
+            "floor": "{:.4f}".format,
+            "ratio_to_floor": "{:.2f}".format,
+            "seconds": "{:.1f}".format,
+        },
+    )
+
+
+def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
+    from .pipeline import CellMNNPipeline
+    from .plotting import plot_evaluation, plot_interpolation, plot_losses, plot_velocity_field
+    from .trajectories import interpolate
+
+    adata = _read(file)
+    pipeline = CellMNNPipeline().fit(adata, time_key=time_key, progress=progress)
+    pipeline.save_pretrained(output / "model")
+    course, record = pipeline.time_course(adata), pipeline.record
+    halfway = float(course.times[:2].mean())
+    pipeline.interpolate(adata, halfway).write_h5ad(output / "interpolated.h5ad")
+    evaluation = CellMNNPipeline().evaluate(
+        adata, time_key=time_key, seeds=seeds, progress=progress
+    )
+    (output / "evaluation.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
+    predicted = interpolate(pipeline.model, course, halfway, record.time_scale)
+    figures = {
+        "interpolation": plot_interpolation(course, predicted),
+        "velocity": plot_velocity_field(pipeline.model, course, record.time_scale),
+        "training": plot_losses(record.losses),
+        "evaluation": plot_evaluation(evaluation),
+    }
+    for name, figure in figures.items():
+        figure.savefig(output / f"{name}.png", dpi=150)
+    _print_evaluation(file.stem, evaluation)
+
+
+def _read(file: Path) -> AnnData:
+    from .errors import InputError
+
+    if not file.is_file():
+        raise InputError("input file", "an .h5ad file", f"nothing at {file}", "correct the path")
+    import anndata
+
+    try:
+        return anndata.read_h5ad(file)
+    except (OSError, KeyError) as error:
+        raise InputError(
+            str(file), "an AnnData .h5ad file", f"something else ({error})", "write it with anndata"
+        ) from error
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Bad input ends in one line and exit code 2, an interruption in 130."""
+    from .errors import InputError
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _print_evaluation(name: str, evaluation: Evaluation) -> None:
+    settings = evaluation.settings
+    rows = [{"method": method, **row} for method, row in evaluation.summary.items()]
+    title = f"{name}: held-out W1, {settings['n_dims']} dimensions, {settings['protocol']}"
+    columns: dict[str, Callable[[Any], str]] = {
+        "method": str,
+        "w1_mean": "{:.3f}".format,
+        "w1_sd": "{:.3f}".format,
+        "ratio_to_ot_interpolate": "{:.3f}".format,
+        "seconds": "{:.2f}".format,
+    }
+    _print_table(title, rows, columns)
+
+
+def _print_table(
+    title: str, rows: list[dict[str, Any]], columns: dict[str, Callable[[Any], str]]
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name, render in columns.items():
+        table.add_column(name.replace("_", " "), justify="left" if render is str else "right")
+    for row in rows:
+        table.add_row(*(render(row[name]) for name, render in columns.items()))
+    Console().print(table)

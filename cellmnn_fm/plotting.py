@@ -1,0 +1,126 @@
+"""Figures. Every function returns a matplotlib Figure, which the caller saves or shows."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from .evaluation import Evaluation
+from .modeling_cellmnn import CellMNNModel
+from .time_course import TimeCourse, TimeScale
+from .trajectories import Interpolation, velocity_at
+
+_MAX_POINTS = 1000  # of one snapshot; more only hides the others
+_TIME_COLORS = colormaps["viridis"]
+
+
+def plot_interpolation(
+    course: TimeCourse, predicted: Interpolation, truth: NDArray | None = None
+) -> Figure:
+    """Observed snapshots by time, and the predicted one over them, in the first two dimensions.
+
+    Parameters
+    ----------
+    course : TimeCourse
+    predicted : Interpolation
+    truth : (cells, latent_dim), optional
+        The true snapshot at the predicted time, in a second panel.
+    """
+    panels = [("predicted", predicted.states)]
+    if truth is not None:
+        panels.append(("observed", truth))
+    figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, (label, states) in zip(axes, panels, strict=True):
+        _scatter_course(axis, course)
+        x, y = _two_dims(states)
+        axis.scatter(x, y, s=9, color="crimson", linewidths=0, alpha=0.6)
+        axis.set_title(f"{label} at time {predicted.time:g}")
+    _time_colorbar(figure, axes[-1], course)
+    return figure
+
+
+def plot_velocity_field(
+    model: CellMNNModel, course: TimeCourse, time_scale: TimeScale, *, arrows: int = 60
+) -> Figure:
+    """Velocities dz/dt at observed cells of every time, in the first two dimensions.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+    course : TimeCourse
+    time_scale : TimeScale
+        That of the model.
+    arrows : int
+        At most so many for each time.
+    """
+    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+    axis = figure.subplots()
+    _scatter_course(axis, course)
+    for time, snapshot in zip(course.times, course.snapshots, strict=True):
+        cells = snapshot[:: max(1, len(snapshot) // arrows)]
+        velocity = velocity_at(model, cells, time, time_scale)
+        axis.quiver(*_two_dims(cells), *_two_dims(velocity), angles="xy", width=0.003, alpha=0.7)
+    _time_colorbar(figure, axis, course)
+    return figure
+
+
+def plot_evaluation(evaluation: Evaluation) -> Figure:
+    """Mean W1 of every method with its spread over seeds, and each held-out time as a dot."""
+    summary = evaluation.summary
+    figure = Figure(figsize=(7, 0.45 * len(summary) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    rows = list(summary)
+    axis.barh(
+        rows,
+        [summary[method]["w1_mean"] for method in rows],
+        xerr=[summary[method]["w1_sd"] for method in rows],
+        color="lightsteelblue",
+    )
+    axis.scatter(
+        [score.w1 for score in evaluation.scores],
+        [score.method for score in evaluation.scores],
+        s=10,
+        color="black",
+        alpha=0.5,
+        zorder=3,
+    )
+    axis.invert_yaxis()
+    axis.set_xlabel("W1 to the held-out snapshot")
+    return figure
+
+
+def plot_losses(losses: list[dict[str, float]]) -> Figure:
+    """Loss and its parts at every training step."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for part in losses[0]:
+        axis.plot([step[part] for step in losses], label=part)
+    axis.plot([sum(step.values()) for step in losses], label="loss", color="black")
+    axis.set(xlabel="step", ylabel="loss", yscale="symlog")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _scatter_course(axis: Axes, course: TimeCourse) -> None:
+    colors = _TIME_COLORS(Normalize(course.times[0], course.times[-1])(course.times))
+    for color, snapshot in zip(colors, course.snapshots, strict=True):
+        shown = snapshot[:: -(-len(snapshot) // _MAX_POINTS)]
+        x, y = _two_dims(shown)
+        axis.scatter(x, y, s=5, color=color, linewidths=0, alpha=0.5)
+    axis.set(xlabel="dimension 1", ylabel="dimension 2")
+
+
+def _time_colorbar(figure: Figure, axis: Axes, course: TimeCourse) -> None:
+    scale = ScalarMappable(Normalize(course.times[0], course.times[-1]), _TIME_COLORS)
+    figure.colorbar(scale, ax=axis, label="time")
+
+
+def _two_dims(states: NDArray) -> NDArray:
+    """The first two dimensions as rows; zeros in place of a second that is not there."""
+    return np.pad(states, ((0, 0), (0, 1)))[:, :2].T
