@@ -77,14 +77,15 @@ def fit(
 ) -> None:
     """Fit a model to a time course.
 
-    Stopped or killed, the same command goes on where it was.
+    Stopped or killed, the same command goes on from the last saved state.
     """
-    with _plain_errors():
+    with _plain_errors("interrupted: the same command goes on from the last saved state"):
         adata = _read(file)
         from accelerate import PartialState
 
         from .pipeline import CellMNNPipeline
 
+        _silence_transformers()
         pipeline = CellMNNPipeline().fit(
             adata,
             time_key=time_key,
@@ -101,10 +102,10 @@ def fit(
         if PartialState().is_main_process:
             pipeline.save_pretrained(output)
             if not quiet:
-                record = pipeline.record
+                record, dims = pipeline.record, pipeline.model.config.latent_dim
                 typer.echo(
                     f"{output}: {sum(record.cells)} cells at {len(record.times)} times, "
-                    f"{len(pipeline.genes)} genes, {pipeline.model.config.latent_dim} dimensions, "
+                    f"{len(pipeline.genes)} variables, {dims} dimensions, "
                     f"{len(record.losses)} steps in {record.seconds:.1f} s"
                 )
 
@@ -127,6 +128,7 @@ def interpolate(
         adata = _read(file)
         from .pipeline import CellMNNPipeline
 
+        _silence_transformers()
         predicted = CellMNNPipeline.from_pretrained(folder).interpolate(
             adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
         )
@@ -258,6 +260,7 @@ def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress:
     from .trajectories import interpolate
 
     adata = _read(file)
+    _silence_transformers()
     pipeline = CellMNNPipeline().fit(adata, time_key=time_key, progress=progress)
     pipeline.save_pretrained(output / "model")
     course, record = pipeline.time_course(adata), pipeline.record
@@ -294,8 +297,15 @@ def _read(file: Path) -> AnnData:
         ) from error
 
 
+def _silence_transformers() -> None:
+    """No bars of transformers for files of a few hundred kilobytes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def _plain_errors(interrupted: str = "interrupted") -> Iterator[None]:
     """Bad input ends in one line and exit code 2, an interruption in 130."""
     from .errors import InputError
 
@@ -309,7 +319,7 @@ def _plain_errors() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("interrupted: the same command goes on from here", err=True)
+        typer.echo(interrupted, err=True)
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -341,3 +351,7 @@ def _print_table(
     for row in rows:
         table.add_row(*(render(row[name]) for name, render in columns.items()))
     Console().print(table)
+
+
+if __name__ == "__main__":  # for launchers: accelerate launch -m cellmnn_fm.cli
+    app()

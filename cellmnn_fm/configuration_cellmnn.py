@@ -1,9 +1,9 @@
 """Configuration of a Cell-MNN model."""
 
-from __future__ import annotations
-
+# no postponed annotations here: @strict checks types by them, and skips those that are strings
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 # what transformers itself passes beside the declared fields
 _TRANSFORMERS_KEYS = {
@@ -118,6 +118,12 @@ class CellMNNConfig(PreTrainedConfig):
             "rank",
             f"None (dense) or 1 to latent_dim={self.latent_dim}",
             self.rank,
+        )
+        _require(
+            self.hidden_act in ACT2FN,
+            "hidden_act",
+            "an activation of transformers, such as silu or leaky_relu",
+            self.hidden_act,
         )
         free = self.latent_dim - 2 * self.num_complex_pairs - self.num_static_eigvals
         _require(

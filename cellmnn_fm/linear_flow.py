@@ -233,10 +233,12 @@ class LinearODE:
         mapped = function(eigvals[..., self._split :] * span) * coordinates[..., self._split :]
         if self._split:
             # the block [[α, -ω], [ω, α]] acts on (y₁, y₂) as α + iω acts on y₁ + i y₂
-            pairs = torch.view_as_complex(eigvals[..., : self._split].unflatten(-1, (-1, 2)))
-            paired = coordinates[..., : self._split].unflatten(-1, (-1, 2)).contiguous()
-            rotated = function(pairs * span) * torch.view_as_complex(paired)
-            mapped = torch.cat([torch.view_as_real(rotated).flatten(-2), mapped], dim=-1)
+            pairs, paired = (
+                torch.view_as_complex(part[..., : self._split].unflatten(-1, (-1, 2)).contiguous())
+                for part in (eigvals, coordinates)
+            )
+            rotated = torch.view_as_real(function(pairs * span) * paired).flatten(-2)
+            mapped = torch.cat([rotated, mapped], dim=-1)
         return self.eigvecs.apply(mapped)
 
 

@@ -29,6 +29,7 @@ from .recipes import TrainingConfig
 from .time_course import TimeCourse, TimeScale
 
 _STATE_FOLDER = "training_state"
+_MIN_CYCLE = 20  # steps: fewer leave no room for a warm-up
 _BAR_EVERY = 10  # steps between updates of the progress bar
 
 
@@ -76,8 +77,8 @@ def train(
     seed : int
         Of the weights and of the cells drawn. The global random state is left alone.
     folder : Path, optional
-        Where the state is saved every `training.save_every` steps and on interruption. The same
-        call then goes on from there, bit for bit.
+        Where the state is saved every `training.save_every` steps. After an interruption the same
+        call goes on from the last one, bit for bit.
     validate : callable, optional
         Looked at in place of the training loss to stop early; lower is better.
     progress : bool
@@ -104,7 +105,8 @@ def train(
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     # the scheduler is not prepared: accelerate would step it once for every process
     accelerator.register_for_checkpointing(average, scheduler, state)
-    saver = _StateSaver(accelerator, folder, _fingerprint(course, config, training, seed))
+    run = [config.to_dict(), asdict(training), seed, accelerator.num_processes]
+    saver = _StateSaver(accelerator, folder, _fingerprint(course, run))
     saver.restore()
 
     weights = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
@@ -114,34 +116,31 @@ def train(
     started = time.perf_counter() - state.seconds
     with bar:
         task = bar.add_task("training", total=training.steps, completed=state.step, loss="")
-        try:
-            while state.step < training.steps and not state.stopped:
-                slot = state.step * accelerator.num_processes + accelerator.process_index
-                source, target = _draw(snapshots, training, seed, slot)
-                with accelerator.autocast():
-                    output = wrapped(source, times, decoded_times)
-                losses = _losses(output, target, weights, training)
-                loss = torch.stack(list(losses.values())).sum()
-                optimizer.zero_grad()
-                accelerator.backward(loss)
-                if training.gradient_clip is not None:
-                    accelerator.clip_grad_norm_(wrapped.parameters(), training.gradient_clip)
-                optimizer.step()
-                scheduler.step()
-                average.update_parameters(model)
-                state.record(losses, time.perf_counter() - started)
-                if training.patience and state.step % training.check_every == 0:
-                    score = validate(kept, time_scale) if validate else None
-                    state.check(kept, training, score)
-                if state.step % _BAR_EVERY == 0:
-                    bar.update(
-                        task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}"
-                    )
-                if state.step % training.save_every == 0:
-                    saver.save(state.step)
-        except KeyboardInterrupt:
-            saver.save(state.step)
-            raise
+        while state.step < training.steps and not state.stopped:
+            slot = state.step * accelerator.num_processes + accelerator.process_index
+            source, target = _draw(snapshots, training, seed, slot)
+            with accelerator.autocast():
+                output = wrapped(source, times, decoded_times)
+            losses = _losses(output, target, weights, training)
+            loss = torch.stack(list(losses.values())).sum()
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            if training.gradient_clip is not None:
+                accelerator.clip_grad_norm_(wrapped.parameters(), training.gradient_clip)
+            optimizer.step()
+            scheduler.step()
+            average.update_parameters(model)
+            state.record(losses, time.perf_counter() - started)
+            if training.patience and state.step % training.check_every == 0:
+                mean_loss = state.mean_loss(training.check_every)
+                score = validate(kept, time_scale) if validate else mean_loss
+                # processes see different cells, but must stop together
+                score = accelerator.reduce(torch.tensor(score, device=device), "mean").item()
+                state.check(kept, training.patience, score)
+            if state.step % _BAR_EVERY == 0:
+                bar.update(task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}")
+            if state.step % training.save_every == 0:
+                saver.save(state.step)
     if state.best_weights:
         kept.load_state_dict(state.best_weights)
     return TrainedModel(kept.eval(), time_scale, state.losses(), state.seconds)
@@ -159,7 +158,7 @@ def _new_model(
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, training: TrainingConfig):
-    if training.schedule == "constant" or not training.steps:
+    if training.schedule == "constant" or training.steps < _MIN_CYCLE:
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, training.learning_rate, total_steps=training.steps, pct_start=0.1
@@ -262,15 +261,13 @@ class _TrainingState:
     def losses(self) -> list[dict[str, float]]:
         return [dict(zip(self.names, values.tolist(), strict=True)) for values in self.history]
 
-    def check(self, model: CellMNNModel, training: TrainingConfig, score: float | None) -> None:
-        if score is None:
-            score = self.mean_loss(training.check_every)
+    def check(self, model: CellMNNModel, patience: int, score: float) -> None:
         if score < self.best_score:
             self.best_score, self.checks_without_gain = score, 0
             self.best_weights = copy.deepcopy(model.state_dict())
         else:
             self.checks_without_gain += 1
-            self.stopped = self.checks_without_gain >= training.patience
+            self.stopped = self.checks_without_gain >= patience
 
 
 class _StateSaver:
@@ -297,7 +294,7 @@ class _StateSaver:
     def save(self, step: int) -> None:
         if self._folder is None:
             return
-        unfinished = self._folder / "unfinished"
+        unfinished = self._folder / "unfinished"  # whatever a kill left there is overwritten
         self._accelerator.save_state(str(unfinished))
         self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
@@ -320,10 +317,8 @@ def remove_training_state(folder: Path) -> None:
     shutil.rmtree(folder / _STATE_FOLDER, ignore_errors=True)
 
 
-def _fingerprint(
-    course: TimeCourse, config: CellMNNConfig, training: TrainingConfig, seed: int
-) -> str:
-    settings = [config.to_dict(), asdict(training), seed, course.times.tolist()]
+def _fingerprint(course: TimeCourse, settings: list[Any]) -> str:
+    settings = [*settings, course.times.tolist()]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for snapshot in course.snapshots:
         digest.update(snapshot.tobytes())
