@@ -64,7 +64,7 @@ def test_genes_may_come_in_any_order_but_must_be_there(adata, fitted):
         fitted.interpolate(shuffled, 0.5).X, fitted.interpolate(adata, 0.5).X, atol=1e-5
     )
     with pytest.raises(
-        InputError, match="genes: expected the 8 .* found 2 of them missing, such as g0"
+        InputError, match=r"genes: expected the 8 .* found 2 of them missing, such as g0"
     ):
         fitted.interpolate(adata[:, 2:].copy(), 0.5)
 
@@ -94,5 +94,5 @@ def test_repeated_gene_names_are_refused(adata):
 
 
 def test_a_folder_without_a_pipeline_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected a saved pipeline, found no config.json"):
+    with pytest.raises(InputError, match=r"expected a saved pipeline, found no config\.json"):
         CellMNNPipeline.from_pretrained(tmp_path)
