@@ -1,12 +1,12 @@
 """Linear ODEs in closed form: eigenvectors P, eigenvalues λ, offset b → operator, flow, velocity.
 
-Every quantity is one conjugation ``P f(Λ) P⁻¹`` (:meth:`LinearODE._conjugate`): the operator that
-is reported is the operator that is solved.
+The operator that is reported, A = P Λ P⁻¹, is the operator that is solved: both scale coordinates
+in the same eigenbasis (:meth:`LinearODE._scale`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor
 _SERIES_RADIUS = 1e-3  # below it φ1 is summed: the remainder x⁴/120 is under 1e-14
 
 
-def phi1(x: Tensor) -> Tensor:
-    """φ1(x) = (eˣ - 1) / x, exact near 0 and differentiable everywhere; x real or complex."""
+def exp_and_phi1(x: Tensor) -> tuple[Tensor, Tensor]:
+    """eˣ and φ1(x) = (eˣ - 1) / x, exact and differentiable at and near 0; x real or complex."""
     small = x.abs() < _SERIES_RADIUS
-    safe = torch.where(small, torch.ones_like(x), x)
     series = 1 + x / 2 * (1 + x / 3 * (1 + x / 4))
-    return torch.where(small, series, torch.expm1(safe) / safe)
+    expm1 = torch.expm1(x)
+    return expm1 + 1, torch.where(small, series, expm1 / torch.where(small, torch.ones_like(x), x))
 
 
 def bounded_eigvals(raw: Tensor, max_rate: float, num_static: int = 0) -> Tensor:
@@ -104,7 +104,7 @@ class LowRankMatrix:
 
     @cached_property
     def _core_inverse_v(self) -> Tensor:
-        return torch.linalg.solve_ex(self._core, self._v.mT)[0].mT
+        return self._v @ torch.linalg.inv_ex(self._core)[0].mT
 
     def apply(self, rows: Tensor) -> Tensor:
         """M v for every row v of `rows` (..., n, d)."""
@@ -181,27 +181,37 @@ class LinearODE:
         -------
         (..., times, d), or (..., d) for a single `delta_t` without an axis of times.
         """
+        return self.flow_and_velocity(z, delta_t)[0]
+
+    def flow_and_velocity(self, z: Tensor, delta_t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Where the state `z` is after `delta_t`, and dz/dt there; see :meth:`flow` for shapes."""
         z = _at_least_float32(z)
         delta_t = torch.as_tensor(delta_t, dtype=z.dtype, device=z.device)
-        span = delta_t[..., None]
-        if single := delta_t.ndim == 0:
-            span = delta_t.reshape(1, 1)
+        single = delta_t.ndim == 0
+        span = delta_t.reshape(1, 1) if single else delta_t[..., None]
         with torch.autocast(z.device.type, enabled=False):
-            states = self._conjugate(torch.exp, z[..., None, :], span)
-            if self.offset is not None:
-                states = states + span * self._conjugate(phi1, self.offset[..., None, :], span)
-        return states.squeeze(-2) if single else states
+            start = self.eigvecs.solve(z[..., None, :])
+            if self.offset is None:
+                coordinates = self._scale([torch.exp(rate * span) for rate in self._rates], start)
+                rates = self._scale(self._rates, coordinates)
+            else:
+                drift = self.eigvecs.solve(self.offset[..., None, :])
+                both = [exp_and_phi1(rate * span) for rate in self._rates]
+                growth, phi1 = zip(*both, strict=True)
+                coordinates = self._scale(growth, start) + span * self._scale(phi1, drift)
+                rates = self._scale(self._rates, coordinates) + drift
+            rows = torch.cat([coordinates, rates], dim=-2)
+            states, velocity = self.eigvecs.apply(rows).chunk(2, dim=-2)
+        return (states.squeeze(-2), velocity.squeeze(-2)) if single else (states, velocity)
 
     def velocity(self, z: Tensor) -> Tensor:
         """dz/dt = A z + b at states `z`: (..., d), or (..., n, d) for n states of each operator."""
         rows = _at_least_float32(z)
         if single := rows.ndim == self.eigvals.ndim:
             rows = rows[..., None, :]
-        one = torch.ones(1, 1, dtype=rows.dtype, device=rows.device)
-        with torch.autocast(rows.device.type, enabled=False):
-            velocity = self._conjugate(lambda rate: rate, rows, one)
-            if self.offset is not None:
-                velocity = velocity + self.offset[..., None, :]
+        velocity = self._apply_operator(rows)
+        if self.offset is not None:
+            velocity = velocity + self.offset[..., None, :]
         return velocity.squeeze(-2) if single else velocity
 
     def operator(self) -> Tensor:
@@ -209,9 +219,7 @@ class LinearODE:
         identity = torch.eye(
             self.eigvals.shape[-1], dtype=self.eigvals.dtype, device=self.eigvals.device
         )
-        one = identity.new_ones(1, 1)
-        with torch.autocast(identity.device.type, enabled=False):
-            return self._conjugate(lambda rate: rate, identity, one).mT
+        return self._apply_operator(identity).mT
 
     def augmented_operator(self) -> Tensor:
         """[[A, b], [0, 0]], (..., d+1, d+1): its matrix exponential carries (z, 1) along."""
@@ -224,22 +232,32 @@ class LinearODE:
         """Det P, (...,): how far the eigenvectors are from being dependent."""
         return self.eigvecs.determinant()
 
-    def _conjugate(
-        self, function: Callable[[Tensor], Tensor], rows: Tensor, span: Tensor
-    ) -> Tensor:
-        """P f(Λ·span) P⁻¹ for every row of `rows` (..., n, d), `span` (..., n, 1)."""
-        coordinates = self.eigvecs.solve(rows)
+    @property
+    def _rates(self) -> list[Tensor]:
+        """λ (..., 1, d): the complex pairs as α + iω where there are any, then the real ones."""
         eigvals = self.eigvals[..., None, :]
-        mapped = function(eigvals[..., self._split :] * span) * coordinates[..., self._split :]
-        if self._split:
-            # the block [[α, -ω], [ω, α]] acts on (y₁, y₂) as α + iω acts on y₁ + i y₂
-            pairs, paired = (
-                torch.view_as_complex(part[..., : self._split].unflatten(-1, (-1, 2)).contiguous())
-                for part in (eigvals, coordinates)
-            )
-            rotated = torch.view_as_real(function(pairs * span) * paired).flatten(-2)
-            mapped = torch.cat([rotated, mapped], dim=-1)
-        return self.eigvecs.apply(mapped)
+        if not self._split:
+            return [eigvals]
+        return [_as_complex(eigvals[..., : self._split]), eigvals[..., self._split :]]
+
+    def _apply_operator(self, rows: Tensor) -> Tensor:
+        """A v = P Λ P⁻¹ v for every row v of `rows` (..., n, d)."""
+        with torch.autocast(rows.device.type, enabled=False):
+            return self.eigvecs.apply(self._scale(self._rates, self.eigvecs.solve(rows)))
+
+    def _scale(self, factors: Sequence[Tensor], coordinates: Tensor) -> Tensor:
+        """Rows of coordinates in the eigenbasis times a function of the eigenvalues."""
+        if not self._split:
+            return factors[0] * coordinates
+        # the block [[α, -ω], [ω, α]] acts on (y₁, y₂) as α + iω acts on y₁ + i y₂
+        rotated = factors[0] * _as_complex(coordinates[..., : self._split])
+        scaled = factors[1] * coordinates[..., self._split :]
+        return torch.cat([torch.view_as_real(rotated).flatten(-2), scaled], dim=-1)
+
+
+def _as_complex(pairs: Tensor) -> Tensor:
+    """(..., 2q) → complex (..., q)."""
+    return torch.view_as_complex(pairs.unflatten(-1, (-1, 2)).contiguous())
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -279,9 +279,10 @@ class CellMNNModel(CellMNNPreTrainedModel):
         coordinates = z if frame is None else frame.to_frame(z, times)
         ode, growth_rate = self.linear_ode(coordinates, times, dataset_ids, dataset_embeds)
         delta_t = target_times - times[..., None]
-        states = ode.flow(coordinates, delta_t[..., None, :])  # (..., cells, targets, latent_dim)
-        velocity = ode.velocity(states).movedim(-2, -3)
-        states = states.movedim(-2, -3)
+        states, velocity = (
+            part.movedim(-2, -3)  # (..., cells, targets, latent_dim) → (..., targets, cells, ...)
+            for part in ode.flow_and_velocity(coordinates, delta_t[..., None, :])
+        )
         if frame is not None:
             velocity = frame.velocity(states, velocity, target_times, forward=delta_t >= 0)
             states = frame.from_frame(states, target_times)

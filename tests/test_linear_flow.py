@@ -10,7 +10,7 @@ from cellmnn_fm.linear_flow import (
     LinearODE,
     LowRankMatrix,
     bounded_eigvals,
-    phi1,
+    exp_and_phi1,
 )
 
 BATCH, DIM, RANK = 4, 6, 3
@@ -90,6 +90,7 @@ def test_velocity_is_the_time_derivative_of_the_flow(pairs):
         lambda t: ode.flow(z, t), torch.tensor(0.6), torch.tensor(1.0)
     )
     torch.testing.assert_close(ode.velocity(ode.flow(z, 0.6)), derivative)
+    torch.testing.assert_close(ode.flow_and_velocity(z, 0.6)[1], derivative)
     many = ode.flow(z, TIMES)
     by_one = torch.stack([ode.velocity(many[:, i]) for i in range(len(TIMES))], dim=1)
     torch.testing.assert_close(ode.velocity(many), by_one)
@@ -117,7 +118,7 @@ def test_gradients(kind, pairs):
 
 
 @pytest.mark.parametrize("complex_", [False, True])
-def test_phi1_is_exact_and_smooth_near_zero(complex_):
+def test_exp_and_phi1_are_exact_and_smooth_near_zero(complex_):
     import mpmath
 
     direction = 1j if complex_ else 1.0
@@ -128,9 +129,11 @@ def test_phi1_is_exact_and_smooth_near_zero(complex_):
                 mpmath.mpf(1) if size == 0 else mpmath.expm1(size * direction) / (size * direction)
             )
             expected = complex(exact)
-        assert abs(complex(phi1(x)) - expected) < 2e-15 * max(1.0, abs(expected)) + 1e-14
+        exp, phi1 = map(complex, exp_and_phi1(x))
+        assert abs(phi1 - expected) < 2e-15 * max(1.0, abs(expected)) + 1e-14
+        assert abs(exp - np.exp(size * direction)) < 1e-14 * max(1.0, abs(exp))
     x = torch.tensor([0.0, 5e-4, 2e-3, 0.5], requires_grad=True)
-    assert torch.autograd.gradcheck(phi1, x)
+    assert torch.autograd.gradcheck(exp_and_phi1, x)
 
 
 @pytest.mark.parametrize("pairs", [0, 2])

@@ -71,6 +71,25 @@ def test_mmd2_is_the_loop(clouds, weighted, num_dims):
         assert float(found[index]) == pytest.approx(within_x + within_y - 2 * between, abs=1e-12)
 
 
+def test_many_dimensions_far_from_the_origin_keep_their_digits():
+    """Above 32 dimensions distances come from a matrix product, in float32."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 40, 64, generator=rng) + 50
+    y = torch.randn(30, 64, generator=rng) + 50.5
+    x.requires_grad_()
+    found = energy_distance(x, y)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    exact = x.detach().double().requires_grad_()
+    expected = energy_distance(exact, y.double())
+    (exact_gradient,) = torch.autograd.grad(expected.sum(), exact)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-3, atol=1e-6)
+    by_cdist = torch.cdist(exact, exact).sum((-2, -1)) / (40 * 39)
+    between = torch.cdist(exact, y.double()).mean((-2, -1))
+    within = torch.cdist(y.double(), y.double()).sum() / (30 * 29)
+    torch.testing.assert_close(expected, 2 * between - by_cdist - within, rtol=1e-5, atol=1e-5)
+
+
 def test_energy_distance_between_points_on_a_line():
     x = torch.tensor([[0.0], [2.0]])
     y = torch.tensor([[10.0], [13.0]])

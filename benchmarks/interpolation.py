@@ -1,0 +1,126 @@
+"""Held-out W1 on every time course of a data folder, ours beside the baselines.
+
+    python benchmarks/interpolation.py            # strict, 3 seeds: about 12 minutes on 2 cores
+    python benchmarks/interpolation.py --quick    # one seed: about 4 minutes
+
+One JSON file for each data set lies in benchmarks/results/interpolation_PROTOCOL; those that are
+there already are not computed again. The table and the intervals are made from them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import anndata
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import bootstrap
+
+from cellmnn_fm import CellMNNPipeline, InputError
+from cellmnn_fm.cli import Protocol
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = ("forward", "two_sided", "untrained_two_sided")
+# published benchmarks of this set use the index of its times
+TIME_KEYS = {"emt_a549": "time_index"}
+
+
+def main(
+    data: Annotated[
+        Path, typer.Argument(envvar="CELLMNN_DATA", help="Folder with catalog.json.")
+    ] = Path("../shared/data"),
+    protocol: Protocol = Protocol.strict,
+    quick: bool = False,
+) -> None:
+    """Evaluate all sets that have no result yet, then print the table."""
+    folder = RESULTS / f"interpolation_{protocol}{'_quick' if quick else ''}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in json.loads((data / "catalog.json").read_text()):
+        result = folder / f"{entry['name']}.json"
+        if not result.exists():
+            evaluate_set(data / entry["file"], result, protocol, seeds=1 if quick else 3)
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    report([one for one in found if "summary" in one], folder.with_suffix(".md"))
+
+
+# ---------------------------------------------------------------------------------------------
+# One data set
+
+
+def evaluate_set(file: Path, result: Path, protocol: Protocol, seeds: int) -> None:
+    """Evaluate one file and write its JSON; a set without a time to hold out says so there."""
+    adata = anndata.read_h5ad(file)
+    machine = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "versions": {name: version(name) for name in ("cellmnn-fm", "torch", "POT")},
+    }
+    try:
+        evaluation = CellMNNPipeline().evaluate(
+            adata,
+            time_key=TIME_KEYS.get(file.stem, "time"),
+            protocol=protocol.value,
+            seeds=seeds,
+            progress=True,
+        )
+    except InputError as error:
+        outcome = {"skipped": str(error)}
+    else:
+        outcome = evaluation.to_dict()
+    partial = result.with_suffix(".tmp")
+    partial.write_text(json.dumps({"file": file.name, **machine, **outcome}, indent=1))
+    partial.replace(result)
+
+
+# ---------------------------------------------------------------------------------------------
+# All data sets
+
+
+def interval(values: list[float]) -> str:
+    """Mean over sets with a 95 % bootstrap interval."""
+    spread = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0))
+    low, high = spread.confidence_interval
+    return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
+
+
+def report(found: list[dict], markdown: Path) -> None:
+    """Print the table of ratios to OT-Interpolate, and write it as markdown."""
+    header = ["data set", "OT-Interpolate W1", *(m.replace("_", " ") for m in METHODS), "s a fold"]
+    rows, ratios = [], {method: [] for method in METHODS}
+    for one in found:
+        summary = one["summary"]
+        for method in METHODS:
+            ratios[method].append(summary[method]["ratio_to_ot_interpolate"])
+        cells = [f"{ratios[method][-1]:.3f}" for method in METHODS]
+        baseline = f"{summary['ot_interpolate']['w1_mean']:.3f}"
+        seconds = f"{summary['two_sided']['seconds']:.2f}"
+        rows.append([one["file"].removesuffix(".h5ad"), baseline, *cells, seconds])
+    rows.append([f"mean of {len(found)}", "", *(interval(ratios[m]) for m in METHODS), ""])
+    paired = np.array(ratios["two_sided"]) / np.array(ratios["untrained_two_sided"])
+    milliseconds = np.median([o["summary"]["untrained_two_sided"]["seconds"] for o in found]) * 1e3
+    notes = [
+        f"fitted over untrained, both two-sided, paired by set: {interval(list(paired))}",
+        f"untrained frame: {milliseconds:.0f} ms a fold (median over sets)",
+    ]
+    table = Table(title="Ratio of W1 to OT-Interpolate", title_justify="left")
+    for name in header:
+        table.add_column(name, justify="left" if name == "data set" else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for note in notes:
+        console.print(note)
+    lines = [header, ["---"] * len(header), *rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    markdown.write_text(text + "\n\n" + "".join(f"- {note}\n" for note in notes))
+
+
+if __name__ == "__main__":
+    typer.run(main)
