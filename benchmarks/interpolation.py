@@ -27,7 +27,7 @@ from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.cli import Protocol
 
 RESULTS = Path(__file__).parent / "results"
-METHODS = ("forward", "two_sided", "untrained_two_sided")
+METHODS = ("forward", "two_sided", "two_sided_same_size", "untrained_two_sided")
 # published benchmarks of this set use the index of its times
 TIME_KEYS = {"emt_a549": "time_index"}
 

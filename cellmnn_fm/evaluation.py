@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Protocol = Literal["strict", "published"]
+Prediction = Literal["forward", "two_sided", "two_sided_same_size"]
 
 MIN_HELD_OUT_CELLS = 15
 MAX_CELLS = 1000
@@ -190,11 +191,14 @@ class Candidate:
     fit : callable
         (model, time scale, steps taken) of (fold, seed).
     methods : dict
-        For each name in the table, whether it predicts from both sides.
+        For each name in the table, what is predicted with the model: the previous snapshot pushed
+        forward, the previous and the next pushed and mixed, or a draw from that mixture of as many
+        cells as the previous snapshot has. W1 falls with the number of cells that represent a
+        prediction, so only the draw compares like with like.
     """
 
     fit: Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]
-    methods: dict[str, bool]
+    methods: dict[str, Prediction]
 
 
 def evaluate(
@@ -316,13 +320,18 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
     model, time_scale, steps = candidate.fit(fold, seed)
     fitted = time.perf_counter() - started
 
-    def predict(two_sided: bool) -> tuple[NDArray, NDArray]:
-        predicted = interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
-        return predicted.states, predicted.weights
+    def predict(what: Prediction) -> tuple[NDArray, NDArray | None]:
+        two_sided = what != "forward"
+        found = interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
+        if what != "two_sided_same_size":
+            return found.states, found.weights
+        rng = np.random.default_rng((seed, 2))
+        size = len(fold.around.snapshots[0])
+        return rng.choice(found.states, size, replace=False, p=found.weights), None
 
     scores = [
-        _timed(fold, seed, method, partial(predict, two_sided))
-        for method, two_sided in candidate.methods.items()
+        _timed(fold, seed, method, partial(predict, what))
+        for method, what in candidate.methods.items()
     ]
     return [replace(score, seconds=score.seconds + fitted, steps=steps) for score in scores]
 

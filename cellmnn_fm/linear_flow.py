@@ -70,7 +70,7 @@ class DenseMatrix:
         return torch.linalg.lu_solve(*self._lu, rows.mT).mT
 
     def determinant(self) -> Tensor:
-        """Det M, (...,)."""
+        """Determinant of M, (...,)."""
         factors, pivots = self._lu
         identity = torch.arange(1, pivots.shape[-1] + 1, device=pivots.device)
         swaps = (pivots != identity).sum(-1)
@@ -115,7 +115,7 @@ class LowRankMatrix:
         return (rows - (rows @ self._core_inverse_v) @ self._u.mT) / self._scale[..., None, None]
 
     def determinant(self) -> Tensor:
-        """Det M, (...,)."""
+        """Determinant of M, (...,)."""
         dim, rank = self._u.shape[-2:]
         return self._scale ** (dim - rank) * torch.linalg.det(self._core)
 
@@ -229,7 +229,7 @@ class LinearODE:
         return torch.nn.functional.pad(upper, (0, 0, 0, 1))
 
     def determinant(self) -> Tensor:
-        """Det P, (...,): how far the eigenvectors are from being dependent."""
+        """Determinant of P, (...,): how far the eigenvectors are from being dependent."""
         return self.eigvecs.determinant()
 
     @property

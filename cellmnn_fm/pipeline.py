@@ -13,7 +13,15 @@ import pandas as pd
 import torch
 
 from .errors import InputError
-from .evaluation import Candidate, Evaluation, Fold, Protocol, evaluate, wasserstein1
+from .evaluation import (
+    Candidate,
+    Evaluation,
+    Fold,
+    Prediction,
+    Protocol,
+    evaluate,
+    wasserstein1,
+)
 from .modeling_cellmnn import CellMNNModel
 from .recipes import Preset, preset_configs
 from .subspace import Subspace
@@ -303,13 +311,18 @@ class CellMNNPipeline:
         if preset not in get_args(EvaluatedPreset):
             raise InputError("preset", "default, paper or leaky", preset, "choose one of the three")
         candidates = [
-            Candidate(_fit_preset("default", frame), {"forward": False, "two_sided": True}),
-            Candidate(_fit_preset("default", True, steps=0), {"untrained_two_sided": True}),
+            Candidate(
+                _fit_preset("default", frame),
+                {name: name for name in get_args(Prediction)},
+            ),
+            Candidate(_fit_preset("default", True, steps=0), {"untrained_two_sided": "two_sided"}),
         ]
         if preset in ("paper", "leaky"):
-            candidates.append(Candidate(_fit_preset("paper"), {"paper": False}))
+            candidates.append(Candidate(_fit_preset("paper"), {"paper": "forward"}))
         if preset == "leaky":
-            candidates.append(Candidate(_fit_preset("paper", leaky=True), {"paper_leaky": False}))
+            candidates.append(
+                Candidate(_fit_preset("paper", leaky=True), {"paper_leaky": "forward"})
+            )
         evaluation = evaluate(
             adata,
             candidates,

@@ -46,6 +46,11 @@ class TrainingConfig:
         Whether model time is the user's time, in place of 0 to n - 1.
     save_every : int
         Steps between saved states, where there is a folder for them.
+
+    Raises
+    ------
+    InputError
+        On a number that is too small, and on an unknown distance or schedule.
     """
 
     steps: int = 150
@@ -67,6 +72,20 @@ class TrainingConfig:
     growth_weight: float = 1.0
     raw_times: bool = False
     save_every: int = 100
+
+    def __post_init__(self) -> None:
+        least = {"steps": 0, "source_cells": 2, "target_cells": 2, "save_every": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                found = getattr(self, name)
+                raise InputError(name, f"at least {minimum}", found, "give a larger number")
+        for name, known in {
+            "distance": ("energy", "mmd"),
+            "schedule": ("one_cycle", "constant"),
+        }.items():
+            if getattr(self, name) not in known:
+                found = getattr(self, name)
+                raise InputError(name, " or ".join(known), found, "choose one of the two")
 
 
 def preset_configs(
@@ -105,7 +124,7 @@ def preset_configs(
         steps=1000 * epoch,
         check_every=10 * epoch,
         patience=10,
-        source_cells=max(1, batch // (num_times - 1)),
+        source_cells=max(2, batch // (num_times - 1)),
         target_cells=batch,
         learning_rate=2e-4,
         schedule="constant",

@@ -109,8 +109,10 @@ def train(
     saver = _StateSaver(accelerator, folder, _fingerprint(course, run))
     saver.restore()
 
+    # forward in time only, nothing starts from the last snapshot
+    num_sources = len(times) if training.both_directions else len(times) - 1
     weights = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
-    weights = weights.to(device)
+    weights = weights[:num_sources].to(device)
     decoded_times = _decoded_times(times, training)
     bar = _progress_bar(disable=not (progress and accelerator.is_main_process))
     started = time.perf_counter() - state.seconds
@@ -120,7 +122,7 @@ def train(
             slot = state.step * accelerator.num_processes + accelerator.process_index
             source, target = _draw(snapshots, training, seed, slot)
             with accelerator.autocast():
-                output = wrapped(source, times, decoded_times)
+                output = wrapped(source[:num_sources], times[:num_sources], decoded_times)
             losses = _losses(output, target, weights, training)
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()
@@ -204,7 +206,7 @@ def _decoded_times(times: Tensor, training: TrainingConfig) -> Tensor:
 def _losses(
     output: CellMNNOutput, target: Tensor, weights: Tensor, training: TrainingConfig
 ) -> dict[str, Tensor]:
-    """Parts of the loss, each with its weight, for sources (times, cells) pushed to all times."""
+    """Parts of the loss, each with its weight, for source snapshots pushed to all times."""
     num_times = len(target)
     assert output.states is not None
     assert output.velocity is not None
@@ -238,15 +240,14 @@ class _TrainingState:
     best_score: float = float("inf")
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-    history: list[Tensor] = field(
-        default_factory=list
-    )  # on the device: reading it waits for a step
+    # stays on the device, since reading it would wait for the step
+    history: list[Tensor] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
-        return vars(self)
+        return {**vars(self), "history": torch.stack(self.history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update({**state, "history": list(state["history"])})
 
     def record(self, losses: dict[str, Tensor], seconds: float) -> None:
         self.step += 1
@@ -259,7 +260,8 @@ class _TrainingState:
         return float(torch.stack(self.history[-steps:]).sum(-1).mean())
 
     def losses(self) -> list[dict[str, float]]:
-        return [dict(zip(self.names, values.tolist(), strict=True)) for values in self.history]
+        steps = torch.stack(self.history).tolist() if self.history else []
+        return [dict(zip(self.names, values, strict=True)) for values in steps]
 
     def check(self, model: CellMNNModel, patience: int, score: float) -> None:
         if score < self.best_score:
@@ -300,12 +302,9 @@ class _StateSaver:
         if self._accelerator.is_main_process:
             (unfinished / "fingerprint").write_text(self._fingerprint)
             older = self._saved()
-            final = self._folder / f"step_{step:09d}"
-            if final not in older:
-                os.replace(unfinished, final)
+            os.replace(unfinished, self._folder / f"step_{step:09d}")
             for path in older:
-                if path != final:
-                    shutil.rmtree(path)
+                shutil.rmtree(path)
         self._accelerator.wait_for_everyone()
 
     def _saved(self) -> list[Path]:

@@ -112,7 +112,7 @@ def test_strict_never_shows_the_held_out_time(drifting):
     for protocol in ("strict", "published"):
         spies = [Spy(), Spy()]
         for spy, data in zip(spies, (drifting, spoilt), strict=True):
-            candidate = Candidate(spy, {"spy": True})
+            candidate = Candidate(spy, {"spy": "two_sided"})
             evaluate(data, [candidate], time_key="day", n_dims=3, protocol=protocol, seeds=1)
         first, other = (spy.folds[0].training for spy in spies)
         assert 1.0 not in first.times
@@ -126,7 +126,7 @@ def test_strict_never_shows_the_held_out_time(drifting):
 def test_large_snapshots_are_capped(drifting):
     big = anndata.concat(dict.fromkeys(map(str, range(40)), drifting), index_unique="-")
     spy = Spy()
-    evaluate(big, [Candidate(spy, {"spy": True})], time_key="day", n_dims=2, seeds=1)
+    evaluate(big, [Candidate(spy, {"spy": "two_sided"})], time_key="day", n_dims=2, seeds=1)
     fold = spy.folds[0]
     assert max(map(len, fold.around.snapshots)) == len(fold.truth) == 1000
     assert len(fold.training.snapshots[0]) == 1600  # a fit may use them all

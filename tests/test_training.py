@@ -174,6 +174,20 @@ def test_paper_preset_states_the_published_facts():
         preset_configs("papper", COURSE)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": -1}, "steps: expected at least 0, found -1"),
+        ({"source_cells": 1}, "source_cells: expected at least 2, found 1"),
+        ({"distance": "w2"}, "distance: expected energy or mmd, found w2"),
+        ({"schedule": "cosine"}, "schedule: expected one_cycle or constant, found cosine"),
+    ],
+)
+def test_training_settings_are_checked(options, message):
+    with pytest.raises(InputError, match=message):
+        TrainingConfig(**options)
+
+
 def cellmnn_fit(folder, *launcher):
     return [
         *launcher,

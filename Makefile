@@ -1,0 +1,55 @@
+# Every target sets up .venv by itself.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CELLMNN_DATA ?= ../shared/data
+export CELLMNN_DATA
+
+.PHONY: help demo test test-slow test-multiprocess lint wheel benchmarks clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
+
+demo: $(VENV)/.installed ## fit, interpolate and evaluate; figures and tables in demo_output/
+	$(BIN)/cellmnn demo --output demo_output/known_systems
+ifneq ($(wildcard $(CELLMNN_DATA)/emt_a549.h5ad),)
+	$(BIN)/cellmnn demo $(CELLMNN_DATA)/emt_a549.h5ad --time-key time_index \
+		--output demo_output/emt_a549
+else
+	@echo "no real time course: set CELLMNN_DATA to its folder"
+endif
+
+test: $(VENV)/.installed ## the fast tests
+	$(BIN)/pytest -q
+
+test-slow: $(VENV)/.installed ## the tests that take minutes
+	$(BIN)/pytest -q -m slow
+
+test-multiprocess: $(VENV)/.installed ## the tests that start several processes
+	$(BIN)/pytest -q -m multiprocess
+
+lint: $(VENV)/.installed ## formatting, linter and type checker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheel: $(VENV)/.installed ## the wheel, imported from outside of the tree
+	rm -rf dist
+	$(BIN)/python -m build --wheel
+	$(BIN)/pip install --quiet --no-deps --target dist/outside dist/*.whl
+	cd dist/outside && PYTHONPATH=$$PWD ../../$(BIN)/python -c \
+		"import cellmnn_fm, os; from cellmnn_fm import CellMNNPipeline; \
+		assert cellmnn_fm.__file__.startswith(os.getcwd()); print('wheel', cellmnn_fm.__version__)"
+
+benchmarks: $(VENV)/.installed ## the tables of the README, about half an hour
+	$(BIN)/python benchmarks/rank.py
+	$(BIN)/python benchmarks/interpolation.py
+
+clean: ## all that can be made again
+	rm -rf $(VENV) dist build demo_output .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
