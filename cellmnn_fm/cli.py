@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -24,6 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured.",
 )
+
+
+_EXTRAS = {"ot": "eval", "matplotlib": "plot"}  # packages of optional dependencies
 
 
 class Preset(StrEnum):
@@ -132,7 +136,7 @@ def interpolate(
         predicted = CellMNNPipeline.from_pretrained(folder).interpolate(
             adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
         )
-        predicted.write_h5ad(output)
+        predicted.write_h5ad(_with_folder(output))
         if not quiet:
             typer.echo(f"{output}: {predicted.n_obs} cells at time {at:g}")
 
@@ -177,11 +181,13 @@ def evaluate(
         )
         _print_evaluation(file.stem, evaluation)
         if json_file is not None:
-            json_file.write_text(json.dumps({"file": file.name, **evaluation.to_dict()}, indent=1))
+            _with_folder(json_file).write_text(
+                json.dumps({"file": file.name, **evaluation.to_dict()}, indent=1)
+            )
         if figure is not None:
             from .plotting import plot_evaluation
 
-            plot_evaluation(evaluation).savefig(figure, dpi=150)
+            plot_evaluation(evaluation).savefig(_with_folder(figure), dpi=150)
 
 
 @app.command()
@@ -297,6 +303,12 @@ def _read(file: Path) -> AnnData:
         ) from error
 
 
+def _with_folder(path: Path) -> Path:
+    """The same path, in a folder that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def _silence_transformers() -> None:
     """No bars of transformers for files of a few hundred kilobytes."""
     from transformers.utils import logging
@@ -314,9 +326,21 @@ def _plain_errors(interrupted: str = "interrupted") -> Iterator[None]:
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default", UserWarning)
+            yield
+        for warning in caught:
+            if issubclass(warning.category, UserWarning):
+                typer.echo(f"warning: {warning.message}", err=True)
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        extra = _EXTRAS[error.name]
+        fix = f"pip install 'cellmnn-fm[{extra}]'"
+        typer.echo(f"error: {error.name}: expected the package, found none; {fix}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo(interrupted, err=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
 
 from .errors import InputError
@@ -258,7 +259,7 @@ def evaluate(
             "an evaluation needs 3 or more times",
         )
     scores: list[Score] = []
-    with Progress(disable=not progress, transient=True) as bar:
+    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("evaluating", total=len(held_out) * seeds)
         for at in held_out:
             seen = cell_times != at if protocol == "strict" else np.full(len(cell_times), True)

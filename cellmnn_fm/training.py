@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -331,5 +332,6 @@ def _progress_bar(*, disable: bool) -> Progress:
         "{task.completed}/{task.total} steps",
         "loss {task.fields[loss]}",
         TimeRemainingColumn(),
+        console=Console(stderr=True),
         disable=disable,
     )

@@ -35,6 +35,12 @@ def test_fit_and_interpolate(file, tmp_path):
     )
     assert one_sided.output == ""
     assert anndata.read_h5ad(predicted).n_obs == 30
+    later = run("interpolate", model, file, "--at", "4", "-o", tmp_path / "new" / "late.h5ad")
+    assert later.exit_code == 0
+    assert later.stderr.startswith(
+        "warning: time 4 is 1 beyond the observed times 0 to 3: an extra"
+    )
+    assert (tmp_path / "new" / "late.h5ad").is_file()
 
 
 def test_evaluate_writes_json_and_a_figure(file, tmp_path):
@@ -102,6 +108,15 @@ def test_a_file_that_is_none_is_refused(tmp_path, content):
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert "expected an " in result.stderr
+
+
+def test_a_missing_extra_is_named(file, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ot", None)  # as if POT were not installed
+    result = run("evaluate", file, "--time-key", "day", "-q")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: ot: expected the package, found none; pip install 'cellmnn-fm[eval]'\n"
+    )
 
 
 def test_help_names_the_commands_and_imports_nothing_heavy():

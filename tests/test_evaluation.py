@@ -67,6 +67,7 @@ def test_table_has_every_method_fold_and_seed(drifting):
         "floor",
         "forward",
         "two_sided",
+        "two_sided_same_size",
         "untrained_two_sided",
     ]
     assert list(evaluation.summary) == methods
