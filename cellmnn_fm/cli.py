@@ -356,7 +356,7 @@ def _print_evaluation(name: str, evaluation: Evaluation) -> None:
     columns: dict[str, Callable[[Any], str]] = {
         "method": str,
         "w1_mean": "{:.3f}".format,
-        "w1_sd": "{:.3f}".format,
+        "w1_sd": lambda spread: "" if spread is None else f"{spread:.3f}",
         "ratio_to_ot_interpolate": "{:.3f}".format,
         "seconds": "{:.2f}".format,
     }

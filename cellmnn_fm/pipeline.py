@@ -334,7 +334,8 @@ class CellMNNPipeline:
             seeds=seeds,
             progress=progress,
         )
-        return replace(evaluation, settings={**evaluation.settings, "frame": frame})
+        settings = {**evaluation.settings, "frame": frame, "preset": preset}
+        return replace(evaluation, settings=settings)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save the model, its genes and its record to `folder`."""

@@ -79,7 +79,7 @@ def plot_evaluation(evaluation: Evaluation) -> Figure:
     axis.barh(
         rows,
         [summary[method]["w1_mean"] for method in rows],
-        xerr=[summary[method]["w1_sd"] for method in rows],
+        xerr=[summary[method]["w1_sd"] or 0.0 for method in rows],
         color="lightsteelblue",
     )
     axis.scatter(

@@ -61,7 +61,8 @@ class Subspace:
         if isinstance(x, sparse.csr_array) and wanted >= min(x.shape):
             x = x.toarray()
         solver = "arpack" if sparse.issparse(x) else "auto"
-        fit = PCA(wanted, svd_solver=solver, random_state=seed).fit(x)
+        with np.errstate(invalid="ignore"):  # a share of no variance at all, refused below
+            fit = PCA(wanted, svd_solver=solver, random_state=seed).fit(x)
         return cls._of_spread_dims(fit.mean_, fit.components_.T, np.sqrt(fit.explained_variance_))
 
     @classmethod

@@ -14,8 +14,9 @@ import torch
 from cellmnn_fm import CellMNNConfig, InputError
 from cellmnn_fm.recipes import TrainingConfig, preset_configs
 from cellmnn_fm.synthetic import KNOWN_SYSTEMS
-from cellmnn_fm.time_course import TimeScale
+from cellmnn_fm.time_course import TimeCourse, TimeScale
 from cellmnn_fm.training import _draw, remove_training_state, train
+from cellmnn_fm.trajectories import interpolate
 
 COURSE = KNOWN_SYSTEMS["linear"].course(cells=80, seed=0)
 CONFIG = CellMNNConfig(latent_dim=2, rank=2, hidden_size=16)
@@ -148,6 +149,20 @@ def test_bf16_autocast_trains():
         check=True,
     )
     assert run.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("frame", [False, True])
+@pytest.mark.parametrize("dim", [1, 70])
+def test_any_number_of_dimensions_trains(dim, frame):
+    """One dimension, and more than a covariance root keeps dense."""
+    rng = np.random.default_rng(0)
+    course = TimeCourse([rng.normal(size=(100, dim)) + t for t in range(3)], np.arange(3.0))
+    config, training = preset_configs("default", course, frame=frame)
+    trained = train(course, config, replace(training, steps=30))
+    assert trained.losses[-1]["distance"] < trained.losses[0]["distance"] + (0.1 if frame else 0)
+    halfway = interpolate(trained.model, course, 0.5, trained.time_scale)
+    assert halfway.states.shape == (200, dim)
+    assert abs(halfway.states.mean() - 0.5) < 0.3
 
 
 def test_paper_preset_states_the_published_facts():
