@@ -106,15 +106,10 @@ class FrameState:
         """Z = m(t) + L(t) y for snapshots `y` (..., cells, d) at times `t` (...)."""
         return self.mean_at(t)[..., None, :] + self.root_at(t).apply(y)
 
-    def velocity(
-        self, y: Tensor, y_velocity: Tensor, t: Tensor, *, forward: bool | Tensor = True
-    ) -> Tensor:
-        """dz/dt = ṁ + L̇ y + L dy/dt for snapshots `y` (..., cells, d) at times `t` (...)."""
-        return (
-            self.mean_rate_at(t, forward=forward)[..., None, :]
-            + self.root_rate_at(t, forward=forward).apply(y)
-            + self.root_at(t).apply(y_velocity)
-        )
+    def motion(self, y: Tensor, t: Tensor, *, forward: bool | Tensor = True) -> Tensor:
+        """ṁ + L̇ y, how cells move that rest in the frame, (..., cells, d) at times `t` (...)."""
+        drift = self.mean_rate_at(t, forward=forward)[..., None, :]
+        return drift + self.root_rate_at(t, forward=forward).apply(y)
 
     def instantaneous(
         self, operator: Tensor, offset: Tensor, t: Tensor, *, forward: bool | Tensor = True

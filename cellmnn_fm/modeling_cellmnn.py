@@ -29,6 +29,8 @@ class CellMNNOutput(ModelOutput):
         Where each cell is at each target time.
     velocity : (..., targets, cells, latent_dim)
         dz/dt there.
+    learned_velocity : (..., targets, cells, latent_dim)
+        Its part that the network is responsible for; all of it without a frame.
     determinant : (..., cells)
         det P of the eigenvectors.
     log_growth : (..., targets, cells), optional
@@ -37,6 +39,7 @@ class CellMNNOutput(ModelOutput):
 
     states: Tensor | None = None
     velocity: Tensor | None = None
+    learned_velocity: Tensor | None = None
     determinant: Tensor | None = None
     log_growth: Tensor | None = None
 
@@ -283,12 +286,16 @@ class CellMNNModel(CellMNNPreTrainedModel):
             part.movedim(-2, -3)  # (..., cells, targets, latent_dim) → (..., targets, cells, ...)
             for part in ode.flow_and_velocity(coordinates, delta_t[..., None, :])
         )
+        learned_velocity = velocity
         if frame is not None:
-            velocity = frame.velocity(states, velocity, target_times, forward=delta_t >= 0)
+            learned_velocity = frame.root_at(target_times).apply(velocity)
+            motion = frame.motion(states, target_times, forward=delta_t >= 0)
+            velocity = motion + learned_velocity
             states = frame.from_frame(states, target_times)
         return CellMNNOutput(
             states=states,
             velocity=velocity,
+            learned_velocity=learned_velocity,
             determinant=ode.determinant(),
             log_growth=None
             if growth_rate is None

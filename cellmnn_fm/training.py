@@ -210,14 +210,15 @@ def _losses(
     """Parts of the loss, each with its weight, for source snapshots pushed to all times."""
     num_times = len(target)
     assert output.states is not None
-    assert output.velocity is not None
+    assert output.learned_velocity is not None
     assert output.determinant is not None
     distance = energy_distance if training.distance == "energy" else mmd2
     growth = None if output.log_growth is None else output.log_growth[:, :num_times]
     distances = distance(
         output.states[:, :num_times], target, None if growth is None else growth.exp()
     )
-    velocity = output.velocity
+    # in a frame only what is learned is penalised: else training works against the frame
+    velocity = output.learned_velocity
     if training.kinetic_grid is not None:
         velocity = velocity[:, num_times:]
     losses = {

@@ -80,6 +80,7 @@ def test_auto_classes_know_the_model(tmp_path):
 def test_shapes(options, cells):
     output = make_model(**options)(cells, TIMES, TARGETS)
     assert output.states.shape == output.velocity.shape == (2, 3, 6, 5)
+    assert output.learned_velocity.shape == (2, 3, 6, 5)
     assert output.determinant.shape == (2, 6)
     if options.get("growth"):
         assert output.log_growth.shape == (2, 3, 6)
@@ -133,6 +134,9 @@ def test_untrained_in_the_frame_is_the_frame_itself():
     found = model(snapshots[0][None], times[:1], torch.tensor([0.5])).states[0, 0]
     y = frame.to_frame(snapshots[0], times[0])
     torch.testing.assert_close(found, frame.from_frame(y, torch.tensor(0.5)))
+    output = model(snapshots[0][None], times[:1], torch.tensor([0.5]))
+    assert not output.learned_velocity.any()
+    assert output.velocity.abs().min() > 0
 
 
 def test_data_sets_differ_by_their_embedding(cells):

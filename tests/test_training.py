@@ -159,7 +159,14 @@ def test_any_number_of_dimensions_trains(dim, frame):
     course = TimeCourse([rng.normal(size=(100, dim)) + t for t in range(3)], np.arange(3.0))
     config, training = preset_configs("default", course, frame=frame)
     trained = train(course, config, replace(training, steps=30))
-    assert trained.losses[-1]["distance"] < trained.losses[0]["distance"] + (0.1 if frame else 0)
+    before, after = (
+        np.mean([step["distance"] for step in steps])
+        for steps in (trained.losses[:5], trained.losses[-5:])
+    )
+    if frame:  # starts at the distance of samples of the same distribution, and stays there
+        assert abs(after - before) < 0.1
+    else:
+        assert after < before
     halfway = interpolate(trained.model, course, 0.5, trained.time_scale)
     assert halfway.states.shape == (200, dim)
     assert abs(halfway.states.mean() - 0.5) < 0.3
