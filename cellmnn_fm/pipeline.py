@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 
 from .errors import InputError
 from .evaluation import (
@@ -44,7 +43,6 @@ EvaluatedPreset = Literal["default", "paper", "leaky"]
 
 _RECORD_FILE = "pipeline.json"
 _GENES_FILE = "gene_panel.json"
-_SUBSPACE_BUFFERS = ("gene_mean", "loadings", "score_scale")
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,8 @@ class CellMNNPipeline:
     @property
     def subspace(self) -> Subspace:
         """The map between genes and latent states, as stored in the checkpoint."""
-        return Subspace(*(getattr(self.model, name).cpu().numpy() for name in _SUBSPACE_BUFFERS))
+        names = [field.name for field in fields(Subspace)]
+        return Subspace(**{name: getattr(self.model, name).cpu().numpy() for name in names})
 
     def fit(
         self,
@@ -181,14 +180,10 @@ class CellMNNPipeline:
         subspace = fit_subspace(matrix, use_rep, n_dims, seed)
         course = TimeCourse.from_cells(subspace.project(matrix), cell_times, subspace)
         config, training = preset_configs(preset, course, frame=frame)
-        config.num_genes = len(genes)
         if steps is not None:
             training = replace(training, steps=steps)
         folder = None if folder is None else Path(folder)
         trained = train(course, config, training, seed=seed, folder=folder, progress=progress)
-        with torch.no_grad():
-            for name in _SUBSPACE_BUFFERS:
-                getattr(trained.model, name).copy_(torch.from_numpy(getattr(subspace, name)))
         record = FitRecord(
             time_key=time_key,
             use_rep=use_rep,

@@ -105,18 +105,26 @@ def preset_configs(
     if preset not in get_args(Preset):
         raise InputError("preset", "default or paper", preset, "choose one of the two")
     dim, num_times = course.latent_dim, len(course.times)
+    num_genes = 0 if course.subspace is None else len(course.subspace.gene_mean)
     if preset == "default":
         config = CellMNNConfig(
             latent_dim=dim,
             rank=min(4, dim),
             frame=frame,
             num_frame_times=num_times if frame else 0,
+            num_genes=num_genes,
         )
         return config, TrainingConfig()
     if frame:
         raise InputError("preset paper", "no frame", "frame=True", "leave the frame off")
     config = CellMNNConfig(
-        latent_dim=dim, hidden_size=96, num_hidden_layers=4, rank=None, offset=False, max_rate=1e4
+        latent_dim=dim,
+        hidden_size=96,
+        num_hidden_layers=4,
+        rank=None,
+        offset=False,
+        max_rate=1e4,  # none, in effect
+        num_genes=num_genes,
     )
     batch = 200
     epoch = max(1, sum(map(len, course.snapshots)) // batch)

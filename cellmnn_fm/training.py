@@ -95,7 +95,9 @@ def train(
     time_scale = TimeScale(0.0, 1.0) if training.raw_times else course.time_scale
     times = torch.as_tensor(time_scale.to_model(course.times), dtype=torch.float32, device=device)
     snapshots = [torch.as_tensor(snapshot, device=device) for snapshot in course.snapshots]
-    model = _new_model(config, snapshots, times, seed).to(device)
+    model = _new_model(course, config, seed).to(device)
+    if config.frame:
+        model.set_frame_state(fit_frame(snapshots, times))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
@@ -149,14 +151,13 @@ def train(
     return TrainedModel(kept.eval(), time_scale, state.losses(), state.seconds)
 
 
-def _new_model(
-    config: CellMNNConfig, snapshots: list[Tensor], times: Tensor, seed: int
-) -> CellMNNModel:
+def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = CellMNNModel(config)
-    if config.frame:
-        model.set_frame_state(fit_frame(snapshots, times))
+    if config.num_genes and course.subspace is not None:
+        for name, values in vars(course.subspace).items():
+            model.get_buffer(name).copy_(torch.from_numpy(values))
     return model.train()
 
 
