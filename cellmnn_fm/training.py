@@ -116,17 +116,24 @@ def train(
     num_sources = len(times) if training.both_directions else len(times) - 1
     weights = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
     weights = weights[:num_sources].to(device)
+    drawn = (
+        _drawn(snapshots[:num_sources], training.source_cells),
+        _drawn(snapshots, training.target_cells),
+    )
     decoded_times = _decoded_times(times, training)
     bar = _progress_bar(disable=not (progress and accelerator.is_main_process))
     started = time.perf_counter() - state.seconds
     with bar:
         task = bar.add_task("training", total=training.steps, completed=state.step, loss="")
         while state.step < training.steps and not state.stopped:
+            # cells are a function of (seed, slot) alone, so that a resumed run draws the same
             slot = state.step * accelerator.num_processes + accelerator.process_index
-            source, target = _draw(snapshots, training, seed, slot)
+            rng = np.random.default_rng((seed, slot))
+            source = _draw(snapshots[:num_sources], training.source_cells, rng)
+            target = _draw(snapshots, training.target_cells, rng)
             with accelerator.autocast():
-                output = wrapped(source[:num_sources], times[:num_sources], decoded_times)
-            losses = _losses(output, target, weights, training)
+                output = wrapped(source, times[:num_sources], decoded_times)
+            losses = _losses(output, target, weights, drawn, training)
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()
             accelerator.backward(loss)
@@ -179,21 +186,23 @@ def _warmed_up_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int],
     return update
 
 
-def _draw(
-    snapshots: list[Tensor], training: TrainingConfig, seed: int, slot: int
-) -> tuple[Tensor, Tensor]:
-    """Source and target cells of every snapshot, a function of (seed, slot) alone."""
-    rng = np.random.default_rng((seed, slot))
+def _draw(snapshots: list[Tensor], wanted: int, rng: np.random.Generator) -> Tensor:
+    """`wanted` cells of every snapshot, none of them twice; a small one is filled up (`_drawn`)."""
+    cells = []
+    for snapshot in snapshots:
+        drawn = rng.choice(len(snapshot), min(wanted, len(snapshot)), replace=False, shuffle=False)
+        index = torch.from_numpy(np.resize(drawn, wanted))
+        cells.append(snapshot[index.to(snapshot.device)])
+    return torch.stack(cells)
 
-    def draw(wanted: int) -> Tensor:
-        cells = []
-        for snapshot in snapshots:
-            size = len(snapshot)
-            index = rng.choice(size, wanted, replace=size < wanted, shuffle=False)
-            cells.append(snapshot[torch.from_numpy(index).to(snapshot.device)])
-        return torch.stack(cells)
 
-    return draw(training.source_cells), draw(training.target_cells)
+def _drawn(snapshots: list[Tensor], wanted: int) -> Tensor:
+    """Weight 1 for cells that were drawn, 0 for copies that fill up a snapshot of fewer cells.
+
+    Copies that counted would be pairs at distance 0, and shrink the spread that is matched.
+    """
+    sizes = torch.tensor([[len(snapshot)] for snapshot in snapshots])
+    return (torch.arange(wanted) < sizes).to(snapshots[0])
 
 
 def _decoded_times(times: Tensor, training: TrainingConfig) -> Tensor:
@@ -206,7 +215,11 @@ def _decoded_times(times: Tensor, training: TrainingConfig) -> Tensor:
 
 
 def _losses(
-    output: CellMNNOutput, target: Tensor, weights: Tensor, training: TrainingConfig
+    output: CellMNNOutput,
+    target: Tensor,
+    weights: Tensor,
+    drawn: tuple[Tensor, Tensor],
+    training: TrainingConfig,
 ) -> dict[str, Tensor]:
     """Parts of the loss, each with its weight, for source snapshots pushed to all times."""
     num_times = len(target)
@@ -214,17 +227,18 @@ def _losses(
     assert output.learned_velocity is not None
     assert output.determinant is not None
     distance = energy_distance if training.distance == "energy" else mmd2
+    source_drawn, target_drawn = drawn[0][:, None], drawn[1]
     growth = None if output.log_growth is None else output.log_growth[:, :num_times]
-    distances = distance(
-        output.states[:, :num_times], target, None if growth is None else growth.exp()
-    )
+    source_weights = source_drawn if growth is None else source_drawn * growth.exp()
+    distances = distance(output.states[:, :num_times], target, source_weights, target_drawn)
     # in a frame only what is learned is penalised: else training works against the frame
     velocity = output.learned_velocity
     if training.kinetic_grid is not None:
         velocity = velocity[:, num_times:]
+    kinetic = kinetic_energy(velocity, source_drawn)
     losses = {
         "distance": (weights * distances).sum(),
-        "kinetic": training.kinetic_weight * kinetic_energy(velocity),
+        "kinetic": training.kinetic_weight * kinetic,
         "invertibility": training.invertibility_weight * invertibility_penalty(output.determinant),
     }
     if growth is not None:

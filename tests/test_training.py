@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from cellmnn_fm import CellMNNConfig, InputError
+from cellmnn_fm.losses import energy_distance
 from cellmnn_fm.recipes import TrainingConfig, preset_configs
 from cellmnn_fm.synthetic import KNOWN_SYSTEMS
 from cellmnn_fm.time_course import TimeCourse, TimeScale
-from cellmnn_fm.training import _draw, remove_training_state, train
+from cellmnn_fm.training import _draw, _drawn, remove_training_state, train
 from cellmnn_fm.trajectories import interpolate
 
 COURSE = KNOWN_SYSTEMS["linear"].course(cells=80, seed=0)
@@ -47,16 +48,26 @@ def test_same_seed_same_weights_and_the_global_state_is_left_alone():
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
-def test_cells_drawn_depend_on_seed_and_slot_alone():
+def test_cells_are_drawn_without_replacement():
     snapshots = [torch.arange(30.0)[:, None], torch.arange(10.0)[:, None]]
-    training = TrainingConfig(source_cells=20, target_cells=30)
-    source, target = _draw(snapshots, training, seed=0, slot=3)
-    again, _ = _draw(snapshots, training, seed=0, slot=3)
-    assert torch.equal(source, again)
-    assert not torch.equal(source, _draw(snapshots, training, seed=0, slot=4)[0])
-    assert source.shape == (2, 20, 1)
-    assert len(source[0].unique()) == 20  # without replacement where there are enough
-    assert set(target[0].flatten().tolist()) == set(range(30))
+    cells = _draw(snapshots, 20, np.random.default_rng((0, 3)))
+    again = _draw(snapshots, 20, np.random.default_rng((0, 3)))
+    other = _draw(snapshots, 20, np.random.default_rng((0, 4)))
+    assert torch.equal(cells, again)
+    assert not torch.equal(cells, other)
+    assert cells.shape == (2, 20, 1)
+    assert len(cells[0].unique()) == 20
+    weights = _drawn(snapshots, 20)
+    assert weights.sum(-1).tolist() == [20, 10]
+    assert len(cells[1][weights[1] > 0].unique()) == 10  # all of a small snapshot, once
+
+
+def test_a_snapshot_of_few_cells_counts_as_those_cells():
+    """The loss of 10 cells filled up to 64 is that of the 10."""
+    x, y = torch.randn(2, 10, 3), torch.randn(2, 40, 3)
+    filled = _draw(list(x), 64, np.random.default_rng(0))
+    weights = _drawn(list(x), 64)
+    torch.testing.assert_close(energy_distance(filled, y, weights), energy_distance(x, y))
 
 
 class Stop:
