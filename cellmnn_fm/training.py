@@ -129,7 +129,7 @@ def train(
             # cells are a function of (seed, slot) alone, so that a resumed run draws the same
             slot = state.step * accelerator.num_processes + accelerator.process_index
             rng = np.random.default_rng((seed, slot))
-            source = _draw(snapshots[:num_sources], training.source_cells, rng)
+            source = _draw(snapshots, training.source_cells, rng)[:num_sources]
             target = _draw(snapshots, training.target_cells, rng)
             with accelerator.autocast():
                 output = wrapped(source, times[:num_sources], decoded_times)
