@@ -298,8 +298,12 @@ def _read(file: Path) -> AnnData:
     try:
         return anndata.read_h5ad(file)
     except (OSError, KeyError) as error:
+        reason = " ".join(str(error).split())
         raise InputError(
-            str(file), "an AnnData .h5ad file", f"something else ({error})", "write it with anndata"
+            str(file),
+            "an AnnData .h5ad file",
+            f"something else ({reason})",
+            "write it with anndata",
         ) from error
 
 

@@ -190,6 +190,20 @@ class CellMNNModel(CellMNNPreTrainedModel):
         for name, value in vars(frame).items():
             getattr(self, f"frame_{name}")[dataset_id].copy_(value)
 
+    def _require_fitting(self, z: Tensor, times: Tensor, frame: FrameState | None) -> None:
+        config = self.config
+        if z.shape[-1] != config.latent_dim or z.shape[:-2] != times.shape:
+            raise ValueError(
+                f"z: expected (..., cells, {config.latent_dim}) with one of the times "
+                f"{tuple(times.shape)} for each snapshot, found {tuple(z.shape)}; "
+                "give snapshots of cells, as in z[None] for a single one"
+            )
+        if config.frame and frame is None and config.num_datasets > 1:
+            raise ValueError(
+                f"frame: expected that of one of {config.num_datasets} data sets, found none; "
+                "pass frame=model.frame_state(dataset_id)"
+            )
+
     def linear_ode(
         self,
         coordinates: Tensor,
@@ -275,8 +289,15 @@ class CellMNNModel(CellMNNPreTrainedModel):
         dataset_embeds : (..., dataset_embed_dim), optional
             Embeddings in place of those of the table.
         frame : FrameState, optional
-            Of the one data set that the call is about; the stored frame of the first by default.
+            Of the one data set that the call is about; the stored one by default. A table of
+            several data sets has no default.
+
+        Raises
+        ------
+        ValueError
+            On shapes that do not fit each other, and on a frame that is needed and not given.
         """
+        self._require_fitting(z, times, frame)
         target_times = target_times.expand(*times.shape, target_times.shape[-1])
         frame = (frame or self.frame_state()) if self.config.frame else None
         coordinates = z if frame is None else frame.to_frame(z, times)

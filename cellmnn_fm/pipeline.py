@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 
 from .errors import InputError
 from .evaluation import (
@@ -348,7 +349,7 @@ class CellMNNPipeline:
         Raises
         ------
         InputError
-            If a file of it is missing.
+            If a file of it is missing or does not load.
         """
         folder = Path(folder)
         for name in ("config.json", "model.safetensors", _RECORD_FILE, _GENES_FILE):
@@ -359,10 +360,19 @@ class CellMNNPipeline:
                     f"no {name}",
                     "fit one there, or correct the path",
                 )
-        record = json.loads((folder / _RECORD_FILE).read_text())
-        record["time_scale"] = TimeScale(**record["time_scale"])
-        genes = json.loads((folder / _GENES_FILE).read_text())
-        return cls(CellMNNModel.from_pretrained(folder), FitRecord(**record), genes)
+        try:
+            record = json.loads((folder / _RECORD_FILE).read_text())
+            record["time_scale"] = TimeScale(**record["time_scale"])
+            genes = json.loads((folder / _GENES_FILE).read_text())
+            return cls(CellMNNModel.from_pretrained(folder), FitRecord(**record), genes)
+        except (ValueError, TypeError, OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                str(folder),
+                "a saved pipeline",
+                f"files that do not load ({reason})",
+                "save it again",
+            ) from error
 
     @staticmethod
     def _fitted(part):

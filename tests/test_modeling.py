@@ -41,6 +41,12 @@ def make_model(seed=0, **options):
     return model.eval()
 
 
+def push(model, cells):
+    """All outputs, in the frame of the first data set where there is one."""
+    frame = model.frame_state(0) if model.config.frame else None
+    return model(cells, TIMES, TARGETS, frame=frame)
+
+
 @pytest.fixture
 def cells():
     return torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
@@ -62,11 +68,8 @@ def test_round_trip_is_bit_for_bit(options, cells, tmp_path):
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, saved[name]), name
     with torch.no_grad():
-        for found, expected in zip(
-            loaded(cells, TIMES, TARGETS).values(),
-            model(cells, TIMES, TARGETS).values(),
-            strict=True,
-        ):
+        outputs = zip(push(loaded, cells).values(), push(model, cells).values(), strict=True)
+        for found, expected in outputs:
             assert torch.equal(found, expected)
 
 
@@ -78,7 +81,7 @@ def test_auto_classes_know_the_model(tmp_path):
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_shapes(options, cells):
-    output = make_model(**options)(cells, TIMES, TARGETS)
+    output = push(make_model(**options), cells)
     assert output.states.shape == output.velocity.shape == (2, 3, 6, 5)
     assert output.learned_velocity.shape == (2, 3, 6, 5)
     assert output.determinant.shape == (2, 6)
@@ -91,7 +94,7 @@ def test_shapes(options, cells):
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_every_parameter_learns(options, cells):
     model = make_model(**options).train()
-    output = model(cells, TIMES, TARGETS)
+    output = push(model, cells)
     loss = sum(value.square().mean() for value in output.values())
     loss.backward()
     for name, parameter in model.named_parameters():
@@ -146,6 +149,26 @@ def test_data_sets_differ_by_their_embedding(cells):
     assert not torch.allclose(first, second)
     embeds = model.dataset_embeddings.weight[[1, 1]]
     assert torch.equal(model(cells, TIMES, TARGETS, dataset_embeds=embeds).states, second)
+
+
+def test_shapes_that_do_not_fit_are_refused(cells):
+    model = make_model()
+    for z, times in ((cells[..., :4], TIMES), (cells, TIMES[:1]), (cells[0], TIMES)):
+        with pytest.raises(
+            ValueError, match=r"z: expected \(..., cells, 5\) with one of the times"
+        ):
+            model(z, times, TARGETS)
+
+
+def test_a_table_of_frames_has_no_default(cells):
+    model = make_model(frame=True, num_frame_times=3, num_datasets=2)
+    with pytest.raises(ValueError, match="frame: expected that of one of 2 data sets, found none"):
+        model(cells, TIMES, TARGETS)
+    model.set_frame_state(fit_frame(list(torch.randn(3, 50, 5)), torch.arange(3.0)), 1)
+    first, second = (
+        model(cells, TIMES, TARGETS, frame=model.frame_state(i)).states for i in range(2)
+    )
+    assert not torch.allclose(first, second)
 
 
 @pytest.mark.parametrize("rank", [None, 3])

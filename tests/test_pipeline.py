@@ -93,6 +93,15 @@ def test_repeated_gene_names_are_refused(adata):
         CellMNNPipeline().fit(adata, time_key="day", steps=1)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pipeline.json"])
+def test_a_broken_file_is_refused(fitted, tmp_path, name):
+    fitted.save_pretrained(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="expected a saved pipeline, found files that do not load"):
+        CellMNNPipeline.from_pretrained(tmp_path)
+
+
 def test_a_folder_without_a_pipeline_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"expected a saved pipeline, found no config\.json"):
         CellMNNPipeline.from_pretrained(tmp_path)
