@@ -267,7 +267,15 @@ def test_two_processes(tmp_path):
 
     adata = KNOWN_SYSTEMS["linear"].to_anndata(cells=80, seed=0)
     adata.write_h5ad(tmp_path / "course.h5ad")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+    ]
     run = subprocess.run(
         cellmnn_fit(tmp_path, *launcher),
         capture_output=True,
