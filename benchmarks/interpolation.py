@@ -26,7 +26,7 @@ from rich.table import Table
 from scipy.stats import bootstrap
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.cli import Protocol
+from cellmnn_fm.evaluation import Protocol
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("forward", "two_sided", "two_sided_same_size", "untrained_two_sided")
@@ -38,7 +38,7 @@ def main(
     data: Annotated[
         Path, typer.Argument(envvar="CELLMNN_DATA", help="Folder with catalog.json.")
     ] = Path("../shared/data"),
-    protocol: Protocol = Protocol.strict,
+    protocol: Protocol = "strict",
     frame: bool = False,
     quick: bool = False,
 ) -> None:
@@ -69,7 +69,7 @@ def evaluate_set(file: Path, result: Path, protocol: Protocol, frame: bool, seed
         evaluation = CellMNNPipeline().evaluate(
             adata,
             time_key=TIME_KEYS.get(file.stem, "time"),
-            protocol=protocol.value,
+            protocol=protocol,
             frame=frame,
             seeds=seeds,
             progress=True,

@@ -7,9 +7,8 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,28 +27,6 @@ app = typer.Typer(
 
 
 _EXTRAS = {"ot": "eval", "matplotlib": "plot"}  # packages of optional dependencies
-
-
-class Preset(StrEnum):
-    """Recipes of a fit."""
-
-    default = "default"
-    paper = "paper"
-
-
-class EvaluatedPreset(StrEnum):
-    """Recipes in an evaluation."""
-
-    default = "default"
-    paper = "paper"
-    leaky = "leaky"
-
-
-class Protocol(StrEnum):
-    """Whether the held-out time may shape the coordinates."""
-
-    strict = "strict"
-    published = "published"
 
 
 File = Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="AnnData time course.")]
@@ -72,7 +49,7 @@ def fit(
     layer: Layer = None,
     n_dims: Annotated[int | None, typer.Option(help="Latent dimensions, at most.")] = None,
     frame: Frame = False,
-    preset: Annotated[Preset, typer.Option(help="Recipe.")] = Preset.default,
+    preset: Annotated[Literal["default", "paper"], typer.Option(help="Recipe.")] = "default",
     steps: Annotated[
         int | None, typer.Option(help="Training steps; the preset's if absent.")
     ] = None,
@@ -97,7 +74,7 @@ def fit(
             layer=layer,
             n_dims=n_dims,
             frame=frame,
-            preset=preset.value,
+            preset=preset,
             steps=steps,
             seed=seed,
             folder=output,
@@ -149,14 +126,14 @@ def evaluate(
     layer: Layer = None,
     n_dims: Annotated[int, typer.Option(help="Dimensions, at most.")] = 5,
     protocol: Annotated[
-        Protocol,
+        Literal["strict", "published"],
         typer.Option(help="Fit components and scales without the held-out time, or on all times."),
-    ] = Protocol.strict,
+    ] = "strict",
     frame: Frame = False,
     preset: Annotated[
-        EvaluatedPreset,
+        Literal["default", "paper", "leaky"],
         typer.Option(help="paper and leaky add the published setting to the table (minutes)."),
-    ] = EvaluatedPreset.default,
+    ] = "default",
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json", help="All figures, .json.")] = None,
     figure: Annotated[Path | None, typer.Option(help="The table as a figure.")] = None,
@@ -173,9 +150,9 @@ def evaluate(
             use_rep=use_rep,
             layer=layer,
             n_dims=n_dims,
-            protocol=protocol.value,
+            protocol=protocol,
             frame=frame,
-            preset=preset.value,
+            preset=preset,
             seeds=seeds,
             progress=not quiet,
         )
@@ -232,13 +209,14 @@ def _demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
                     "w1": found.w1,
                     "floor": found.floor,
                     "ratio_to_floor": found.w1 / found.floor,
-                    "seconds": found.seconds,
+                    "seconds": found.trained.seconds,
                 }
             )
             if seed:
                 continue
             truth = found.course.snapshots[system.held_out]
-            plot_interpolation(found.course, found.predicted, truth).savefig(
+            time = system.times[system.held_out]
+            plot_interpolation(found.course, time, found.predicted.states, truth).savefig(
                 output / f"{system.name}_snapshot.png", dpi=150
             )
             plot_velocity_field(
@@ -263,7 +241,6 @@ def _demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
 def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
     from .pipeline import CellMNNPipeline
     from .plotting import plot_evaluation, plot_interpolation, plot_losses, plot_velocity_field
-    from .trajectories import interpolate
 
     adata = _read(file)
     _silence_transformers()
@@ -271,14 +248,14 @@ def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress:
     pipeline.save_pretrained(output / "model")
     course, record = pipeline.time_course(adata), pipeline.record
     halfway = float(course.times[:2].mean())
-    pipeline.interpolate(adata, halfway).write_h5ad(output / "interpolated.h5ad")
+    predicted = pipeline.interpolate(adata, halfway)
+    predicted.write_h5ad(output / "interpolated.h5ad")
     evaluation = CellMNNPipeline().evaluate(
         adata, time_key=time_key, seeds=seeds, progress=progress
     )
     (output / "evaluation.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
-    predicted = interpolate(pipeline.model, course, halfway, record.time_scale)
     figures = {
-        "interpolation": plot_interpolation(course, predicted),
+        "interpolation": plot_interpolation(course, halfway, predicted.obsm["X_cellmnn"]),
         "velocity": plot_velocity_field(pipeline.model, course, record.time_scale),
         "training": plot_losses(record.losses),
         "evaluation": plot_evaluation(evaluation),
@@ -298,11 +275,10 @@ def _read(file: Path) -> AnnData:
     try:
         return anndata.read_h5ad(file)
     except (OSError, KeyError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
             str(file),
             "an AnnData .h5ad file",
-            f"something else ({reason})",
+            f"something else ({error})",
             "write it with anndata",
         ) from error
 

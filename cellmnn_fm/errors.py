@@ -17,4 +17,5 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, expected: str, found: object, fix: str):
-        super().__init__(f"{what}: expected {expected}, found {found}; {fix}")
+        message = f"{what}: expected {expected}, found {found}; {fix}"
+        super().__init__(" ".join(message.split()))  # what libraries say may run over lines

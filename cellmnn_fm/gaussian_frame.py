@@ -99,11 +99,11 @@ class FrameState:
         return self._combine_roots(left, -rate, rate)
 
     def to_frame(self, z: Tensor, t: Tensor) -> Tensor:
-        """Y = L(t)⁻¹ (z - m(t)) for snapshots `z` (..., cells, d) at times `t` (...)."""
+        """Frame coordinates L(t)⁻¹ (z - m(t)) of snapshots `z` (..., cells, d), times `t` (...)."""
         return self.root_at(t).solve(z - self.mean_at(t)[..., None, :])
 
     def from_frame(self, y: Tensor, t: Tensor) -> Tensor:
-        """Z = m(t) + L(t) y for snapshots `y` (..., cells, d) at times `t` (...)."""
+        """States m(t) + L(t) y of snapshots `y` (..., cells, d) at times `t` (...)."""
         return self.mean_at(t)[..., None, :] + self.root_at(t).apply(y)
 
     def motion(self, y: Tensor, t: Tensor, *, forward: bool | Tensor = True) -> Tensor:

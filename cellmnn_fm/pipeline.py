@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from .errors import InputError
@@ -200,6 +201,10 @@ class CellMNNPipeline:
 
     def time_course(self, adata: AnnData, time_key: str | None = None) -> TimeCourse:
         """The latent time course of `adata`, which must hold the genes of the fit, in any order."""
+        return TimeCourse.from_cells(*self._read(adata, time_key))
+
+    def _read(self, adata: AnnData, time_key: str | None) -> tuple[NDArray, NDArray]:
+        """Latent state and time of every cell."""
         record = self.record
         matrix = read_matrix(adata, record.use_rep, record.layer)
         names = pd.Index(read_var_names(adata, record.use_rep, matrix.shape[1]))
@@ -212,7 +217,7 @@ class CellMNNPipeline:
                 "give data with the same genes, or fit a new model",
             )
         states = self.subspace.project(matrix[:, order])
-        return TimeCourse.from_cells(states, read_times(adata, time_key or record.time_key))
+        return states, read_times(adata, time_key or record.time_key)
 
     def interpolate(
         self,
@@ -247,12 +252,12 @@ class CellMNNPipeline:
         """
         import anndata
 
-        course = self.time_course(adata, time_key)
-        record = self.record
+        states, cell_times = self._read(adata, time_key)
+        course = TimeCourse.from_cells(states, cell_times)
+        time_scale = self.record.time_scale
         predicted = interpolate(
-            self.model, course, at, record.time_scale, two_sided=two_sided, n_steps=n_steps
+            self.model, course, at, time_scale, two_sided=two_sided, n_steps=n_steps
         )
-        cell_times = read_times(adata, time_key or record.time_key)
         names = [adata.obs_names[cell_times == time].to_numpy() for time in course.times]
         pairs = zip(predicted.source_index, predicted.source_cell, strict=True)
         source_cell = [str(names[index][cell]) for index, cell in pairs]
@@ -366,11 +371,10 @@ class CellMNNPipeline:
             genes = json.loads((folder / _GENES_FILE).read_text())
             return cls(CellMNNModel.from_pretrained(folder), FitRecord(**record), genes)
         except (ValueError, TypeError, OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
             raise InputError(
                 str(folder),
                 "a saved pipeline",
-                f"files that do not load ({reason})",
+                f"files that do not load ({error})",
                 "save it again",
             ) from error
 

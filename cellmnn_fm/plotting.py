@@ -13,34 +13,36 @@ from numpy.typing import NDArray
 from .evaluation import Evaluation
 from .modeling_cellmnn import CellMNNModel
 from .time_course import TimeCourse, TimeScale
-from .trajectories import Interpolation, velocity_at
+from .trajectories import velocity_at
 
 _MAX_POINTS = 1000  # of one snapshot; more only hides the others
 _TIME_COLORS = colormaps["viridis"]
 
 
 def plot_interpolation(
-    course: TimeCourse, predicted: Interpolation, truth: NDArray | None = None
+    course: TimeCourse, time: float, states: NDArray, truth: NDArray | None = None
 ) -> Figure:
     """Observed snapshots by time, and the predicted one over them, in the first two dimensions.
 
     Parameters
     ----------
     course : TimeCourse
-    predicted : Interpolation
+    time : float
+    states : (cells, latent_dim)
+        The predicted snapshot at that time.
     truth : (cells, latent_dim), optional
-        The true snapshot at the predicted time, in a second panel.
+        The true one, in a second panel.
     """
-    panels = [("predicted", predicted.states)]
+    panels = [("predicted", states)]
     if truth is not None:
         panels.append(("observed", truth))
     figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
-    for axis, (label, states) in zip(axes, panels, strict=True):
+    for axis, (label, cells) in zip(axes, panels, strict=True):
         _scatter_course(axis, course)
-        x, y = _two_dims(states)
+        x, y = _two_dims(cells)
         axis.scatter(x, y, s=9, color="crimson", linewidths=0, alpha=0.6)
-        axis.set_title(f"{label} at time {predicted.time:g}")
+        axis.set_title(f"{label} at time {time:g}")
     _time_colorbar(figure, axes[-1], course)
     return figure
 

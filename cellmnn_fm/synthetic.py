@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,26 +136,21 @@ class Recovery:
 
     Attributes
     ----------
-    system : str
     velocity_error : float
         ‖predicted - true‖ / ‖true‖ of the velocity over the cells of all times.
     w1 : float
         Of the predicted held-out snapshot to the true one.
     floor : float
         W1 to the true one of as many cells drawn from the truth: what sampling alone costs.
-    seconds : float
-        Of the fit.
     trained : TrainedModel
     course : TimeCourse
         With the held-out time.
     predicted : Interpolation
     """
 
-    system: str
     velocity_error: float
     w1: float
     floor: float
-    seconds: float
     trained: TrainedModel
     course: TimeCourse
     predicted: Interpolation
@@ -180,10 +176,7 @@ def recover(
     course = system.course(cells, seed)
     time = system.times[system.held_out]
     kept = course.times != time
-    seen = TimeCourse(
-        [snapshot for snapshot, keep in zip(course.snapshots, kept, strict=True) if keep],
-        course.times[kept],
-    )
+    seen = TimeCourse(list(compress(course.snapshots, kept)), course.times[kept])
     config = CellMNNConfig(
         latent_dim=2, rank=2, num_complex_pairs=1, hidden_act="silu", init_scale=1e-3
     )
@@ -195,22 +188,17 @@ def recover(
     truth = course.snapshots[system.held_out]
     rng = np.random.default_rng((seed, 1))
     draws = [system.snapshot(time, len(predicted.states), rng) for _ in range(5)]
-    found, true = (
-        np.concatenate(velocities)
-        for velocities in zip(
-            *(
-                (velocity_at(trained.model, x, at, trained.time_scale), system.velocity(x))
-                for x, at in zip(course.snapshots, course.times, strict=True)
-            ),
-            strict=True,
-        )
+    found = np.concatenate(
+        [
+            velocity_at(trained.model, snapshot, at, trained.time_scale)
+            for snapshot, at in zip(course.snapshots, course.times, strict=True)
+        ]
     )
+    true = system.velocity(np.concatenate(course.snapshots))
     return Recovery(
-        system=system.name,
         velocity_error=float(np.linalg.norm(found - true) / np.linalg.norm(true)),
         w1=wasserstein1(predicted.states, truth, predicted.weights),
         floor=float(np.mean([wasserstein1(draw, truth) for draw in draws])),
-        seconds=trained.seconds,
         trained=trained,
         course=course,
         predicted=predicted,

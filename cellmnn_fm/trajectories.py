@@ -40,7 +40,6 @@ class Interpolation:
     source_cell: NDArray[np.int64]
 
 
-@torch.no_grad()
 def push(
     model: CellMNNModel,
     states: NDArray,
@@ -76,7 +75,7 @@ def push(
     chunks = [
         np.stack([_push_to(model, chunk, start, target, n_steps) for target in targets])
         if n_steps > 1
-        else _push_once(model, chunk, start, targets)
+        else _states_and_velocity(model, chunk, start, targets)[0]
         for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
     ]
     pushed = np.concatenate(chunks, axis=1)
@@ -148,24 +147,26 @@ def interpolate(
     )
 
 
-@torch.no_grad()
 def velocity_at(
     model: CellMNNModel, states: NDArray, time: float, time_scale: TimeScale
 ) -> NDArray[np.float32]:
     """dz/dt at `states` (cells, latent_dim) and `time`, per unit of the user's time."""
-    start = torch.tensor([time_scale.to_model(float(time))], device=model.device).float()
-    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)[None]
-    velocity = model(z, start, start).velocity[0, 0]
-    return velocity.cpu().numpy() / np.float32(time_scale.unit)
+    start = time_scale.to_model(float(time))
+    _, velocity = _states_and_velocity(model, states, start, np.array([start]))
+    return velocity[0] / np.float32(time_scale.unit)
 
 
-def _push_once(
+@torch.no_grad()
+def _states_and_velocity(
     model: CellMNNModel, states: NDArray, start: float, targets: NDArray
-) -> NDArray[np.float32]:
-    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)[None]
-    times = torch.tensor([start], dtype=torch.float32, device=model.device)
-    target_times = torch.as_tensor(targets, dtype=torch.float32, device=model.device)
-    return model(z, times, target_times).states[0].cpu().numpy()
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """One snapshot at every target, (targets, cells, latent_dim), in model time."""
+    z, times, target_times = (
+        torch.as_tensor(values, dtype=torch.float32, device=model.device)
+        for values in (states[None], [start], targets)
+    )
+    output = model(z, times, target_times)
+    return output.states[0].cpu().numpy(), output.velocity[0].cpu().numpy()
 
 
 def _push_to(
@@ -173,5 +174,5 @@ def _push_to(
 ) -> NDArray[np.float32]:
     stops = np.linspace(start, target, n_steps + 1)
     for begin, end in pairwise(stops):
-        states = _push_once(model, states, begin, np.array([end]))[0]
+        states = _states_and_velocity(model, states, begin, np.array([end]))[0][0]
     return states
