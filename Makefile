@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CELLMNN_DATA ?= ../shared/data
 export CELLMNN_DATA
 
-.PHONY: help demo test test-slow test-multiprocess lint wheel benchmarks clean
+.PHONY: help demo test test-multiprocess lint wheel benchmarks clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -22,9 +22,6 @@ endif
 
 test: $(VENV)/.installed ## the fast tests
 	$(BIN)/pytest -q
-
-test-slow: $(VENV)/.installed ## the tests that take minutes
-	$(BIN)/pytest -q -m slow
 
 test-multiprocess: $(VENV)/.installed ## the tests that start several processes
 	$(BIN)/pytest -q -m multiprocess
@@ -42,9 +39,10 @@ wheel: $(VENV)/.installed ## the wheel, imported from outside of the tree
 		"import cellmnn_fm, os; from cellmnn_fm import CellMNNPipeline; \
 		assert cellmnn_fm.__file__.startswith(os.getcwd()); print('wheel', cellmnn_fm.__version__)"
 
-benchmarks: $(VENV)/.installed ## the tables of the README, about half an hour
+benchmarks: $(VENV)/.installed ## the tables of the README that are not there yet, about a quarter of an hour
 	$(BIN)/python benchmarks/rank.py
 	$(BIN)/python benchmarks/interpolation.py
+	$(BIN)/python benchmarks/interpolation.py --frame
 
 clean: ## all that can be made again
 	rm -rf $(VENV) dist build demo_output .pytest_cache .ruff_cache .mypy_cache
