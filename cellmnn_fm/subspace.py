@@ -1,9 +1,8 @@
-"""The linear map between expression and the latent space: x̂ = μ + V diag(s) z."""
+"""The linear map between expression and the latent space: x̂ = μ + D z and z = (x - μ) E."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,25 +10,32 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from .errors import InputError
-
-Matrix: TypeAlias = NDArray[np.floating] | sparse.csr_array
+from .gene_moments import GeneMoments, Matrix
 
 _NEGLIGIBLE = 1e-6  # a score whose spread is below this part of the largest carries nothing
+_NOISE_FLOOR = 1e-6  # least noise of a gene in a ridge, as a part of the mean signal
 
 
 @dataclass(frozen=True)
 class Subspace:
-    """Loadings V, centre μ and score scales s, so that every latent dimension has unit spread.
+    """Latent space of one data set: centre μ, loadings D and projection E.
 
-    ``z = (x - μ) V / s`` and ``x̂ = μ + (s z) Vᵀ``, for log expression or for an embedding.
+    ``z = (x - μ) E`` and ``x̂ = μ + D z``, for log expression or for an embedding. Standardisation,
+    scaling and rotation are part of D and E.
 
     Parameters
     ----------
     gene_mean : (genes,)
+        μ.
     loadings : (genes, latent_dim)
-        Orthonormal columns.
-    score_scale : (latent_dim,)
-        Standard deviation of each score over the cells of the fit.
+        D, in units of expression.
+    projection : (genes, latent_dim)
+        E.
+    noise_variance : (genes,)
+        Of what the loadings leave over in each gene; weighs genes where some are missing.
+    alignment : (latent_dim, latent_dim)
+        T, from own z-scored principal components to latent states, z = (own scores) T; the
+        identity where the latent states are these scores, or nothing of one's own.
 
     Examples
     --------
@@ -43,11 +49,13 @@ class Subspace:
 
     gene_mean: NDArray[np.float32]
     loadings: NDArray[np.float32]
-    score_scale: NDArray[np.float32]
+    projection: NDArray[np.float32]
+    noise_variance: NDArray[np.float32]
+    alignment: NDArray[np.float32]
 
     @classmethod
     def pca(cls, x: Matrix, n_dims: int, seed: int = 0) -> Subspace:
-        """Principal components of `x` (cells, genes), at most `n_dims` of them.
+        """Z-scored principal components of `x` (cells, genes), at most `n_dims` of them.
 
         Fewer come back where there are fewer cells or genes, or where the rest has no variance.
 
@@ -63,18 +71,33 @@ class Subspace:
         solver = "arpack" if sparse.issparse(x) else "auto"
         with np.errstate(invalid="ignore"):  # a share of no variance at all, refused below
             fit = PCA(wanted, svd_solver=solver, random_state=seed).fit(x)
-        return cls._of_spread_dims(fit.mean_, fit.components_.T, np.sqrt(fit.explained_variance_))
+        scale, noise = np.sqrt(fit.explained_variance_), np.full(x.shape[1], fit.noise_variance_)
+        return cls._of_scores(fit.mean_, fit.components_.T, scale, noise)
+
+    @classmethod
+    def of_moments(cls, moments: GeneMoments, n_dims: int) -> Subspace:
+        """The same from moments of a data set that is read in chunks."""
+        vectors, variances = moments.eigenvectors[:, :n_dims], moments.eigenvalues[:n_dims]
+        # as scikit-learn does: the largest entry of a component is positive
+        vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(len(variances))])
+        left = moments.variance.sum() - variances.sum()
+        noise = max(left, 0.0) / max(len(moments.mean) - len(variances), 1)
+        noise = np.full(len(moments.mean), noise)
+        return cls._of_scores(moments.mean, vectors, np.sqrt(variances), noise)
 
     @classmethod
     def standardized(cls, x: Matrix, n_dims: int | None = None) -> Subspace:
         """The first `n_dims` coordinates of an embedding `x` (cells, coordinates), z-scored."""
         x = x.toarray() if isinstance(x, sparse.csr_array) else x
-        loadings = np.eye(x.shape[1], min(n_dims or x.shape[1], x.shape[1]))
-        scale = (x @ loadings).std(axis=0, ddof=1)
-        return cls._of_spread_dims(x.mean(axis=0), loadings, scale)
+        vectors = np.eye(x.shape[1], min(n_dims or x.shape[1], x.shape[1]))
+        scale = (x @ vectors).std(axis=0, ddof=1)
+        return cls._of_scores(x.mean(axis=0), vectors, scale, np.zeros(x.shape[1]))
 
     @classmethod
-    def _of_spread_dims(cls, mean: NDArray, loadings: NDArray, scale: NDArray) -> Subspace:
+    def _of_scores(
+        cls, mean: NDArray, vectors: NDArray, scale: NDArray, noise: NDArray
+    ) -> Subspace:
+        """From orthonormal `vectors` (genes, dims), and the spread of the scores along them."""
         spread = scale > _NEGLIGIBLE * scale.max()
         if not spread.any():
             raise InputError(
@@ -83,8 +106,13 @@ class Subspace:
                 "all of them equal",
                 "check that the matrix holds the measured values",
             )
-        parts = (mean, loadings[:, spread], scale[spread])
-        return cls(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
+        vectors, scale = vectors[:, spread], scale[spread]
+        return cls.of_arrays(mean, vectors * scale, vectors / scale, noise, np.eye(len(scale)))
+
+    @classmethod
+    def of_arrays(cls, *arrays: NDArray) -> Subspace:
+        """From the five arrays in their order, in any precision."""
+        return cls(*(np.ascontiguousarray(array, dtype=np.float32) for array in arrays))
 
     @property
     def latent_dim(self) -> int:
@@ -94,11 +122,128 @@ class Subspace:
     def project(self, x: Matrix) -> NDArray[np.float32]:
         """Latent states (cells, latent_dim) of `x` (cells, genes)."""
         if isinstance(x, sparse.csr_array):  # centring would densify it
-            scores = x @ self.loadings - self.gene_mean @ self.loadings
-        else:
-            scores = (x - self.gene_mean) @ self.loadings
-        return (scores / self.score_scale).astype(np.float32)
+            return (x @ self.projection - self.gene_mean @ self.projection).astype(np.float32)
+        return ((x - self.gene_mean) @ self.projection).astype(np.float32)
 
     def reconstruct(self, z: NDArray) -> NDArray[np.float32]:
         """Expression (cells, genes) at latent states `z` (cells, latent_dim)."""
-        return (self.gene_mean + (z * self.score_scale) @ self.loadings.T).astype(np.float32)
+        return (self.gene_mean + z @ self.loadings.T).astype(np.float32)
+
+    def own_scores(self, z: NDArray) -> NDArray[np.float32]:
+        """The data set's own z-scored principal components behind latent states `z`."""
+        return np.linalg.solve(self.alignment.T.astype(np.float64), z.T).T.astype(np.float32)
+
+    def restricted(self, columns: NDArray[np.int64]) -> Subspace:
+        """The same latent space, projected to from some of the genes only, by a ridge.
+
+        ``E = Ψ⁻¹ D (Dᵀ Ψ⁻¹ D + I)⁻¹`` over the genes that are there, with the noise variances Ψ:
+        the posterior mean under probabilistic PCA, in which z has unit variance.
+
+        Parameters
+        ----------
+        columns : (kept,)
+            Indices of the genes.
+
+        References
+        ----------
+        Tipping and Bishop 1999, J R Stat Soc B 61:611.
+        """
+        # the prior is that of the own scores, which have unit variance
+        unaligned = self.loadings.astype(np.float64) @ self.alignment.T.astype(np.float64)
+        floor = _NOISE_FLOOR * max(float(np.square(unaligned).mean()), np.finfo(np.float32).tiny)
+        own = ridge_projection(unaligned[columns], np.maximum(self.noise_variance[columns], floor))
+        return self.of_arrays(
+            self.gene_mean[columns],
+            self.loadings[columns],
+            own @ self.alignment,
+            self.noise_variance[columns],
+            self.alignment,
+        )
+
+    def aligned(self, anchor: NDArray) -> Subspace:
+        """The same space, rotated so that its dimensions agree with those of another projection.
+
+        Orthogonal Procrustes between the own principal component scores and the scores that
+        `anchor` gives the same cells, over as many dimensions as there are here; then each
+        dimension is scaled to unit spread. The covariance of the two is known from the loadings,
+        so that no cell is looked at.
+
+        Parameters
+        ----------
+        anchor : (genes, dims)
+            Projection of centred expression to another latent space; zero for genes that it does
+            not know.
+        """
+        spread = np.linalg.norm(self.loadings.astype(np.float64), axis=0)
+        covariance = spread[:, None] * (self.loadings.T @ anchor[:, : self.latent_dim])
+        left, _, right = np.linalg.svd(covariance)
+        rotated = spread[:, None] * (left @ right)
+        return self._transformed(rotated / np.linalg.norm(rotated, axis=0))
+
+    def signed_by_time(self, states: NDArray, cell_times: NDArray) -> Subspace:
+        """The same space, in which no dimension goes down with time.
+
+        Parameters
+        ----------
+        states : (cells, latent_dim)
+        cell_times : (cells,)
+        """
+        trend = (cell_times - cell_times.mean()) @ (states - states.mean(axis=0))
+        return self._transformed(np.diag(np.where(trend < 0, -1.0, 1.0)))
+
+    def _transformed(self, matrix: NDArray) -> Subspace:
+        """With latent states times `matrix` (latent_dim, latent_dim)."""
+        inverse = np.linalg.inv(matrix)
+        return self.of_arrays(
+            self.gene_mean,
+            self.loadings @ inverse.T,
+            self.projection @ matrix,
+            self.noise_variance,
+            self.alignment @ matrix,
+        )
+
+    def padded(self, latent_dim: int) -> Subspace:
+        """The same space with dimensions that are always 0, `latent_dim` in all."""
+        added = latent_dim - self.latent_dim
+        alignment = np.eye(latent_dim)
+        alignment[: self.latent_dim, : self.latent_dim] = self.alignment
+        return self.of_arrays(
+            self.gene_mean,
+            np.pad(self.loadings, ((0, 0), (0, added))),
+            np.pad(self.projection, ((0, 0), (0, added))),
+            self.noise_variance,
+            alignment,
+        )
+
+    def with_genes(self, x: Matrix, states: NDArray) -> Subspace:
+        """The same space with loadings for more genes, by ridge regression on latent states.
+
+        Parameters
+        ----------
+        x : (cells, more)
+            Expression of the genes that are added, behind those that are there.
+        states : (cells, latent_dim)
+            Of the same cells. Nothing is projected from the genes that are added: their rows of
+            the projection are 0.
+        """
+        x = x.astype(np.float64)
+        mean, centred = x.mean(axis=0), states - states.mean(axis=0)
+        gram = centred.T @ centred
+        loadings = np.linalg.solve(gram + np.eye(len(gram)), (x.T @ centred).T).T
+        squares = x.multiply(x).mean(axis=0) if sparse.issparse(x) else np.square(x).mean(axis=0)
+        explained = np.einsum("gd,de,ge->g", loadings, gram / len(states), loadings)
+        left = np.maximum(squares - mean**2 - explained, 0)
+        return self.of_arrays(
+            np.concatenate([self.gene_mean, mean]),
+            np.concatenate([self.loadings, loadings]),
+            np.pad(self.projection, ((0, len(mean)), (0, 0))),
+            np.concatenate([self.noise_variance, left]),
+            self.alignment,
+        )
+
+
+def ridge_projection(loadings: NDArray, noise_variance: NDArray) -> NDArray[np.float64]:
+    """E of :meth:`Subspace.restricted`, (genes, latent_dim)."""
+    weighted = loadings / noise_variance[:, None]
+    precision = loadings.T @ weighted + np.eye(loadings.shape[1])
+    return np.linalg.solve(precision, weighted.T).T

@@ -1,0 +1,314 @@
+"""Which genes a data set measured: names become human symbols, columns are matched to a panel."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from .errors import InputError
+
+OnDuplicates = Literal["error", "sum", "mean", "first"]
+
+MIN_COVERAGE = 0.5  # a smaller share of matched genes is warned about
+
+_ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{11})(\.\d+)?$")
+# columns of var in which symbols are found beside Ensembl ids, lower-cased
+_SYMBOL_COLUMNS = (
+    *("gene_symbol", "gene_symbols", "symbol", "hgnc_symbol", "gene_name", "gene_names"),
+    *("feature_name", "gene_short_name", "gene"),
+)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a data set a panel covers.
+
+    Attributes
+    ----------
+    matched : int
+        Genes in both.
+    data_genes, panel_genes : int
+        Genes in each.
+    """
+
+    matched: int
+    data_genes: int
+    panel_genes: int
+
+    @property
+    def share(self) -> float:
+        """Matched genes as a share of the smaller of the two."""
+        return self.matched / max(1, min(self.data_genes, self.panel_genes))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.matched} genes matched, of {self.data_genes} in the data "
+            f"and {self.panel_genes} in the panel"
+        )
+
+
+@dataclass(frozen=True)
+class GenePanel:
+    """Ordered genes, each with the name it is reported by and its human symbol.
+
+    A panel that data sets share has human symbols for names. Symbols are the common vocabulary:
+    genes of other spelling, species or id type are matched by them.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Unique.
+    symbols : tuple of str
+        Human symbol of each, "" where there is none.
+
+    Examples
+    --------
+    >>> panel = GenePanel.of_symbols(["GATA6", "NANOG", "SOX2"])
+    >>> columns, coverage = panel.match(["Sox2", "Gata6"], ["SOX2", "GATA6"])
+    >>> columns  # for each gene of the panel, its column in the data
+    array([ 1, -1,  0])
+    >>> print(coverage)
+    2 genes matched, of 2 in the data and 3 in the panel
+    """
+
+    names: tuple[str, ...]
+    symbols: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.symbols):
+            found = f"{len(self.symbols)} for {len(self.names)} genes"
+            raise InputError("symbols", "one for each gene", found, 'give "" where there is none')
+        require_unique(self.names, "genes of a panel", "name each gene once")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of_symbols(cls, symbols: Sequence[str]) -> GenePanel:
+        """A panel of human symbols."""
+        return cls(tuple(symbols), tuple(symbols))
+
+    def match(
+        self, names: Sequence[str], symbols: Sequence[str]
+    ) -> tuple[NDArray[np.int64], Coverage]:
+        """Find the genes of the panel among those of a data set, by name, else by symbol.
+
+        Parameters
+        ----------
+        names, symbols : sequence of str
+            Of the data, as :func:`human_symbols` gives them.
+
+        Returns
+        -------
+        columns : (panel,)
+            Column of each gene of the panel in the data, -1 where it was not measured.
+        coverage : Coverage
+
+        Raises
+        ------
+        InputError
+            If no gene matches; names likely causes.
+
+        Warns
+        -----
+        UserWarning
+            If less than half of the genes match.
+        """
+        columns = pd.Index(names).get_indexer(pd.Index(self.names))
+        # a symbol that several genes share says nothing about which of them is meant
+        by_symbol = {symbol: at for at, symbol in enumerate(symbols) if symbol}
+        repeated = _repeated(symbols)
+        for at in np.flatnonzero(columns < 0):
+            symbol = self.symbols[at]
+            if symbol not in repeated:
+                columns[at] = by_symbol.get(symbol, -1)
+        matched = int((columns >= 0).sum())
+        coverage = Coverage(matched, len(names), len(self))
+        if matched == 0:
+            raise self._nothing_matched(names)
+        if coverage.share < MIN_COVERAGE:
+            warnings.warn(f"low coverage: {coverage}", stacklevel=2)
+        return columns, coverage
+
+    def positions(self, symbols: Sequence[str]) -> NDArray[np.int64]:
+        """For each gene of a data set, by its symbol: where it is in the panel, -1 if absent.
+
+        Raises
+        ------
+        InputError
+            If no gene is in the panel; names likely causes.
+        """
+        at = pd.Index(self.symbols).get_indexer(pd.Index(symbols))
+        at[np.array([not symbol for symbol in symbols])] = -1
+        if (at < 0).all():
+            raise self._nothing_matched([symbol for symbol in symbols if symbol] or ["(none)"])
+        return at
+
+    def _nothing_matched(self, names: Sequence[str]) -> InputError:
+        return InputError(
+            "genes",
+            f"some of the {len(self)} of the panel, such as {', '.join(self.names[:3])}",
+            f"none of them among {len(names)}, such as {', '.join(names[:3])}",
+            _likely_cause(names),
+        )
+
+    def save(self, file: Path) -> None:
+        """Write the panel to a JSON file."""
+        file.write_text(json.dumps({"names": self.names, "symbols": self.symbols}))
+
+    @classmethod
+    def load(cls, file: Path) -> GenePanel:
+        """Read a panel from a JSON file."""
+        content = json.loads(file.read_text())
+        return cls(tuple(content["names"]), tuple(content["symbols"]))
+
+
+def human_symbols(var: pd.DataFrame, source: str | Mapping[str, str] | None = None) -> list[str]:
+    """The human symbol of every gene, "" where there is none.
+
+    Parameters
+    ----------
+    var : DataFrame
+        Genes in rows, as in `AnnData.var`.
+    source : str or mapping, optional
+        Column of `var` with human symbols, or a table from the names in `var` to human symbols
+        (an Ensembl id is looked up with and without its version). By default the column
+        "human_symbol" if there is one; for Ensembl ids a column of symbols; else the names. Mouse
+        symbols (Sox2) become human ones by upper case, which is right for 92 % of one-to-one
+        orthologs.
+
+    Raises
+    ------
+    InputError
+        If a column is not there, or Ensembl ids come without symbols.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> human_symbols(pd.DataFrame(index=["Sox2", "Pou5f1"]))
+    ['SOX2', 'POU5F1']
+    >>> var = pd.DataFrame({"gene_name": ["TP53"]}, index=["ENSG00000141510.16"])
+    >>> human_symbols(var)
+    ['TP53']
+    """
+    names = var.index.astype(str)
+    if isinstance(source, Mapping):
+        table = {str(name): str(symbol) for name, symbol in source.items()}
+        table |= {_without_version(name): symbol for name, symbol in table.items()}
+        return [table.get(name) or table.get(_without_version(name)) or "" for name in names]
+    if source is not None and source not in var:
+        raise InputError(
+            f'var["{source}"]',
+            "a column of human symbols",
+            f"columns {', '.join(map(str, var.columns)) or '(none)'}",
+            "name one of those, or give a table",
+        )
+    column = source or ("human_symbol" if "human_symbol" in var else None)
+    if column is not None:
+        return [_text(symbol) for symbol in var[column]]
+    ensembl = np.array([bool(_ENSEMBL.match(name)) for name in names])
+    if ensembl.mean() > 0.5:
+        known = [name for name in var.columns if str(name).lower() in _SYMBOL_COLUMNS]
+        if not known:
+            raise InputError(
+                "genes",
+                "symbols beside Ensembl ids",
+                f"ids such as {names[0]} and no column of symbols in var",
+                'add var["human_symbol"], or give a table from ids to symbols',
+            )
+        symbols = [_text(symbol) for symbol in var[known[0]]]
+        symbols = ["" if _ENSEMBL.match(symbol) else symbol for symbol in symbols]
+    else:
+        symbols = ["" if is_id else name for name, is_id in zip(names, ensembl, strict=True)]
+    return [symbol.upper() for symbol in symbols] if _look_murine(symbols) else symbols
+
+
+def merge_duplicates(
+    symbols: Sequence[str], on_duplicates: OnDuplicates = "error"
+) -> tuple[list[str], sparse.csr_array]:
+    """How columns of genes become columns of unique symbols; those without a symbol are left out.
+
+    Parameters
+    ----------
+    symbols : sequence of str
+        One for each column, "" for none.
+    on_duplicates : {"error", "sum", "mean", "first"}
+        What becomes of columns with the same symbol.
+
+    Returns
+    -------
+    unique : list of str
+        In order of first appearance.
+    selection : (columns, unique)
+        Multiply a matrix (cells, columns) by it.
+
+    Raises
+    ------
+    InputError
+        On duplicates, which it names, with "error".
+    """
+    if on_duplicates not in get_args(OnDuplicates):
+        known = ", ".join(get_args(OnDuplicates))
+        raise InputError("on_duplicates", f"one of {known}", on_duplicates, "choose one of those")
+    kept = np.array([at for at, symbol in enumerate(symbols) if symbol], dtype=np.int64)
+    codes, unique = pd.factorize(np.array([symbols[at] for at in kept], dtype=object))
+    if on_duplicates == "error":
+        require_unique(
+            [symbols[at] for at in kept],
+            "human symbols",
+            'say on_duplicates="sum", "mean" or "first"',
+        )
+    if on_duplicates == "first":
+        _, first = np.unique(codes, return_index=True)
+        kept, codes = kept[first], codes[first]
+    sizes = np.bincount(codes, minlength=len(unique))
+    weights = 1 / sizes[codes] if on_duplicates == "mean" else np.ones(len(codes))
+    selection = sparse.csr_array(
+        (weights.astype(np.float32), (kept, codes)), shape=(len(symbols), len(unique))
+    )
+    return [str(symbol) for symbol in unique], selection
+
+
+def require_unique(names: Sequence[str], what: str, fix: str) -> None:
+    """Refuse repeated names, and name them."""
+    if repeated := sorted(_repeated(names)):
+        shown = ", ".join(repeated[:8]) + (", ..." if len(repeated) > 8 else "")
+        raise InputError(what, "unique names", f"{shown} repeated", fix)
+
+
+def _repeated(names: Sequence[str]) -> set[str]:
+    index = pd.Index(names, dtype=object)
+    return {str(name) for name in index[index.duplicated()] if name}
+
+
+def _likely_cause(names: Sequence[str]) -> str:
+    if any(_ENSEMBL.match(name) for name in names[:100]):
+        return "the wrong id type: these are Ensembl ids, give a column of symbols or a table"
+    if _look_murine(names):
+        return "the wrong species: these look like mouse symbols, give var['human_symbol']"
+    return "the wrong species or id type: give human symbols in var['human_symbol'], or a table"
+
+
+def _look_murine(symbols: Sequence[str]) -> bool:
+    """Whether most symbols are spelled as in mouse: one capital, then a lower-case letter."""
+    named = [symbol for symbol in symbols if len(symbol) > 1 and symbol[:2].isalpha()]
+    return sum(symbol[0].isupper() and symbol[1].islower() for symbol in named) > len(named) / 2
+
+
+def _without_version(name: str) -> str:
+    found = _ENSEMBL.match(name)
+    return found[1] if found else name
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value is pd.NA or value != value else str(value).strip()
