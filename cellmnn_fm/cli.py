@@ -86,7 +86,7 @@ def fit(
                 record, dims = pipeline.record, pipeline.model.config.latent_dim
                 typer.echo(
                     f"{output}: {sum(record.cells)} cells at {len(record.times)} times, "
-                    f"{len(pipeline.genes)} variables, {dims} dimensions, "
+                    f"{len(pipeline.panel)} variables, {dims} dimensions, "
                     f"{len(record.losses)} steps in {record.seconds:.1f} s"
                 )
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
@@ -14,15 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .errors import InputError
+from .latent_space import LatentSpace, SpaceOptions, seen_only
 from .modeling_cellmnn import CellMNNModel
-from .time_course import (
-    TimeCourse,
-    TimeScale,
-    fit_subspace,
-    read_matrix,
-    read_times,
-    resolve_representation,
-)
+from .reading import read_source, read_times
+from .subspace import Subspace
+from .time_course import TimeCourse, TimeScale
 from .trajectories import interpolate
 
 if TYPE_CHECKING:
@@ -185,12 +180,19 @@ class Fold:
         The held-out time.
     truth : (cells, dims)
         The held-out snapshot, at most 1,000 cells.
+    scored_in : callable
+        From latent states to the z-scored components in which W1 is taken.
     """
 
     training: TimeCourse
     around: TimeCourse
     time: float
     truth: NDArray
+    scored_in: Callable[[NDArray], NDArray]
+
+    def w1(self, states: NDArray, weights: NDArray | None = None) -> float:
+        """W1 from predicted latent states, with their weights, to the held-out snapshot."""
+        return wasserstein1(self.scored_in(states), self.scored_in(self.truth), weights)
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def evaluate(
     use_rep: str | None = None,
     layer: str | None = None,
     n_dims: int = 5,
+    options: SpaceOptions | None = None,
     protocol: Protocol = "strict",
     seeds: int = 3,
     progress: bool = False,
@@ -235,11 +238,15 @@ def evaluate(
         As for `TimeCourse.from_anndata`.
     candidates : sequence of Candidate
     n_dims : int
-        Z-scored principal components, or leading coordinates of an embedding; fewer where there
-        are fewer.
+        W1 is taken in so many z-scored principal components, or leading coordinates of an
+        embedding; fewer where there are fewer. In mode "own" they are the latent space too.
+    options : SpaceOptions, optional
+        A shared subspace to fit in, with all of its dimensions. W1 is then taken in the components
+        of the reconstructed expression: the own ones with mode "aligned", those of what is
+        captured with "shared". The data set is known to it by `uns["name"]`.
     protocol : {"strict", "published"}
-        Whether components, centring and scaling are fitted without the held-out time, or on all
-        times as in the papers.
+        Whether components, centring, scaling and the shared subspace are fitted without the
+        held-out time, or on all times as in the papers.
     seeds : int
         Seeds 0, 1, ...; each draws cells, partners and weights of its own.
     progress : bool
@@ -254,9 +261,10 @@ def evaluate(
         raise InputError("protocol", "strict or published", protocol, "choose one of the two")
     if seeds < 1:
         raise InputError("seeds", "at least 1", seeds, "ask for one or more")
-    use_rep = resolve_representation(adata, use_rep, layer)
+    source = read_source(adata, use_rep, layer)
     cell_times = read_times(adata, time_key)
-    matrix = read_matrix(adata, use_rep, layer)
+    options = options or SpaceOptions()
+    name = str(adata.uns.get("name", ""))
     times, counts = np.unique(cell_times, return_counts=True)
     inner = zip(times[1:-1], counts[1:-1], strict=True)
     held_out = [at for at, cells in inner if cells >= MIN_HELD_OUT_CELLS]
@@ -273,10 +281,15 @@ def evaluate(
         task = bar.add_task("evaluating", total=len(held_out) * seeds)
         for at in held_out:
             seen = cell_times != at if protocol == "strict" else np.full(len(cell_times), True)
-            subspace = fit_subspace(matrix[seen], use_rep, n_dims)
-            states = subspace.project(matrix)
+            fold_options = options
+            if protocol == "strict":
+                fold_options = seen_only(source, name, seen, options)
+            latent_dim = n_dims if options.mode == "own" else None
+            space = LatentSpace.fit(source, cell_times, fold_options, n_dims=latent_dim, rows=seen)
+            states, _ = space.project(source, options.genes)
+            scored_in = _components(space, states[seen], n_dims)
             for seed in range(seeds):
-                fold = _make_fold(states, cell_times, at, seed)
+                fold = _make_fold(states, cell_times, at, seed, scored_in)
                 scores += _baselines(fold, seed)
                 for candidate in candidates:
                     scores += _candidate_scores(candidate, fold, seed)
@@ -285,14 +298,32 @@ def evaluate(
         "time_key": time_key,
         "cells": len(cell_times),
         "times": times.tolist(),
-        "n_dims": states.shape[1],
+        "n_dims": scored_in(states[:1]).shape[1],
+        "latent_dim": states.shape[1],
+        "subspace_mode": options.mode,
         "protocol": protocol,
         "seeds": seeds,
     }
     return Evaluation(settings, scores)
 
 
-def _make_fold(states: NDArray, cell_times: NDArray, at: float, seed: int) -> Fold:
+def _components(space: LatentSpace, states: NDArray, n_dims: int) -> Callable[[NDArray], NDArray]:
+    """From latent states to z-scored principal components of the expression they stand for."""
+    if space.mode == "own":
+        return lambda z: z
+    # distances of expression are those of Rz where D = QR
+    _, triangle = np.linalg.qr(space.subspace.loadings.astype(np.float64))
+    components = Subspace.pca(states @ triangle.T, n_dims)
+    return lambda z: components.project(z @ triangle.T)
+
+
+def _make_fold(
+    states: NDArray,
+    cell_times: NDArray,
+    at: float,
+    seed: int,
+    scored_in: Callable[[NDArray], NDArray],
+) -> Fold:
     rng = np.random.default_rng(seed)
 
     def sample(time: float) -> NDArray:
@@ -304,24 +335,27 @@ def _make_fold(states: NDArray, cell_times: NDArray, at: float, seed: int) -> Fo
     after = int(np.searchsorted(training.times, at))
     neighbours = training.times[[after - 1, after]]
     around = TimeCourse([sample(time) for time in neighbours], neighbours)
-    return Fold(training, around, float(at), sample(at))
+    return Fold(training, around, float(at), sample(at), scored_in)
 
 
 def _baselines(fold: Fold, seed: int) -> list[Score]:
-    earlier, later = fold.around.snapshots
+    earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
+    truth = fold.scored_in(fold.truth)
     before, after = fold.around.times
     share = (fold.time - before) / (after - before)
     rng = np.random.default_rng((seed, 1))
-    floor = half_split_floor(fold.truth, rng)
+    floor = half_split_floor(truth, rng)
+
+    def score(method: str, predict: Callable[[], NDArray]) -> Score:
+        started = time.perf_counter()
+        predicted = predict()
+        seconds = time.perf_counter() - started
+        return Score(fold.time, seed, method, wasserstein1(predicted, truth), seconds)
+
     return [
-        _timed(fold, seed, "previous", lambda: (earlier, None)),
-        _timed(fold, seed, "next", lambda: (later, None)),
-        _timed(
-            fold,
-            seed,
-            "ot_interpolate",
-            lambda: (ot_interpolate(earlier, later, share, rng), None),
-        ),
+        score("previous", lambda: earlier),
+        score("next", lambda: later),
+        score("ot_interpolate", lambda: ot_interpolate(earlier, later, share, rng)),
         Score(fold.time, seed, "floor", floor, seconds=0.0),
     ]
 
@@ -330,28 +364,23 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
     started = time.perf_counter()
     model, time_scale, steps = candidate.fit(fold, seed)
     fitted = time.perf_counter() - started
-
-    def predict(what: Prediction) -> tuple[NDArray, NDArray | None]:
-        two_sided = what != "forward"
-        found = interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
-        if what != "two_sided_same_size":
-            return found.states, found.weights
-        rng = np.random.default_rng((seed, 2))
-        size = len(fold.around.snapshots[0])
-        return rng.choice(found.states, size, replace=False, p=found.weights), None
-
-    scores = [
-        _timed(fold, seed, method, partial(predict, what))
-        for method, what in candidate.methods.items()
-    ]
-    return [replace(score, seconds=score.seconds + fitted, steps=steps) for score in scores]
+    scores = []
+    for method, what in candidate.methods.items():
+        started = time.perf_counter()
+        states, weights = _predict(model, time_scale, fold, seed, what)
+        seconds = fitted + time.perf_counter() - started  # W1 itself is not timed
+        w1 = fold.w1(states, weights)
+        scores.append(Score(fold.time, seed, method, w1, seconds, steps))
+    return scores
 
 
-def _timed(
-    fold: Fold, seed: int, method: str, predict: Callable[[], tuple[NDArray, NDArray | None]]
-) -> Score:
-    """Score of (states, weights) that are predicted now; W1 itself is not timed."""
-    started = time.perf_counter()
-    states, weights = predict()
-    seconds = time.perf_counter() - started
-    return Score(fold.time, seed, method, wasserstein1(states, fold.truth, weights), seconds)
+def _predict(
+    model: CellMNNModel, time_scale: TimeScale, fold: Fold, seed: int, what: Prediction
+) -> tuple[NDArray, NDArray | None]:
+    two_sided = what != "forward"
+    found = interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
+    if what != "two_sided_same_size":
+        return found.states, found.weights
+    rng = np.random.default_rng((seed, 2))
+    size = len(fold.around.snapshots[0])
+    return rng.choice(found.states, size, replace=False, p=found.weights), None

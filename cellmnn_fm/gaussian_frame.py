@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .linear_flow import DenseMatrix, LowRankMatrix
 
@@ -177,7 +178,10 @@ class FrameState:
 
 
 def fit_frame(
-    snapshots: Sequence[Tensor], times: Tensor, weights: Sequence[Tensor] | None = None
+    snapshots: Sequence[Tensor],
+    times: Tensor,
+    weights: Sequence[Tensor] | None = None,
+    latent_dim: int | None = None,
 ) -> FrameState:
     """The frame of observed snapshots.
 
@@ -192,6 +196,9 @@ def fit_frame(
         Ascending.
     weights : sequence of (cells,), optional
         For instance how much each cell grows.
+    latent_dim : int, optional
+        Dimensions of the frame, those of the snapshots by default. What is added is padding, where
+        m = 0 and L = 1 (above 64 dimensions, for more than 32 real ones: L = s).
 
     References
     ----------
@@ -206,15 +213,22 @@ def fit_frame(
     # a snapshot may be flat in some direction; its root must be invertible all the same
     roots = variances.clamp_min(_FLATNESS * variances.mean()).sqrt()
     dim = roots.shape[-1]
-    rank = root_rank(dim)
-    # what the kept directions leave over is spread evenly, so that the trace is kept
-    scale = roots[..., 0] if rank == dim else roots[..., :-rank].square().mean(-1).sqrt()
+    latent_dim = latent_dim or dim
+    added, rank = latent_dim - dim, root_rank(latent_dim)
+    kept = min(dim, rank)
+    if kept < dim:
+        # what the kept directions leave over is spread evenly, so that the trace is kept
+        scale = roots[..., :-kept].square().mean(-1).sqrt()
+    else:
+        scale = torch.ones_like(roots[..., 0]) if added else roots[..., 0]
+    padding = torch.eye(added, rank - kept).to(vectors).expand(len(roots), -1, -1)
+    real = pad(vectors[..., -kept:], (0, 0, 0, added))
     return FrameState(
         times=times.to(means.dtype),
-        mean=means,
+        mean=pad(means, (0, added)),
         root_scale=scale,
-        root_vectors=vectors[..., -rank:],
-        root_excess=roots[..., -rank:] - scale[..., None],
+        root_vectors=torch.cat([real, pad(padding, (0, 0, dim, 0))], dim=-1),
+        root_excess=pad(roots[..., -kept:], (0, rank - kept), value=1.0) - scale[..., None],
     )
 
 

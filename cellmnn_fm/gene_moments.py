@@ -62,7 +62,7 @@ class GeneMoments:
         Means and variances are exact. The eigenpairs are exact if the data have at most `rank`
         dimensions or come in one chunk; else each chunk is merged with the leading `rank`
         directions of those before it, and only what lies below those is lost. Memory is that of
-        one chunk, dense, and `rank` rows.
+        one chunk, dense, and `rank` rows. A rank of 0 gathers means and variances alone.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class GeneMoments:
         length = _nonzero(np.sqrt(scatter)) if standardize else np.sqrt(cells - 1)
         rows = _leading((directions / length).astype(np.float32), rank)
         eigenvalues = np.square(rows, dtype=np.float64).sum(axis=1)
-        kept = eigenvalues > _NEGLIGIBLE * eigenvalues[0]
+        kept = eigenvalues > _NEGLIGIBLE * eigenvalues.max(initial=0)
         vectors = (rows[kept] / np.sqrt(eigenvalues[kept, None])).T
         return cls(
             cells=cells,
@@ -153,6 +153,8 @@ def _leading(rows: NDArray[np.float32], rank: int) -> NDArray[np.float32]:
 
     They are s Vᵀ of the singular value decomposition, by way of the smaller Gram matrix.
     """
+    if rank == 0:
+        return rows[:0]
     if len(rows) <= rows.shape[1]:
         _, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
         return vectors[:, ::-1][:, :rank].T.astype(np.float32) @ rows

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -39,11 +39,14 @@ class Coverage:
         Genes in both.
     data_genes, panel_genes : int
         Genes in each.
+    variance_share : float, optional
+        How much of the variance of the data is in the matched genes, where it is known.
     """
 
     matched: int
     data_genes: int
     panel_genes: int
+    variance_share: float | None = None
 
     @property
     def share(self) -> float:
@@ -51,10 +54,13 @@ class Coverage:
         return self.matched / max(1, min(self.data_genes, self.panel_genes))
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"{self.matched} genes matched, of {self.data_genes} in the data "
             f"and {self.panel_genes} in the panel"
         )
+        if self.variance_share is None:
+            return text
+        return f"{text}, with {self.variance_share:.0%} of the variance of the data"
 
 
 @dataclass(frozen=True)
@@ -132,35 +138,27 @@ class GenePanel:
             symbol = self.symbols[at]
             if symbol not in repeated:
                 columns[at] = by_symbol.get(symbol, -1)
-        matched = int((columns >= 0).sum())
-        coverage = Coverage(matched, len(names), len(self))
-        if matched == 0:
-            raise self._nothing_matched(names)
-        if coverage.share < MIN_COVERAGE:
-            warnings.warn(f"low coverage: {coverage}", stacklevel=2)
+        coverage = Coverage(int((columns >= 0).sum()), len(names), len(self))
+        self.require_covering(coverage, names)
         return columns, coverage
 
     def positions(self, symbols: Sequence[str]) -> NDArray[np.int64]:
-        """For each gene of a data set, by its symbol: where it is in the panel, -1 if absent.
-
-        Raises
-        ------
-        InputError
-            If no gene is in the panel; names likely causes.
-        """
+        """For each gene of a data set, by its symbol: where it is in the panel, -1 if absent."""
         at = pd.Index(self.symbols).get_indexer(pd.Index(symbols))
         at[np.array([not symbol for symbol in symbols])] = -1
-        if (at < 0).all():
-            raise self._nothing_matched([symbol for symbol in symbols if symbol] or ["(none)"])
         return at
 
-    def _nothing_matched(self, names: Sequence[str]) -> InputError:
-        return InputError(
-            "genes",
-            f"some of the {len(self)} of the panel, such as {', '.join(self.names[:3])}",
-            f"none of them among {len(names)}, such as {', '.join(names[:3])}",
-            _likely_cause(names),
-        )
+    def require_covering(self, coverage: Coverage, names: Sequence[str]) -> None:
+        """Refuse data with these `names` if no gene matched, warn if less than half did."""
+        if coverage.matched == 0:
+            raise InputError(
+                "genes",
+                f"some of the {len(self)} of the panel, such as {', '.join(self.names[:3])}",
+                f"none of them among {len(names)}, such as {', '.join(names[:3])}",
+                _likely_cause(names),
+            )
+        if coverage.share < MIN_COVERAGE:
+            warnings.warn(f"low coverage: {coverage}", stacklevel=3)
 
     def save(self, file: Path) -> None:
         """Write the panel to a JSON file."""
@@ -257,9 +255,6 @@ def merge_duplicates(
     InputError
         On duplicates, which it names, with "error".
     """
-    if on_duplicates not in get_args(OnDuplicates):
-        known = ", ".join(get_args(OnDuplicates))
-        raise InputError("on_duplicates", f"one of {known}", on_duplicates, "choose one of those")
     kept = np.array([at for at, symbol in enumerate(symbols) if symbol], dtype=np.int64)
     codes, unique = pd.factorize(np.array([symbols[at] for at in kept], dtype=object))
     if on_duplicates == "error":

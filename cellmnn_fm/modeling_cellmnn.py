@@ -176,7 +176,9 @@ class CellMNNModel(CellMNNPreTrainedModel):
         if config.num_genes:
             self.register_buffer("gene_mean", torch.zeros(config.num_genes))
             self.register_buffer("loadings", torch.zeros(config.num_genes, config.latent_dim))
-            self.register_buffer("score_scale", torch.ones(config.latent_dim))
+            self.register_buffer("projection", torch.zeros(config.num_genes, config.latent_dim))
+            self.register_buffer("noise_variance", torch.zeros(config.num_genes))
+            self.register_buffer("alignment", torch.eye(config.latent_dim))
         self.post_init()
 
     def frame_state(self, dataset_id: int = 0) -> FrameState:

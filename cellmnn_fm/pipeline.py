@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
@@ -23,20 +21,18 @@ from .evaluation import (
     evaluate,
     wasserstein1,
 )
+from .fit_record import FitRecord
+from .gene_panel import Coverage, GenePanel, OnDuplicates
+from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode, SymbolSource
 from .modeling_cellmnn import CellMNNModel
+from .reading import Source, read_source, read_times
 from .recipes import Preset, preset_configs
+from .results import add_genes, annotated, predicted_snapshot
+from .shared_subspace import SharedSubspace
 from .subspace import Subspace
-from .time_course import (
-    TimeCourse,
-    TimeScale,
-    fit_subspace,
-    read_matrix,
-    read_times,
-    read_var_names,
-    resolve_representation,
-)
+from .time_course import TimeCourse, TimeScale
 from .training import remove_training_state, train
-from .trajectories import interpolate
+from .trajectories import interpolate, velocity_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,39 +41,6 @@ EvaluatedPreset = Literal["default", "paper", "leaky"]
 
 _RECORD_FILE = "pipeline.json"
 _GENES_FILE = "gene_panel.json"
-
-
-@dataclass(frozen=True)
-class FitRecord:
-    """What a fitted pipeline remembers beside its weights.
-
-    Attributes
-    ----------
-    time_key : str
-    use_rep, layer : str, optional
-        Where times and values were read.
-    time_scale : TimeScale
-    times : list of float
-        Observed times of the training data.
-    cells : list of int
-        Cells at each of them.
-    settings : dict
-        Preset, seed and training configuration.
-    losses : list of dict
-        Parts of the loss at every step.
-    seconds : float
-        Of the training.
-    """
-
-    time_key: str
-    use_rep: str | None
-    layer: str | None
-    time_scale: TimeScale
-    times: list[float]
-    cells: list[int]
-    settings: dict
-    losses: list[dict[str, float]]
-    seconds: float
 
 
 class CellMNNPipeline:
@@ -91,7 +54,7 @@ class CellMNNPipeline:
     ----------
     model : CellMNNModel, optional
     record : FitRecord, optional
-    genes : list of str, optional
+    panel : GenePanel, optional
         What a fitted pipeline consists of; without them the pipeline is there to be fitted.
 
     Examples
@@ -104,17 +67,18 @@ class CellMNNPipeline:
     AnnData object with n_obs × n_vars = 100 × 2
         obs: 'time', 'weight', 'source_time', 'source_cell'
         uns: 'cellmnn'
-        obsm: 'X_cellmnn'
+        obsm: 'X_cellmnn', 'cellmnn_velocity'
         varm: 'cellmnn_loadings'
+        layers: 'cellmnn_velocity'
     """
 
     def __init__(
         self,
         model: CellMNNModel | None = None,
         record: FitRecord | None = None,
-        genes: list[str] | None = None,
+        panel: GenePanel | None = None,
     ):
-        self._model, self._record, self._genes = model, record, genes
+        self._model, self._record, self._panel = model, record, panel
 
     @property
     def model(self) -> CellMNNModel:
@@ -127,15 +91,21 @@ class CellMNNPipeline:
         return self._fitted(self._record)
 
     @property
-    def genes(self) -> list[str]:
-        """Names of the genes (or coordinates) that the pipeline reads and predicts."""
-        return self._fitted(self._genes)
+    def panel(self) -> GenePanel:
+        """The genes (or coordinates) that the pipeline reads and predicts."""
+        return self._fitted(self._panel)
 
     @property
     def subspace(self) -> Subspace:
         """The map between genes and latent states, as stored in the checkpoint."""
         names = [field.name for field in fields(Subspace)]
         return Subspace(**{name: getattr(self.model, name).cpu().numpy() for name in names})
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """The same, with the genes."""
+        record = self.record
+        return LatentSpace(self.panel, self.subspace, record.subspace_mode, record.coverage)
 
     def fit(
         self,
@@ -145,6 +115,10 @@ class CellMNNPipeline:
         use_rep: str | None = None,
         layer: str | None = None,
         n_dims: int | None = None,
+        subspace: SharedSubspace | str | Path | None = None,
+        subspace_mode: SubspaceMode | None = None,
+        symbols: SymbolSource = None,
+        on_duplicates: OnDuplicates = "error",
         frame: bool = False,
         preset: Preset = "default",
         steps: int | None = None,
@@ -158,6 +132,16 @@ class CellMNNPipeline:
         ----------
         adata, time_key, use_rep, layer, n_dims
             As for `TimeCourse.from_anndata`. An embedding is z-scored for the model.
+        subspace : SharedSubspace or path, optional
+            A subspace that data sets share, or the folder of one.
+        subspace_mode : {"own", "shared", "aligned"}, optional
+            Own components; the shared space itself; or own components that are rotated to agree
+            with it. By default "aligned" with a subspace, "own" without.
+        symbols : str or mapping, optional
+            Column of `var` with human symbols, or a table from names to human symbols; found by
+            rule if absent, see :func:`cellmnn_fm.gene_panel.human_symbols`.
+        on_duplicates : {"error", "sum", "mean", "first"}
+            What becomes of genes with the same human symbol in mode "shared".
         frame : bool
             Whether the model works in the Gaussian frame.
         preset : {"default", "paper"}
@@ -175,12 +159,12 @@ class CellMNNPipeline:
         InputError
             On unusable input, before any training.
         """
-        use_rep = resolve_representation(adata, use_rep, layer)
+        source = read_source(adata, use_rep, layer)
         cell_times = read_times(adata, time_key)
-        matrix = read_matrix(adata, use_rep, layer)
-        genes = read_var_names(adata, use_rep, matrix.shape[1])
-        subspace = fit_subspace(matrix, use_rep, n_dims, seed)
-        course = TimeCourse.from_cells(subspace.project(matrix), cell_times, subspace)
+        options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
+        space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims, seed=seed)
+        states, _ = space.project(source, options.genes)
+        course = TimeCourse.from_cells(states, cell_times, space.subspace)
         config, training = preset_configs(preset, course, frame=frame)
         if steps is not None:
             training = replace(training, steps=steps)
@@ -190,6 +174,9 @@ class CellMNNPipeline:
             time_key=time_key,
             use_rep=use_rep,
             layer=layer,
+            subspace_mode=space.mode,
+            gene_options=options.genes,
+            coverage=space.coverage,
             time_scale=trained.time_scale,
             times=course.times.tolist(),
             cells=[len(snapshot) for snapshot in course.snapshots],
@@ -197,27 +184,58 @@ class CellMNNPipeline:
             losses=trained.losses,
             seconds=trained.seconds,
         )
-        return CellMNNPipeline(trained.model, record, genes)
+        return CellMNNPipeline(trained.model, record, space.panel)
 
     def time_course(self, adata: AnnData, time_key: str | None = None) -> TimeCourse:
-        """The latent time course of `adata`, which must hold the genes of the fit, in any order."""
-        return TimeCourse.from_cells(*self._read(adata, time_key))
+        """The latent time course of `adata`, which must hold genes of the fit, in any order."""
+        _, states, cell_times, _ = self._read(adata, time_key)
+        return TimeCourse.from_cells(states, cell_times)
 
-    def _read(self, adata: AnnData, time_key: str | None) -> tuple[NDArray, NDArray]:
-        """Latent state and time of every cell."""
+    def _read(
+        self, adata: AnnData, time_key: str | None
+    ) -> tuple[Source, NDArray, NDArray, Coverage]:
+        """Values, latent state and time of every cell, and how many genes were found."""
         record = self.record
-        matrix = read_matrix(adata, record.use_rep, record.layer)
-        names = pd.Index(read_var_names(adata, record.use_rep, matrix.shape[1]))
-        order = names.get_indexer(pd.Index(self.genes))
-        if absent := [gene for gene, at in zip(self.genes, order, strict=True) if at < 0]:
-            raise InputError(
-                "genes",
-                f"the {len(self.genes)} that the model was fitted to",
-                f"{len(absent)} of them missing, such as {', '.join(absent[:3])}",
-                "give data with the same genes, or fit a new model",
+        source = read_source(adata, record.use_rep, record.layer)
+        cell_times = read_times(adata, time_key or record.time_key)
+        states, coverage = self.latent_space.project(source, record.gene_options)
+        return source, states, cell_times, coverage
+
+    def annotate(
+        self, adata: AnnData, *, time_key: str | None = None, layers: bool = True
+    ) -> AnnData:
+        """Where observed cells are, and where they are going.
+
+        Parameters
+        ----------
+        adata : AnnData
+            Observed cells, with genes of the fit.
+        time_key : str, optional
+            Column of times, where it differs from that of the fit.
+        layers : bool
+            Whether to add what needs a dense array of cells and genes.
+
+        Returns
+        -------
+        AnnData
+            A copy, with `obsm["X_cellmnn"]` (latent states), `obsm["cellmnn_velocity"]` (dz/dt per
+            unit of time) and, unless the fit is to an embedding of `obsm` or to `.raw`,
+            `varm["cellmnn_loadings"]`, `var["cellmnn_inferred"]` (genes that the fit did not have:
+            their loadings are those of a regression), `layers["cellmnn_expression"]` (expression
+            as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
+        """
+        source, states, cell_times, coverage = self._read(adata, time_key)
+        velocity = np.empty_like(states)
+        for time in np.unique(cell_times):
+            at = cell_times == time
+            velocity[at] = velocity_at(self.model, states[at], time, self.record.time_scale)
+        result = annotated(adata, states, velocity, coverage)
+        if source.var.index.equals(adata.var.index):
+            subspace, inferred = self.latent_space.over_genes(
+                source, states, self.record.gene_options
             )
-        states = self.subspace.project(matrix[:, order])
-        return states, read_times(adata, time_key or record.time_key)
+            add_genes(result, subspace, inferred, layers=layers)
+        return result
 
     def interpolate(
         self,
@@ -233,7 +251,8 @@ class CellMNNPipeline:
         Parameters
         ----------
         adata : AnnData
-            Observed cells around that time, with the genes of the fit.
+            Observed cells around that time, with genes of the fit; what was not measured is
+            made up for by the others.
         at : float
             In the user's time.
         time_key : str, optional
@@ -247,39 +266,27 @@ class CellMNNPipeline:
         -------
         AnnData
             One row for each pushed cell. `X`: expression (or coordinates); `obsm["X_cellmnn"]`:
-            latent states; `varm["cellmnn_loadings"]`; `obs`: "time", "weight" (sums to 1; nearer
-            snapshots weigh more), "source_time" and "source_cell"; `uns["cellmnn"]`: settings.
-        """
-        import anndata
+            latent states; `obsm["cellmnn_velocity"]` and `layers["cellmnn_velocity"]`: dz/dt and
+            dx/dt; `varm["cellmnn_loadings"]`; `obs`: "time", "weight" (sums to 1; nearer snapshots
+            weigh more), "source_time" and "source_cell"; `uns["cellmnn"]`: settings and coverage.
 
-        states, cell_times = self._read(adata, time_key)
+        Warns
+        -----
+        UserWarning
+            If less than half of the genes match, or `at` is outside the observed times.
+        """
+        _, states, cell_times, coverage = self._read(adata, time_key)
         course = TimeCourse.from_cells(states, cell_times)
         time_scale = self.record.time_scale
         predicted = interpolate(
             self.model, course, at, time_scale, two_sided=two_sided, n_steps=n_steps
         )
-        names = [adata.obs_names[cell_times == time].to_numpy() for time in course.times]
-        pairs = zip(predicted.source_index, predicted.source_cell, strict=True)
-        source_cell = [str(names[index][cell]) for index, cell in pairs]
-        obs = pd.DataFrame(
-            {
-                "time": np.full(len(source_cell), predicted.time),
-                "weight": predicted.weights,
-                "source_time": course.times[predicted.source_index],
-                "source_cell": source_cell,
-            },
-            index=[f"{name}@{predicted.time:g}" for name in source_cell],
+        velocity = velocity_at(self.model, predicted.states, predicted.time, time_scale)
+        names = [adata.obs_names[cell_times == time] for time in course.times]
+        result = predicted_snapshot(
+            predicted, velocity, course.times, names, self.panel, self.subspace, coverage
         )
-        subspace = self.subspace
-        result = anndata.AnnData(
-            subspace.reconstruct(predicted.states),
-            obs=obs,
-            var=pd.DataFrame(index=pd.Index(self.genes)),
-            obsm={"X_cellmnn": predicted.states},
-            varm={"cellmnn_loadings": subspace.loadings},
-            uns={"cellmnn": {"at": predicted.time, "two_sided": two_sided, "n_steps": n_steps}},
-        )
-        result.obs_names_make_unique()
+        result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps}
         return result
 
     def evaluate(
@@ -290,6 +297,10 @@ class CellMNNPipeline:
         use_rep: str | None = None,
         layer: str | None = None,
         n_dims: int = 5,
+        subspace: SharedSubspace | str | Path | None = None,
+        subspace_mode: SubspaceMode | None = None,
+        symbols: SymbolSource = None,
+        on_duplicates: OnDuplicates = "error",
         protocol: Protocol = "strict",
         frame: bool = False,
         preset: EvaluatedPreset = "default",
@@ -302,6 +313,10 @@ class CellMNNPipeline:
         ----------
         adata, time_key, use_rep, layer, n_dims, protocol, seeds, progress
             See :func:`cellmnn_fm.evaluation.evaluate`.
+        subspace, subspace_mode, symbols, on_duplicates
+            As for :meth:`fit`. Under "strict" the shared subspace is fitted anew without the
+            held-out time, and without data sets that share cells with `adata`, where it knows them
+            by `uns["name"]`.
         frame : bool
             Whether the fits work in the Gaussian frame.
         preset : {"default", "paper", "leaky"}
@@ -324,9 +339,11 @@ class CellMNNPipeline:
             candidates.append(
                 Candidate(_fit_preset("paper", leaky=True), {"paper_leaky": "forward"})
             )
+        options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
         evaluation = evaluate(
             adata,
             candidates,
+            options=options,
             time_key=time_key,
             use_rep=use_rep,
             layer=layer,
@@ -342,9 +359,8 @@ class CellMNNPipeline:
         """Save the model, its genes and its record to `folder`."""
         folder = Path(folder)
         self.model.save_pretrained(folder)
-        record = {**vars(self.record), "time_scale": asdict(self.record.time_scale)}
-        (folder / _RECORD_FILE).write_text(json.dumps(record, indent=1))
-        (folder / _GENES_FILE).write_text(json.dumps(self.genes))
+        self.record.save(folder / _RECORD_FILE)
+        self.panel.save(folder / _GENES_FILE)
         remove_training_state(folder)
 
     @classmethod
@@ -366,11 +382,10 @@ class CellMNNPipeline:
                     "fit one there, or correct the path",
                 )
         try:
-            record = json.loads((folder / _RECORD_FILE).read_text())
-            record["time_scale"] = TimeScale(**record["time_scale"])
-            genes = json.loads((folder / _GENES_FILE).read_text())
-            return cls(CellMNNModel.from_pretrained(folder), FitRecord(**record), genes)
-        except (ValueError, TypeError, OSError, SafetensorError) as error:
+            panel = GenePanel.load(folder / _GENES_FILE)
+            record = FitRecord.load(folder / _RECORD_FILE)
+            return cls(CellMNNModel.from_pretrained(folder), record, panel)
+        except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
             raise InputError(
                 str(folder),
                 "a saved pipeline",
@@ -385,6 +400,18 @@ class CellMNNPipeline:
                 "pipeline", "a fitted one", "one without a model", "call fit, or from_pretrained"
             )
         return part
+
+
+def _space_options(
+    subspace: SharedSubspace | str | Path | None,
+    mode: SubspaceMode | None,
+    symbols: SymbolSource,
+    on_duplicates: OnDuplicates,
+) -> SpaceOptions:
+    if isinstance(subspace, (str, Path)):
+        subspace = SharedSubspace.load(subspace)
+    mode = mode or ("own" if subspace is None else "aligned")
+    return SpaceOptions(mode, subspace, GeneOptions(symbols, on_duplicates))
 
 
 def _fit_preset(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from .errors import InputError
 from .gene_moments import GeneMoments
-from .gene_panel import GenePanel, require_unique
+from .gene_panel import Coverage, GenePanel, require_unique
 from .subspace import Subspace, ridge_projection
 
 DEFAULT_SHARED_DIM = 32
@@ -160,6 +160,23 @@ class SharedSubspace:
         kept = {name: member for name, member in self.members.items() if name not in names}
         return self.fit(kept, self.latent_dim)
 
+    def truncated(self, n_dims: int) -> SharedSubspace:
+        """With the first `n_dims` dimensions only."""
+        if not 1 <= n_dims <= self.latent_dim:
+            raise InputError(
+                "n_dims",
+                f"1 to the {self.latent_dim} of the shared subspace",
+                n_dims,
+                "ask for fewer, or fit the shared subspace with more",
+            )
+        return replace(self, loadings=np.ascontiguousarray(self.loadings[:, :n_dims]))
+
+    def coverage(self, symbols: Sequence[str], moments: GeneMoments) -> Coverage:
+        """How much of a data set with these genes the panel covers."""
+        known = self.panel.positions(symbols) >= 0
+        share = float(moments.variance[known].sum() / moments.variance.sum())
+        return Coverage(int(known.sum()), len(known), len(self.panel), share)
+
     def subspace(self, symbols: Sequence[str], moments: GeneMoments) -> Subspace:
         """The latent space of a data set with these genes, those that are not shared included.
 
@@ -170,24 +187,17 @@ class SharedSubspace:
             have get no loadings.
         moments : GeneMoments
             Of the data set, for means and standard deviations.
-
-        Raises
-        ------
-        InputError
-            If it has no gene of the panel.
         """
         at = self.panel.positions(symbols)
         known = (at >= 0) & (moments.variance > 0)
         standard = np.zeros((len(symbols), self.latent_dim))
         standard[known] = self.loadings[at[known]]
         noise = np.full(len(symbols), self.noise_variance)
-        scale = moments.scale
-        projection = ridge_projection(standard, noise) / scale[:, None]
         return Subspace.of_arrays(
             moments.mean,
-            standard * scale[:, None],
-            projection,
-            noise * scale**2,
+            standard * moments.scale[:, None],
+            ridge_projection(standard, noise) / moments.scale[:, None],
+            noise * moments.scale**2,
             np.eye(self.latent_dim),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,6 +133,11 @@ class Subspace:
         """The data set's own z-scored principal components behind latent states `z`."""
         return np.linalg.solve(self.alignment.T.astype(np.float64), z.T).T.astype(np.float32)
 
+    def of_genes(self, rows: NDArray[np.int64]) -> Subspace:
+        """With these genes only, in this order; each is projected as before."""
+        parts = (self.gene_mean, self.loadings, self.projection, self.noise_variance)
+        return self.of_arrays(*(part[rows] for part in parts), self.alignment)
+
     def restricted(self, columns: NDArray[np.int64]) -> Subspace:
         """The same latent space, projected to from some of the genes only, by a ridge.
 
@@ -150,15 +155,10 @@ class Subspace:
         """
         # the prior is that of the own scores, which have unit variance
         unaligned = self.loadings.astype(np.float64) @ self.alignment.T.astype(np.float64)
-        floor = _NOISE_FLOOR * max(float(np.square(unaligned).mean()), np.finfo(np.float32).tiny)
-        own = ridge_projection(unaligned[columns], np.maximum(self.noise_variance[columns], floor))
-        return self.of_arrays(
-            self.gene_mean[columns],
-            self.loadings[columns],
-            own @ self.alignment,
-            self.noise_variance[columns],
-            self.alignment,
-        )
+        floor = _NOISE_FLOOR * float(np.square(unaligned).mean())
+        noise = np.maximum(self.noise_variance[columns], floor)
+        projection = ridge_projection(unaligned[columns], noise) @ self.alignment
+        return replace(self.of_genes(columns), projection=projection.astype(np.float32))
 
     def aligned(self, anchor: NDArray) -> Subspace:
         """The same space, rotated so that its dimensions agree with those of another projection.
@@ -230,7 +230,7 @@ class Subspace:
         mean, centred = x.mean(axis=0), states - states.mean(axis=0)
         gram = centred.T @ centred
         loadings = np.linalg.solve(gram + np.eye(len(gram)), (x.T @ centred).T).T
-        squares = x.multiply(x).mean(axis=0) if sparse.issparse(x) else np.square(x).mean(axis=0)
+        squares = (x * x).mean(axis=0)
         explained = np.einsum("gd,de,ge->g", loadings, gram / len(states), loadings)
         left = np.maximum(squares - mean**2 - explained, 0)
         return self.of_arrays(

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def train(
     ----------
     course : TimeCourse
     config, training : CellMNNConfig, TrainingConfig
+        With more dimensions than the time course has, `config.dataset_dims` says how many are
+        real; the others are padding.
     seed : int
         Of the weights and of the cells drawn. The global random state is left alone.
     folder : Path, optional
@@ -97,7 +100,9 @@ def train(
     snapshots = [torch.as_tensor(snapshot, device=device) for snapshot in course.snapshots]
     model = _new_model(course, config, seed).to(device)
     if config.frame:
-        model.set_frame_state(fit_frame(snapshots, times))
+        model.set_frame_state(fit_frame(snapshots, times, latent_dim=config.latent_dim))
+    padding = config.latent_dim - course.latent_dim
+    snapshots = [torch.nn.functional.pad(snapshot, (0, padding)) for snapshot in snapshots]
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
@@ -133,7 +138,7 @@ def train(
             target = _draw(snapshots, training.target_cells, rng)
             with accelerator.autocast():
                 output = wrapped(source, times[:num_sources], decoded_times)
-            losses = _losses(output, target, weights, drawn, training)
+            losses = _losses(output, target, weights, drawn, training, course.latent_dim)
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()
             accelerator.backward(loss)
@@ -159,11 +164,19 @@ def train(
 
 
 def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNModel:
+    dims = [config.latent_dim] if config.dataset_dims is None else config.dataset_dims
+    if dims != [course.latent_dim]:
+        raise InputError(
+            "dataset_dims",
+            f"[{course.latent_dim}], the dimensions of the time course",
+            dims,
+            "set them in the configuration; those up to latent_dim are padding",
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = CellMNNModel(config)
     if config.num_genes and course.subspace is not None:
-        for name, values in vars(course.subspace).items():
+        for name, values in vars(course.subspace.padded(config.latent_dim)).items():
             model.get_buffer(name).copy_(torch.from_numpy(values))
     return model.train()
 
@@ -220,13 +233,19 @@ def _losses(
     weights: Tensor,
     drawn: tuple[Tensor, Tensor],
     training: TrainingConfig,
+    num_dims: int,
 ) -> dict[str, Tensor]:
-    """Parts of the loss, each with its weight, for source snapshots pushed to all times."""
+    """Parts of the loss, each with its weight, for source snapshots pushed to all times.
+
+    Of the dimensions `num_dims` are real, the others padding.
+    """
     num_times = len(target)
     assert output.states is not None
     assert output.learned_velocity is not None
     assert output.determinant is not None
-    distance = energy_distance if training.distance == "energy" else mmd2
+    distance = (
+        energy_distance if training.distance == "energy" else partial(mmd2, num_dims=num_dims)
+    )
     source_drawn, target_drawn = drawn[0][:, None], drawn[1]
     growth = None if output.log_growth is None else output.log_growth[:, :num_times]
     source_weights = source_drawn if growth is None else source_drawn * growth.exp()
@@ -235,7 +254,7 @@ def _losses(
     velocity = output.learned_velocity
     if training.kinetic_grid is not None:
         velocity = velocity[:, num_times:]
-    kinetic = kinetic_energy(velocity, source_drawn)
+    kinetic = kinetic_energy(velocity, source_drawn, num_dims=num_dims)
     losses = {
         "distance": (weights * distances).sum(),
         "kinetic": training.kinetic_weight * kinetic,

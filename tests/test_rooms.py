@@ -13,12 +13,13 @@ PACKAGE = Path(cellmnn_fm.__file__).parent
 
 # a module may import those before it
 ORDER = [
-    *("errors", "linear_flow", "losses"),
-    *("subspace", "gaussian_frame", "configuration_cellmnn"),
-    *("modeling_cellmnn", "time_course"),
+    *("errors", "linear_flow", "losses", "gene_panel"),
+    *("gene_moments", "subspace", "shared_subspace"),
+    *("gaussian_frame", "configuration_cellmnn"),
+    *("modeling_cellmnn", "reading", "latent_space", "time_course"),
     *("recipes", "trajectories", "evaluation"),
     "training",
-    *("pipeline", "plotting", "synthetic", "cli"),
+    *("results", "fit_record", "pipeline", "plotting", "synthetic", "cli"),
 ]
 
 # these are copied beside a checkpoint, where nothing else of the package is

@@ -20,7 +20,7 @@ def test_genes_become_scaled_components(adata):
     np.testing.assert_allclose(states.std(0, ddof=1), 1, rtol=1e-4)
     centred = adata.X - adata.X.mean(0)
     explained = np.linalg.svd(centred, compute_uv=False)[:4] ** 2
-    scores = states * course.subspace.score_scale
+    scores = states * np.linalg.norm(course.subspace.loadings, axis=0)
     np.testing.assert_allclose((scores**2).sum(0), explained, rtol=1e-4)
 
 

@@ -1,0 +1,349 @@
+"""From the genes of a file to latent states: own components, shared ones, or own ones aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .gene_moments import DEFAULT_RANK, GeneMoments, Matrix
+from .gene_panel import Coverage, GenePanel, OnDuplicates, human_symbols, merge_duplicates
+from .reading import Source
+from .shared_subspace import Member, SharedSubspace
+from .subspace import Subspace
+
+SubspaceMode = Literal["own", "shared", "aligned"]
+SymbolSource = str | Mapping[str, str] | None
+
+DEFAULT_LATENT_DIM = 10
+
+
+@dataclass(frozen=True)
+class GeneOptions:
+    """How the genes of a file are read.
+
+    Parameters
+    ----------
+    symbols : str or mapping, optional
+        Where human symbols are, see :func:`cellmnn_fm.gene_panel.human_symbols`.
+    on_duplicates : {"error", "sum", "mean", "first"}
+        What becomes of genes with the same human symbol, where symbols must be unique.
+    """
+
+    symbols: SymbolSource = None
+    on_duplicates: OnDuplicates = "error"
+
+    def __post_init__(self) -> None:
+        _require_known("on_duplicates", self.on_duplicates, get_args(OnDuplicates))
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """Which latent space a data set gets.
+
+    Parameters
+    ----------
+    mode : {"own", "shared", "aligned"}
+        See :class:`LatentSpace`. Without genes in common with the shared subspace, as in an
+        embedding, "aligned" is the own dimensions, each with the sign with which it does not go
+        down with time.
+    shared : SharedSubspace, optional
+        For the modes "shared" and "aligned".
+    genes : GeneOptions
+
+    Raises
+    ------
+    InputError
+        On options that contradict each other.
+    """
+
+    mode: SubspaceMode = "own"
+    shared: SharedSubspace | None = None
+    genes: GeneOptions = field(default_factory=GeneOptions)
+
+    def __post_init__(self) -> None:
+        _require_known("subspace mode", self.mode, get_args(SubspaceMode))
+        if (self.mode == "own") != (self.shared is None):
+            raise InputError(
+                f"subspace mode {self.mode}",
+                "no shared subspace" if self.mode == "own" else "a shared subspace",
+                "none" if self.shared is None else "one",
+                "give one with mode shared or aligned, none with own",
+            )
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """The genes that are read, and the map between them and latent states.
+
+    Three kinds of maps. *own*: z-scored principal components of the data set itself. *shared*: the
+    space that data sets have in common, in which the same state has the same coordinates.
+    *aligned*: the own components, rotated to agree with the shared space.
+
+    Attributes
+    ----------
+    panel : GenePanel
+        The genes of the subspace, in its order.
+    subspace : Subspace
+    mode : {"own", "shared", "aligned"}
+    coverage : Coverage
+        Of the data set by the genes that it is projected from.
+    """
+
+    panel: GenePanel
+    subspace: Subspace
+    mode: SubspaceMode
+    coverage: Coverage
+
+    @classmethod
+    def fit(
+        cls,
+        source: Source,
+        cell_times: NDArray,
+        options: SpaceOptions | None = None,
+        *,
+        n_dims: int | None = None,
+        rows: NDArray[np.bool_] | None = None,
+        seed: int = 0,
+    ) -> LatentSpace:
+        """Fit the map to a data set.
+
+        Parameters
+        ----------
+        source : Source
+        cell_times : (cells,)
+            Time of each cell, for the signs of dimensions that cannot be aligned.
+        options : SpaceOptions
+        n_dims : int, optional
+            At most so many dimensions; all of an embedding or of the shared subspace, else 10.
+        rows : (cells,) mask, optional
+            The cells that may be looked at; all by default.
+        seed : int
+            Of the principal components.
+
+        Raises
+        ------
+        InputError
+            On options, genes or values that cannot be used.
+
+        Warns
+        -----
+        UserWarning
+            If the shared subspace knows less than half of the genes.
+        """
+        if n_dims is not None and n_dims < 1:
+            raise InputError("n_dims", "at least 1", n_dims, "ask for more dimensions")
+        options = options or SpaceOptions()
+        mode, shared = options.mode, options.shared
+        if mode == "shared" and source.is_embedding:
+            raise InputError(
+                "mode shared", "genes", f"the embedding {source.name}", "take mode aligned or own"
+            )
+        if shared is None or source.is_embedding:
+            panel = GenePanel(tuple(source.names), tuple(_symbols_if_any(source, options.genes)))
+            subspace = _own(source, n_dims, rows, seed)
+            if mode == "aligned":
+                subspace = _signed(subspace, source, cell_times, rows)
+            genes = len(panel)
+            return cls(panel, subspace, mode, Coverage(genes, genes, genes, 1.0))
+        if n_dims is not None:
+            shared = shared.truncated(n_dims)
+        symbols = human_symbols(source.var, options.genes.symbols)
+        if mode == "shared":
+            unique, selection = merge_duplicates(symbols, options.genes.on_duplicates)
+            chunks = (chunk @ selection for chunk in source.chunks(rows))
+            moments = GeneMoments.gather(chunks, rank=0)
+            coverage = shared.coverage(unique, moments)
+            shared.panel.require_covering(coverage, unique)
+            kept = np.flatnonzero(shared.panel.positions(unique) >= 0)
+            panel = GenePanel.of_symbols([unique[at] for at in kept])
+            subspace = shared.subspace(panel.symbols, moments.of_genes(kept))
+            return cls(panel, subspace, mode, coverage)
+        panel = GenePanel(tuple(source.names), tuple(symbols))
+        moments = _own_moments(source, shared.latent_dim, rows)
+        subspace = Subspace.of_moments(moments, shared.latent_dim)
+        coverage = shared.coverage(symbols, moments)
+        if coverage.matched:
+            subspace = subspace.aligned(shared.subspace(symbols, moments).projection)
+        else:
+            subspace = _signed(subspace, source, cell_times, rows)
+        return cls(panel, subspace, mode, coverage)
+
+    def project(
+        self, source: Source, genes: GeneOptions | None = None
+    ) -> tuple[NDArray[np.float32], Coverage]:
+        """Latent states of the cells of a file, from those genes of the panel that it has.
+
+        Returns
+        -------
+        states : (cells, latent_dim)
+        coverage : Coverage
+            Of the panel by the file.
+
+        Raises
+        ------
+        InputError
+            If it has none of them, or not all coordinates of an embedding.
+
+        Warns
+        -----
+        UserWarning
+            If less than half of the genes match.
+        """
+        genes = genes or GeneOptions()
+        names, symbols, selection = source.names, _symbols_if_any(source, genes), None
+        if self.mode == "shared":
+            names, selection = merge_duplicates(symbols, genes.on_duplicates)
+            symbols = names
+        columns, coverage = self.panel.match(names, symbols)
+        present = np.flatnonzero(columns >= 0)
+        if source.is_embedding and len(present) < len(columns):
+            raise InputError(
+                "coordinates",
+                f"the {len(self.panel)} that the model was fitted to",
+                f"{len(present)} of them",
+                "give the embedding that the model was fitted to",
+            )
+        subspace = self.subspace
+        if len(present) < len(columns):
+            subspace = subspace.restricted(present)
+        picked = columns[present]
+        as_they_are = selection is None and np.array_equal(picked, np.arange(source.shape[1]))
+
+        def read(chunk: Matrix) -> Matrix:
+            if selection is not None:
+                chunk = chunk @ selection
+            return chunk if as_they_are else chunk[:, picked]
+
+        states = [subspace.project(read(chunk)) for chunk in source.chunks()]
+        return np.concatenate(states), coverage
+
+    def over_genes(
+        self, source: Source, states: NDArray, genes: GeneOptions | None = None
+    ) -> tuple[Subspace, NDArray[np.bool_]]:
+        """The subspace over all genes of a file, in its order.
+
+        Genes that are not in the panel get loadings by ridge regression on the latent states.
+
+        Parameters
+        ----------
+        source : Source
+        states : (cells, latent_dim)
+            Of its cells.
+        genes : GeneOptions, optional
+
+        Returns
+        -------
+        subspace : Subspace
+        inferred : (genes,) mask
+            The genes that are not in the panel.
+        """
+        symbols = _symbols_if_any(source, genes or GeneOptions())
+        columns, _ = self.panel.match(source.names, symbols)
+        present = np.flatnonzero(columns >= 0)
+        inferred = np.full(source.shape[1], True)
+        inferred[columns[present]] = False
+        subspace = self.subspace.of_genes(present)
+        subspace = subspace.with_genes(source.matrix()[:, inferred], states)
+        order = np.concatenate([columns[present], np.flatnonzero(inferred)])
+        return subspace.of_genes(np.argsort(order)), inferred
+
+
+def seen_only(
+    source: Source, name: str, rows: NDArray[np.bool_], options: SpaceOptions
+) -> SpaceOptions:
+    """The options with the shared subspace that would be, had it never seen some of the cells.
+
+    Parameters
+    ----------
+    source : Source
+        A data set.
+    name : str
+        Its name. If it is a member of the shared subspace, its moments are replaced by those of
+        the cells that may be seen; members that share cells with it are left out.
+    rows : (cells,) mask
+        The cells that may be seen.
+    options : SpaceOptions
+    """
+    if options.shared is None:
+        return options
+    members = dict(options.shared.members)
+    own = members.pop(name, None)
+    for other, member in options.shared.members.items():
+        if name in member.overlaps or (own is not None and other in own.overlaps):
+            members.pop(other, None)
+    if own is not None:
+        members[name] = read_member(source, options.genes, overlaps=own.overlaps, rows=rows)
+    elif len(members) == len(options.shared.members):
+        return options
+    return replace(options, shared=SharedSubspace.fit(members, options.shared.latent_dim))
+
+
+def read_member(
+    source: Source,
+    genes: GeneOptions | None = None,
+    *,
+    overlaps: tuple[str, ...] = (),
+    rows: NDArray[np.bool_] | None = None,
+) -> Member:
+    """What a shared subspace keeps of a data set, in one pass over its cells.
+
+    Parameters
+    ----------
+    source : Source
+    genes : GeneOptions, optional
+    overlaps : tuple of str
+        Names of data sets that share cells with it.
+    rows : (cells,) mask, optional
+        The cells that are looked at; all by default.
+    """
+    genes = genes or GeneOptions()
+    symbols = human_symbols(source.var, genes.symbols)
+    unique, selection = merge_duplicates(symbols, genes.on_duplicates)
+    moments = GeneMoments.gather(chunk @ selection for chunk in source.chunks(rows))
+    return Member(tuple(unique), moments, overlaps)
+
+
+def _require_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(what, " or ".join(known), value, "choose one of those")
+
+
+def _own(source: Source, n_dims: int | None, rows: NDArray[np.bool_] | None, seed: int) -> Subspace:
+    """Principal components of genes, or the scaled coordinates of an embedding."""
+    if source.is_embedding:
+        matrix = source.matrix()
+        return Subspace.standardized(matrix if rows is None else matrix[rows], n_dims)
+    n_dims = n_dims or DEFAULT_LATENT_DIM
+    if source.on_disk:
+        return Subspace.of_moments(_own_moments(source, n_dims, rows), n_dims)
+    matrix = source.matrix()
+    return Subspace.pca(matrix if rows is None else matrix[rows], n_dims, seed)
+
+
+def _own_moments(source: Source, n_dims: int, rows: NDArray[np.bool_] | None) -> GeneMoments:
+    rank = max(DEFAULT_RANK, 2 * n_dims)  # what chunks lose by merging lies far below
+    return GeneMoments.gather(source.chunks(rows), rank=rank, standardize=False)
+
+
+def _signed(
+    subspace: Subspace, source: Source, cell_times: NDArray, rows: NDArray[np.bool_] | None
+) -> Subspace:
+    states = np.concatenate([subspace.project(chunk) for chunk in source.chunks(rows)])
+    return subspace.signed_by_time(states, cell_times if rows is None else cell_times[rows])
+
+
+def _symbols_if_any(source: Source, genes: GeneOptions) -> list[str]:
+    """Human symbols, which own components of genes can do without."""
+    if source.is_embedding:
+        return [""] * source.shape[1]
+    try:
+        return human_symbols(source.var, genes.symbols)
+    except InputError:
+        if genes.symbols is not None:
+            raise
+        return [""] * source.shape[1]

@@ -1,0 +1,251 @@
+"""Times, values and genes of cells, out of an AnnData in memory or on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from .errors import InputError
+from .gene_moments import Matrix
+from .gene_panel import require_unique
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MIN_CELLS = 2  # a spread needs two cells
+
+_CHUNK_CELLS = 1024
+_CHUNK_VALUES = 2**24  # of a chunk of cells or of genes, 64 MB when dense
+
+
+@dataclass(frozen=True)
+class Source:
+    """The values of cells and genes (or coordinates) that are modelled, wherever they lie.
+
+    Attributes
+    ----------
+    name : str
+        Where in the AnnData.
+    values : array, sparse matrix or a dataset on disk, (cells, genes)
+    var : DataFrame
+        The genes, in rows.
+    is_embedding : bool
+        Whether these are coordinates and not genes.
+    """
+
+    name: str
+    values: Any
+    var: pd.DataFrame
+    is_embedding: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Cells and genes."""
+        return self.values.shape
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the values are read from a file when they are needed."""
+        return not isinstance(self.values, np.ndarray) and not sparse.issparse(self.values)
+
+    @property
+    def names(self) -> list[str]:
+        """Unique names of the genes, or of the coordinates."""
+        names = self.var.index.astype(str).tolist()
+        require_unique(names, "var_names", "call var_names_make_unique")
+        return names
+
+    def matrix(self) -> Matrix:
+        """All values in memory, 32-bit; sparse where they are sparse.
+
+        Raises
+        ------
+        InputError
+            On NaN or infinite values.
+        """
+        values = self.values
+        if self.on_disk:
+            values = values.to_memory() if hasattr(values, "to_memory") else values[:]
+        return self._checked(values)
+
+    def chunks(self, rows: NDArray[np.bool_] | None = None) -> Iterator[Matrix]:
+        """The values of all cells, or of those in a mask, in chunks of cells in their order.
+
+        What is on disk is never in memory as a whole, whatever its layout.
+
+        Raises
+        ------
+        InputError
+            On NaN or infinite values.
+        """
+        cells, genes = self.shape
+        size = int(np.clip(_CHUNK_VALUES // genes, 1, _CHUNK_CELLS))
+        bounds = [slice(start, start + size) for start in range(0, cells, size)]
+        if getattr(self.values, "format", None) == "csc":
+            parts = _rows_of_csc(self.values, bounds)
+        else:
+            parts = (self.values[bound] for bound in bounds)
+        for bound, part in zip(bounds, parts, strict=True):
+            if rows is None:
+                yield self._checked(part)
+            elif rows[bound].any():
+                yield self._checked(part[rows[bound]])
+
+    def _checked(self, values: Any) -> Matrix:
+        if sparse.issparse(values):
+            matrix = sparse.csr_array(values, dtype=np.float32)
+            require_finite(matrix.data, self.name)
+            return matrix
+        dense = np.asarray(values, dtype=np.float32)
+        require_finite(dense, self.name)
+        return dense
+
+
+def read_source(adata: AnnData, use_rep: str | None = None, layer: str | None = None) -> Source:
+    """The values to model: genes of `X`, of a layer or of `.raw`, or an embedding.
+
+    Parameters
+    ----------
+    adata : AnnData
+        In memory or backed.
+    use_rep : str, optional
+        Key of `obsm` with an embedding, or "X" if `X` is one; a file with
+        `uns["space"] == "pca"` is read as "X".
+    layer : str, optional
+        A layer in place of `X`. "raw" is `adata.raw`, unless there is a layer of that name.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to read.
+    """
+    if use_rep is not None and layer is not None:
+        raise InputError(
+            "input", "use_rep or layer", f"use_rep={use_rep!r} and layer={layer!r}", "give one"
+        )
+    if use_rep is None and layer is None and adata.uns.get("space") == "pca":
+        use_rep = "X"
+    var = adata.var
+    if layer == "raw" and layer not in adata.layers and adata.raw is not None:
+        name, values, var = "raw.X", adata.raw.X, adata.raw.var
+    elif layer is not None:
+        name, values = f'layers["{layer}"]', _item(adata.layers, layer, f'layers["{layer}"]')
+    elif use_rep is not None and use_rep != "X":
+        name, values = f'obsm["{use_rep}"]', _item(adata.obsm, use_rep, f'obsm["{use_rep}"]')
+        values = values.to_numpy() if isinstance(values, pd.DataFrame) else values
+        var = pd.DataFrame(index=[f"{use_rep}_{index}" for index in range(values.shape[1])])
+    else:
+        name, values = "X", adata.X
+    if values is None or 0 in values.shape:
+        found = "nothing" if values is None else f"{values.shape[0]} cells, {values.shape[1]} genes"
+        raise InputError(
+            name, "values of cells and genes", found, "check how the file was filtered"
+        )
+    return Source(name, values, var, is_embedding=use_rep is not None)
+
+
+def read_times(adata: AnnData, time_key: str) -> NDArray[np.float64]:
+    """The time of each cell, validated: numeric, finite, 2 or more times of 2 or more cells."""
+    column = f'time column "{time_key}"'
+    if time_key not in adata.obs:
+        raise InputError(
+            column,
+            "a column of obs",
+            f"columns {listed(adata.obs.columns) or '(none)'}",
+            "name the column that holds the time of each cell",
+        )
+    values = adata.obs[time_key]
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(values.cat.categories.dtype)
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if missing := int(values.isna().sum()):
+        raise InputError(
+            column, "a time for every cell", f"{missing} of {len(values)} without", "remove those"
+        )
+    if not np.isfinite(numbers).all():
+        labels = pd.unique(values[~np.isfinite(numbers)])
+        raise InputError(
+            column,
+            "finite numbers",
+            listed(labels),
+            "replace the labels by numbers in one unit, such as days",
+        )
+    times, counts = np.unique(numbers, return_counts=True)
+    require_times(times, counts.tolist())
+    return numbers
+
+
+def require_times(times: NDArray, counts: list[int]) -> None:
+    """Refuse fewer than 2 times, and times of fewer than 2 cells."""
+    if len(times) < 2:
+        raise InputError(
+            "times",
+            "2 or more different ones",
+            f"{len(times)} ({listed(times)})",
+            "dynamics need snapshots at different times",
+        )
+    small = [f"{n} at {time:g}" for time, n in zip(times, counts, strict=True) if n < MIN_CELLS]
+    if small:
+        raise InputError(
+            "cells", f"{MIN_CELLS} or more at every time", ", ".join(small), "remove those times"
+        )
+
+
+def require_finite(values: NDArray, name: str) -> None:
+    """Refuse NaN and infinite values, and count them."""
+    if bad := int(values.size - np.isfinite(values).sum()):
+        raise InputError(
+            name,
+            "finite values",
+            f"{bad} of {values.size} NaN or infinite",
+            "remove or impute them",
+        )
+
+
+def listed(items: Sequence[Hashable] | NDArray | pd.Index, most: int = 8) -> str:
+    """The first few of them, for a message."""
+    names = [f"{item:g}" if isinstance(item, float) else str(item) for item in items]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _item(mapping: Any, key: str, name: str) -> Any:
+    if key not in mapping:
+        raise InputError(
+            name, "an array", f"keys {listed(mapping) or '(none)'}", "name one of those"
+        )
+    return mapping[key]
+
+
+def _rows_of_csc(values: Any, bounds: Sequence[slice]) -> Iterator[sparse.csr_array]:
+    """Chunks of rows of a matrix that is stored by columns.
+
+    On disk its columns are read once, and each block of them is cut by rows into temporary files:
+    reading rows directly would go through the whole file for every chunk.
+    """
+    if sparse.issparse(values):
+        by_rows = sparse.csr_array(values)
+        yield from (by_rows[bound] for bound in bounds)
+        return
+    cells, genes = values.shape
+    width = int(np.clip(2 * _CHUNK_VALUES // cells, 1, genes))
+    starts = range(0, genes, width)
+    with tempfile.TemporaryDirectory() as folder:
+        for block, start in enumerate(starts):
+            columns = sparse.csr_array(values[:, start : start + width])
+            for number, bound in enumerate(bounds):
+                piece = Path(folder, f"{number}_{block}.npz")
+                sparse.save_npz(piece, columns[bound], compressed=False)
+        for number in range(len(bounds)):
+            pieces = [
+                sparse.load_npz(Path(folder, f"{number}_{block}.npz"))
+                for block in range(len(starts))
+            ]
+            yield sparse.csr_array(sparse.hstack(pieces))

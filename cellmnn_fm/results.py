@@ -1,0 +1,107 @@
+"""What a model says, as AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .gene_panel import Coverage, GenePanel
+from .subspace import Subspace
+from .trajectories import Interpolation
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def predicted_snapshot(
+    predicted: Interpolation,
+    velocity: NDArray,
+    times: NDArray,
+    names: Sequence[pd.Index],
+    panel: GenePanel,
+    subspace: Subspace,
+    coverage: Coverage,
+) -> AnnData:
+    """A predicted snapshot, in gene space.
+
+    Parameters
+    ----------
+    predicted : Interpolation
+    velocity : (cells, latent_dim)
+        Of the predicted cells.
+    times : (snapshots,)
+        Observed times.
+    names : sequence of Index
+        Names of the observed cells at each of them.
+    panel : GenePanel
+    subspace : Subspace
+    coverage : Coverage
+        Of the panel by the observed cells.
+    """
+    import anndata
+
+    pairs = zip(predicted.source_index, predicted.source_cell, strict=True)
+    source_cell = [str(names[index][cell]) for index, cell in pairs]
+    obs = pd.DataFrame(
+        {
+            "time": np.full(len(source_cell), predicted.time),
+            "weight": predicted.weights,
+            "source_time": times[predicted.source_index],
+            "source_cell": source_cell,
+        },
+        index=[f"{name}@{predicted.time:g}" for name in source_cell],
+    )
+    result = anndata.AnnData(
+        subspace.reconstruct(predicted.states),
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(panel.names)),
+        obsm={"X_cellmnn": predicted.states, "cellmnn_velocity": velocity},
+        varm={"cellmnn_loadings": subspace.loadings},
+        layers={"cellmnn_velocity": velocity @ subspace.loadings.T},
+        uns={"cellmnn": {"at": predicted.time, "coverage": _written(coverage)}},
+    )
+    result.obs_names_make_unique()
+    return result
+
+
+def annotated(adata: AnnData, states: NDArray, velocity: NDArray, coverage: Coverage) -> AnnData:
+    """A copy of `adata` with the latent states and velocities (cells, latent_dim) of its cells."""
+    result = adata.to_memory() if adata.isbacked else adata.copy()
+    result.obsm["X_cellmnn"] = states
+    result.obsm["cellmnn_velocity"] = velocity
+    result.uns["cellmnn"] = {"coverage": _written(coverage)}
+    return result
+
+
+def add_genes(
+    result: AnnData, subspace: Subspace, inferred: NDArray[np.bool_], *, layers: bool
+) -> None:
+    """Add what the latent states and velocities mean for genes, in place.
+
+    Parameters
+    ----------
+    result : AnnData
+        From :func:`annotated`.
+    subspace : Subspace
+        Over its genes.
+    inferred : (genes,) mask
+        Genes whose loadings are those of a regression.
+    layers : bool
+        Whether to add dense arrays of cells and genes: expression and velocity.
+    """
+    result.varm["cellmnn_loadings"] = subspace.loadings
+    result.var["cellmnn_inferred"] = inferred
+    if layers:
+        states, velocity = result.obsm["X_cellmnn"], result.obsm["cellmnn_velocity"]
+        result.layers["cellmnn_expression"] = subspace.reconstruct(states)
+        result.layers["cellmnn_velocity"] = velocity @ subspace.loadings.T
+
+
+def _written(coverage: Coverage) -> dict[str, float]:
+    """As it goes into a file, which has no place for what is not known."""
+    return {name: value for name, value in asdict(coverage).items() if value is not None}
