@@ -1,20 +1,36 @@
-"""The command line: fit, interpolate, evaluate, demo."""
+"""The command line: fit, annotate, interpolate, evaluate, demo; and `cellmnn subspace`."""
 
 from __future__ import annotations
 
 import json
-import signal
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from anndata import AnnData
+from .console import (
+    Backed,
+    File,
+    Frame,
+    Layer,
+    OnDuplicatesOption,
+    Quiet,
+    SubspaceFolder,
+    SubspaceModeOption,
+    Symbols,
+    TimeKey,
+    UseRep,
+    plain_errors,
+    print_table,
+    read_file,
+    read_symbols,
+    silence_transformers,
+    with_folder,
+)
+from .subspace_commands import subspace_app
 
+if TYPE_CHECKING:
     from .evaluation import Evaluation
 
 # heavy modules are imported inside the commands: --help must answer at once
@@ -24,20 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured.",
 )
-
-
-_EXTRAS = {"ot": "eval", "matplotlib": "plot"}  # packages of optional dependencies
-
-
-File = Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="AnnData time course.")]
-TimeKey = Annotated[str, typer.Option(help="Column of obs with the time of each cell.")]
-UseRep = Annotated[
-    str | None,
-    typer.Option(help='Key of obsm with an embedding to use in place of genes, or "X".'),
-]
-Layer = Annotated[str | None, typer.Option(help="Layer to use in place of X.")]
-Frame = Annotated[bool, typer.Option(help="Work in the Gaussian frame of the snapshots.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notices.")]
+app.add_typer(subspace_app)
 
 
 @app.command()
@@ -48,6 +51,11 @@ def fit(
     use_rep: UseRep = None,
     layer: Layer = None,
     n_dims: Annotated[int | None, typer.Option(help="Latent dimensions, at most.")] = None,
+    subspace: SubspaceFolder = None,
+    subspace_mode: SubspaceModeOption = None,
+    symbols: Symbols = None,
+    on_duplicates: OnDuplicatesOption = "error",
+    backed: Backed = False,
     frame: Frame = False,
     preset: Annotated[Literal["default", "paper"], typer.Option(help="Recipe.")] = "default",
     steps: Annotated[
@@ -60,19 +68,23 @@ def fit(
 
     Stopped or killed, the same command goes on from the last saved state.
     """
-    with _plain_errors("interrupted: the same command goes on from the last saved state"):
-        adata = _read(file)
+    with plain_errors("interrupted: the same command goes on from the last saved state"):
+        adata = read_file(file, backed=backed)
         from accelerate import PartialState
 
         from .pipeline import CellMNNPipeline
 
-        _silence_transformers()
+        silence_transformers()
         pipeline = CellMNNPipeline().fit(
             adata,
             time_key=time_key,
             use_rep=use_rep,
             layer=layer,
             n_dims=n_dims,
+            subspace=subspace,
+            subspace_mode=subspace_mode,
+            symbols=read_symbols(symbols),
+            on_duplicates=on_duplicates,
             frame=frame,
             preset=preset,
             steps=steps,
@@ -105,17 +117,41 @@ def interpolate(
     quiet: Quiet = False,
 ) -> None:
     """Predict the snapshot at any time from those around it."""
-    with _plain_errors():
-        adata = _read(file)
+    with plain_errors():
+        adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
-        _silence_transformers()
+        silence_transformers()
         predicted = CellMNNPipeline.from_pretrained(folder).interpolate(
             adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
         )
-        predicted.write_h5ad(_with_folder(output))
+        predicted.write_h5ad(with_folder(output))
         if not quiet:
             typer.echo(f"{output}: {predicted.n_obs} cells at time {at:g}")
+
+
+@app.command()
+def annotate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fitted model.")],
+    file: File,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The same cells, .h5ad.")],
+    time_key: Annotated[str | None, typer.Option(help="Where it differs from the fit.")] = None,
+    layers: Annotated[
+        bool, typer.Option(help="Add expression and velocity of every gene, dense.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Add latent states, velocities and loadings to observed cells."""
+    with plain_errors():
+        adata = read_file(file)
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        pipeline = CellMNNPipeline.from_pretrained(folder)
+        annotated = pipeline.annotate(adata, time_key=time_key, layers=layers)
+        annotated.write_h5ad(with_folder(output))
+        if not quiet:
+            typer.echo(f"{output}: {annotated.n_obs} cells")
 
 
 @app.command()
@@ -124,7 +160,11 @@ def evaluate(
     time_key: TimeKey,
     use_rep: UseRep = None,
     layer: Layer = None,
-    n_dims: Annotated[int, typer.Option(help="Dimensions, at most.")] = 5,
+    n_dims: Annotated[int, typer.Option(help="Dimensions that W1 is taken in, at most.")] = 5,
+    subspace: SubspaceFolder = None,
+    subspace_mode: SubspaceModeOption = None,
+    symbols: Symbols = None,
+    on_duplicates: OnDuplicatesOption = "error",
     protocol: Annotated[
         Literal["strict", "published"],
         typer.Option(help="Fit components and scales without the held-out time, or on all times."),
@@ -140,8 +180,8 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Leave each interior time out, predict it, and compare with simple baselines."""
-    with _plain_errors():
-        adata = _read(file)
+    with plain_errors():
+        adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
         evaluation = CellMNNPipeline().evaluate(
@@ -150,6 +190,10 @@ def evaluate(
             use_rep=use_rep,
             layer=layer,
             n_dims=n_dims,
+            subspace=subspace,
+            subspace_mode=subspace_mode,
+            symbols=read_symbols(symbols),
+            on_duplicates=on_duplicates,
             protocol=protocol,
             frame=frame,
             preset=preset,
@@ -158,13 +202,13 @@ def evaluate(
         )
         _print_evaluation(file.stem, evaluation)
         if json_file is not None:
-            _with_folder(json_file).write_text(
+            with_folder(json_file).write_text(
                 json.dumps({"file": file.name, **evaluation.to_dict()}, indent=1)
             )
         if figure is not None:
             from .plotting import plot_evaluation
 
-            plot_evaluation(evaluation).savefig(_with_folder(figure), dpi=150)
+            plot_evaluation(evaluation).savefig(with_folder(figure), dpi=150)
 
 
 @app.command()
@@ -184,7 +228,7 @@ def demo(
 
     With a file: fit, interpolate, evaluate. Without: recover systems whose truth is known.
     """
-    with _plain_errors():
+    with plain_errors():
         output.mkdir(parents=True, exist_ok=True)
         if file is None:
             _demo_known_systems(output, seeds, progress=not quiet)
@@ -223,7 +267,7 @@ def _demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
                 found.trained.model, found.course, found.trained.time_scale
             ).savefig(output / f"{system.name}_velocity.png", dpi=150)
     (output / "known_systems.json").write_text(json.dumps(rows, indent=1))
-    _print_table(
+    print_table(
         "known systems: a held-out snapshot against the truth",
         rows,
         {
@@ -242,8 +286,8 @@ def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress:
     from .pipeline import CellMNNPipeline
     from .plotting import plot_evaluation, plot_interpolation, plot_losses, plot_velocity_field
 
-    adata = _read(file)
-    _silence_transformers()
+    adata = read_file(file)
+    silence_transformers()
     pipeline = CellMNNPipeline().fit(adata, time_key=time_key, progress=progress)
     pipeline.save_pretrained(output / "model")
     course, record = pipeline.time_course(adata), pipeline.record
@@ -265,70 +309,6 @@ def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress:
     _print_evaluation(file.stem, evaluation)
 
 
-def _read(file: Path) -> AnnData:
-    from .errors import InputError
-
-    if not file.is_file():
-        raise InputError("input file", "an .h5ad file", f"nothing at {file}", "correct the path")
-    import anndata
-
-    try:
-        return anndata.read_h5ad(file)
-    except (OSError, KeyError) as error:
-        raise InputError(
-            str(file),
-            "an AnnData .h5ad file",
-            f"something else ({error})",
-            "write it with anndata",
-        ) from error
-
-
-def _with_folder(path: Path) -> Path:
-    """The same path, in a folder that is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _silence_transformers() -> None:
-    """No bars of transformers for files of a few hundred kilobytes."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-@contextmanager
-def _plain_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Bad input ends in one line and exit code 2, an interruption in 130."""
-    from .errors import InputError
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default", UserWarning)
-            yield
-        for warning in caught:
-            if issubclass(warning.category, UserWarning):
-                typer.echo(f"warning: {warning.message}", err=True)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except ModuleNotFoundError as error:
-        if error.name not in _EXTRAS:
-            raise
-        extra = _EXTRAS[error.name]
-        fix = f"pip install 'cellmnn-fm[{extra}]'"
-        typer.echo(f"error: {error.name}: expected the package, found none; {fix}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo(interrupted, err=True)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def _print_evaluation(name: str, evaluation: Evaluation) -> None:
     settings = evaluation.settings
     rows = [{"method": method, **row} for method, row in evaluation.summary.items()]
@@ -340,21 +320,7 @@ def _print_evaluation(name: str, evaluation: Evaluation) -> None:
         "ratio_to_ot_interpolate": "{:.3f}".format,
         "seconds": "{:.2f}".format,
     }
-    _print_table(title, rows, columns)
-
-
-def _print_table(
-    title: str, rows: list[dict[str, Any]], columns: dict[str, Callable[[Any], str]]
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for name, render in columns.items():
-        table.add_column(name.replace("_", " "), justify="left" if render is str else "right")
-    for row in rows:
-        table.add_row(*(render(row[name]) for name, render in columns.items()))
-    Console().print(table)
+    print_table(title, rows, columns)
 
 
 if __name__ == "__main__":  # for launchers: accelerate launch -m cellmnn_fm.cli

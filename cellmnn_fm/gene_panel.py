@@ -133,7 +133,7 @@ class GenePanel:
         columns = pd.Index(names).get_indexer(pd.Index(self.names))
         # a symbol that several genes share says nothing about which of them is meant
         by_symbol = {symbol: at for at, symbol in enumerate(symbols) if symbol}
-        repeated = _repeated(symbols)
+        repeated = _repeated(symbols) | _repeated(self.symbols)
         for at in np.flatnonzero(columns < 0):
             symbol = self.symbols[at]
             if symbol not in repeated:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 
 from .errors import InputError
 from .gene_moments import DEFAULT_RANK, GeneMoments, Matrix
 from .gene_panel import Coverage, GenePanel, OnDuplicates, human_symbols, merge_duplicates
-from .reading import Source
-from .shared_subspace import Member, SharedSubspace
+from .reading import Source, read_source
+from .shared_subspace import DEFAULT_SHARED_DIM, Member, SharedSubspace
 from .subspace import Subspace
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 SubspaceMode = Literal["own", "shared", "aligned"]
 SymbolSource = str | Mapping[str, str] | None
@@ -168,6 +173,7 @@ class LatentSpace:
         subspace = Subspace.of_moments(moments, shared.latent_dim)
         coverage = shared.coverage(symbols, moments)
         if coverage.matched:
+            shared.panel.require_covering(coverage, symbols)
             subspace = subspace.aligned(shared.subspace(symbols, moments).projection)
         else:
             subspace = _signed(subspace, source, cell_times, rows)
@@ -194,7 +200,28 @@ class LatentSpace:
         UserWarning
             If less than half of the genes match.
         """
-        genes = genes or GeneOptions()
+        subspace, chunks, coverage = self._read(source, genes or GeneOptions())
+        return np.concatenate([subspace.project(chunk) for chunk in chunks]), coverage
+
+    def explained_variance(self, source: Source, genes: GeneOptions | None = None) -> float:
+        """The variance of the genes of the panel that is kept, summed over them.
+
+        It is what ``x̂ = μ + D z`` leaves over, taken off the variance of x around μ.
+        """
+        subspace, chunks, _ = self._read(source, genes or GeneOptions())
+        kept, cells = 0.0, 0
+        for chunk in chunks:
+            x = chunk if isinstance(chunk, np.ndarray) else chunk.toarray()
+            residual = x - subspace.reconstruct(subspace.project(x))
+            kept += float(np.square(x - subspace.gene_mean).sum(dtype=np.float64))
+            kept -= float(np.square(residual).sum(dtype=np.float64))
+            cells += len(x)
+        return kept / (cells - 1)
+
+    def _read(
+        self, source: Source, genes: GeneOptions
+    ) -> tuple[Subspace, Iterator[Matrix], Coverage]:
+        """Chunks of the columns of a file that are in the panel, and the subspace over those."""
         names, symbols, selection = source.names, _symbols_if_any(source, genes), None
         if self.mode == "shared":
             names, selection = merge_duplicates(symbols, genes.on_duplicates)
@@ -208,19 +235,17 @@ class LatentSpace:
                 f"{len(present)} of them",
                 "give the embedding that the model was fitted to",
             )
-        subspace = self.subspace
-        if len(present) < len(columns):
-            subspace = subspace.restricted(present)
         picked = columns[present]
         as_they_are = selection is None and np.array_equal(picked, np.arange(source.shape[1]))
 
-        def read(chunk: Matrix) -> Matrix:
+        def pick(chunk: Matrix) -> Matrix:
             if selection is not None:
                 chunk = chunk @ selection
             return chunk if as_they_are else chunk[:, picked]
 
-        states = [subspace.project(read(chunk)) for chunk in source.chunks()]
-        return np.concatenate(states), coverage
+        some_missing = len(present) < len(columns)
+        subspace = self.subspace.restricted(present) if some_missing else self.subspace
+        return subspace, map(pick, source.chunks()), coverage
 
     def over_genes(
         self, source: Source, states: NDArray, genes: GeneOptions | None = None
@@ -306,6 +331,55 @@ def read_member(
     unique, selection = merge_duplicates(symbols, genes.on_duplicates)
     moments = GeneMoments.gather(chunk @ selection for chunk in source.chunks(rows))
     return Member(tuple(unique), moments, overlaps)
+
+
+def fit_shared_subspace(
+    adatas: Mapping[str, AnnData],
+    *,
+    n_dims: int = DEFAULT_SHARED_DIM,
+    layer: str | None = None,
+    genes: GeneOptions | None = None,
+    add_to: SharedSubspace | None = None,
+    progress: bool = False,
+) -> SharedSubspace:
+    """Fit one latent space to many data sets, in one pass over the cells of each.
+
+    Parameters
+    ----------
+    adatas : mapping of AnnData
+        By name, in memory or backed, each with genes of its own. `uns["overlaps"]` names those
+        that share cells with it.
+    n_dims : int
+        Dimensions of the latent space.
+    layer : str, optional
+        In place of `X`; "raw" for `.raw`.
+    genes : GeneOptions, optional
+        How genes are read.
+    add_to : SharedSubspace, optional
+        One that is there, with its dimensions; its data sets are not read again.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    InputError
+        On an embedding, and on genes or values that cannot be used.
+    """
+    sources = {name: read_source(adata, layer=layer) for name, adata in adatas.items()}
+    for name, source in sources.items():
+        if source.is_embedding:
+            raise InputError(name, "genes", "an embedding", "leave it out: it has no gene names")
+    members = {}
+    for name, source in track(
+        sources.items(),
+        "reading",
+        console=Console(stderr=True),
+        disable=not progress,
+        transient=True,
+    ):
+        overlaps = tuple(str(other) for other in adatas[name].uns.get("overlaps", ()))
+        members[name] = read_member(source, genes, overlaps=overlaps)
+    return SharedSubspace.fit(members, n_dims) if add_to is None else add_to.add(members)
 
 
 def _require_known(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from .evaluation import Evaluation
 from .modeling_cellmnn import CellMNNModel
+from .subspace_report import SubspaceReport
 from .time_course import TimeCourse, TimeScale
 from .trajectories import velocity_at
 
@@ -94,6 +97,29 @@ def plot_evaluation(evaluation: Evaluation) -> Figure:
     )
     axis.invert_yaxis()
     axis.set_xlabel("W1 to the held-out snapshot")
+    return figure
+
+
+def plot_subspace_reports(reports: Mapping[str, SubspaceReport]) -> Figure:
+    """Coverage and captured variance of data sets, by name."""
+    bars = {
+        "genes in the panel": [one.to_dict()["coverage"] for one in reports.values()],
+        "variance, own components (aligned too)": [
+            one.variance_own_pca for one in reports.values()
+        ],
+        "variance, shared": [one.variance_shared for one in reports.values()],
+    }
+    figure = Figure(figsize=(7, 0.5 * len(reports) + 1.6), layout="constrained")
+    axis = figure.subplots()
+    rows = np.arange(len(reports))
+    colors = ("lightgrey", "lightsteelblue", "steelblue")
+    for number, ((label, values), color) in enumerate(zip(bars.items(), colors, strict=True)):
+        axis.barh(rows + 0.27 * (number - 1), values, height=0.25, label=label, color=color)
+    axis.set_yticks(rows, list(reports))
+    axis.invert_yaxis()
+    axis.set(xlabel="part of the whole", xlim=(0, 1))
+    axis.margins(y=0.02)
+    figure.legend(loc="outside lower center", frameon=False)
     return figure
 
 

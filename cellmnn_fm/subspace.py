@@ -228,10 +228,10 @@ class Subspace:
         """
         x = x.astype(np.float64)
         mean, centred = x.mean(axis=0), states - states.mean(axis=0)
-        gram = centred.T @ centred
-        loadings = np.linalg.solve(gram + np.eye(len(gram)), (x.T @ centred).T).T
+        gram, identity = centred.T @ centred, np.eye(states.shape[1])
+        loadings = np.linalg.solve(gram + identity, (x.T @ centred).T).T
         squares = (x * x).mean(axis=0)
-        explained = np.einsum("gd,de,ge->g", loadings, gram / len(states), loadings)
+        explained = np.einsum("gd,de,ge->g", loadings, gram + 2 * identity, loadings) / len(states)
         left = np.maximum(squares - mean**2 - explained, 0)
         return self.of_arrays(
             np.concatenate([self.gene_mean, mean]),

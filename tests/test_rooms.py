@@ -17,9 +17,10 @@ ORDER = [
     *("gene_moments", "subspace", "shared_subspace"),
     *("gaussian_frame", "configuration_cellmnn"),
     *("modeling_cellmnn", "reading", "latent_space", "time_course"),
-    *("recipes", "trajectories", "evaluation"),
+    *("recipes", "trajectories", "evaluation", "subspace_report"),
     "training",
-    *("results", "fit_record", "pipeline", "plotting", "synthetic", "cli"),
+    *("results", "fit_record", "pipeline", "plotting", "synthetic"),
+    *("console", "subspace_commands", "cli"),
 ]
 
 # these are copied beside a checkpoint, where nothing else of the package is

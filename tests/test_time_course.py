@@ -7,7 +7,6 @@ import pytest
 from scipy import sparse
 
 from cellmnn_fm import InputError, TimeCourse
-from cellmnn_fm.subspace import Subspace
 from cellmnn_fm.time_course import TimeScale
 
 
@@ -186,18 +185,6 @@ def test_more_components_than_there_are_give_those_there_are(adata):
     assert course.latent_dim == 8
     adata.X[:, 4:] = adata.X[:, :4]  # rank 4
     assert TimeCourse.from_anndata(adata, time_key="day", n_dims=8).latent_dim == 4
-
-
-@pytest.mark.parametrize("as_sparse", [False, True])
-def test_components_are_seeded_and_invertible(as_sparse):
-    rng = np.random.default_rng(0)
-    x = rng.poisson(1.0, size=(40, 600)).astype(np.float32)
-    x = sparse.csr_array(x) if as_sparse else x
-    one, other = Subspace.pca(x, 5, seed=3), Subspace.pca(x, 5, seed=3)
-    np.testing.assert_array_equal(one.loadings, other.loadings)
-    np.testing.assert_allclose(one.loadings.T @ one.loadings, np.eye(5), atol=1e-5)
-    z = rng.normal(size=(7, 5)).astype(np.float32)
-    np.testing.assert_allclose(one.project(one.reconstruct(z)), z, atol=1e-4)
 
 
 def test_real_files_are_read(data_folder):

@@ -1,0 +1,151 @@
+"""What all commands share: options, files, errors in one line, tables."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# heavy modules are imported inside the functions: --help must answer at once
+
+_EXTRAS = {"ot": "eval", "matplotlib": "plot"}  # packages of optional dependencies
+
+File = Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="AnnData time course.")]
+TimeKey = Annotated[str, typer.Option(help="Column of obs with the time of each cell.")]
+UseRep = Annotated[
+    str | None,
+    typer.Option(help='Key of obsm with an embedding to use in place of genes, or "X".'),
+]
+Layer = Annotated[str | None, typer.Option(help="Layer to use in place of X.")]
+SubspaceFolder = Annotated[
+    Path | None, typer.Option("--subspace", help="Folder of a shared subspace to work in.")
+]
+SubspaceModeOption = Annotated[
+    Literal["own", "shared", "aligned"] | None,
+    typer.Option(
+        "--subspace-mode",
+        help="Own components, the shared space, or own components aligned with it; "
+        "aligned by default with --subspace.",
+    ),
+]
+Symbols = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of var with human symbols, or a table of names and human symbols "
+        "(.tsv or .csv, two columns, no header)."
+    ),
+]
+OnDuplicatesOption = Annotated[
+    Literal["error", "sum", "mean", "first"],
+    typer.Option("--on-duplicates", help="What becomes of genes with the same human symbol."),
+]
+Backed = Annotated[
+    bool, typer.Option("--backed", help="Leave X on disk and read it in chunks: less memory.")
+]
+Frame = Annotated[bool, typer.Option(help="Work in the Gaussian frame of the snapshots.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notices.")]
+
+
+def read_file(file: Path, *, backed: bool = False) -> AnnData:
+    """The AnnData in a file, its `X` left on disk if `backed`."""
+    from .errors import InputError
+
+    if not file.is_file():
+        raise InputError("input file", "an .h5ad file", f"nothing at {file}", "correct the path")
+    import anndata
+
+    try:
+        return anndata.read_h5ad(file, backed="r" if backed else None)
+    except (OSError, KeyError) as error:
+        raise InputError(
+            str(file),
+            "an AnnData .h5ad file",
+            f"something else ({error})",
+            "write it with anndata",
+        ) from error
+
+
+def read_symbols(symbols: str | None) -> str | dict[str, str] | None:
+    """The name of a column as it is, and the table in a file."""
+    if symbols is None or not Path(symbols).is_file():
+        return symbols
+    import pandas as pd
+
+    from .errors import InputError
+
+    table = pd.read_csv(symbols, sep=None, engine="python", header=None, dtype=str).dropna()
+    if table.shape[1] != 2:
+        columns = f"{table.shape[1]} columns"
+        raise InputError(symbols, "two columns", columns, "give a name and a human symbol each row")
+    return dict(zip(table[0], table[1], strict=True))
+
+
+def with_folder(path: Path) -> Path:
+    """The same path, in a folder that is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def silence_transformers() -> None:
+    """No bars of transformers for files of a few hundred kilobytes."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@contextmanager
+def plain_errors(interrupted: str = "interrupted") -> Iterator[None]:
+    """Bad input ends in one line and exit code 2, an interruption in 130."""
+    from .errors import InputError
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default", UserWarning)
+            yield
+        for warning in caught:
+            if issubclass(warning.category, UserWarning):
+                typer.echo(f"warning: {warning.message}", err=True)
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        extra = _EXTRAS[error.name]
+        fix = f"pip install 'cellmnn-fm[{extra}]'"
+        typer.echo(f"error: {error.name}: expected the package, found none; {fix}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo(interrupted, err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def print_table(
+    title: str, rows: list[dict[str, Any]], columns: dict[str, Callable[[Any], str]]
+) -> None:
+    """Print rows, each column rendered by its function."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name, render in columns.items():
+        is_text = render is str
+        label = name.replace("_", " ")
+        table.add_column(label, justify="left" if is_text else "right", no_wrap=is_text)
+    for row in rows:
+        table.add_row(*(render(row[name]) for name, render in columns.items()))
+    Console().print(table)

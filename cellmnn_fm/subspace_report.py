@@ -1,0 +1,98 @@
+"""How much of a data set its latent spaces keep: genes, and variance of expression."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .gene_moments import GeneMoments
+from .gene_panel import Coverage
+from .latent_space import GeneOptions, LatentSpace, SpaceOptions
+from .reading import Source
+from .shared_subspace import SharedSubspace
+
+
+@dataclass(frozen=True)
+class SubspaceReport:
+    """What the latent spaces of as many dimensions keep of one data set.
+
+    Attributes
+    ----------
+    cells : int
+    n_dims : int
+    coverage : Coverage
+        Of the data set by the shared subspace.
+    variance_shared, variance_aligned, variance_own_pca : float
+        Parts of the variance of expression, over all measured genes, that the shared subspace, the
+        own components aligned with it and the own components keep. Own components keep the most
+        that as many dimensions can.
+    """
+
+    cells: int
+    n_dims: int
+    coverage: Coverage
+    variance_shared: float
+    variance_aligned: float
+    variance_own_pca: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat, ready for JSON; "coverage" is the matched part of the measured genes."""
+        genes = asdict(self.coverage)
+        return {
+            "cells": self.cells,
+            "n_dims": self.n_dims,
+            "genes": genes["data_genes"],
+            "genes_matched": genes["matched"],
+            "panel_genes": genes["panel_genes"],
+            "coverage": genes["matched"] / genes["data_genes"],
+            "variance_of_matched": genes["variance_share"],
+            "variance_shared": self.variance_shared,
+            "variance_aligned": self.variance_aligned,
+            "variance_own_pca": self.variance_own_pca,
+        }
+
+
+def report_subspaces(
+    source: Source,
+    cell_times: NDArray,
+    shared: SharedSubspace,
+    genes: GeneOptions | None = None,
+    n_dims: int | None = None,
+) -> SubspaceReport:
+    """Compare the latent spaces of a data set.
+
+    Parameters
+    ----------
+    source : Source
+    cell_times : (cells,)
+    shared : SharedSubspace
+    genes : GeneOptions, optional
+    n_dims : int, optional
+        Dimensions of each space; those of the shared subspace by default.
+
+    Raises
+    ------
+    InputError
+        If there is no gene in common.
+    """
+    genes = genes or GeneOptions()
+    n_dims = n_dims or shared.latent_dim
+    total = GeneMoments.gather(source.chunks(), rank=0).variance.sum()
+    shares, coverage = {}, None
+    for mode in ("shared", "aligned", "own"):
+        options = SpaceOptions(mode, None if mode == "own" else shared, genes)
+        space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims)
+        shares[mode] = float(space.explained_variance(source, genes) / total)
+        if mode == "aligned":
+            coverage = space.coverage
+    assert coverage is not None
+    return SubspaceReport(
+        cells=source.shape[0],
+        n_dims=n_dims,
+        coverage=coverage,
+        variance_shared=shares["shared"],
+        variance_aligned=shares["aligned"],
+        variance_own_pca=shares["own"],
+    )
