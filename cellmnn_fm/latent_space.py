@@ -169,7 +169,7 @@ class LatentSpace:
             subspace = shared.subspace(panel.symbols, moments.of_genes(kept))
             return cls(panel, subspace, mode, coverage)
         panel = GenePanel(tuple(source.names), tuple(symbols))
-        moments = _own_moments(source, shared.latent_dim, rows)
+        moments = own_moments(source, shared.latent_dim, rows)
         subspace = Subspace.of_moments(moments, shared.latent_dim)
         coverage = shared.coverage(symbols, moments)
         if coverage.matched:
@@ -382,6 +382,12 @@ def fit_shared_subspace(
     return SharedSubspace.fit(members, n_dims) if add_to is None else add_to.add(members)
 
 
+def own_moments(source: Source, n_dims: int, rows: NDArray[np.bool_] | None = None) -> GeneMoments:
+    """Covariance of the genes as they are, for `n_dims` components, in one pass over the cells."""
+    rank = max(DEFAULT_RANK, 2 * n_dims)  # what chunks lose by merging lies far below
+    return GeneMoments.gather(source.chunks(rows), rank=rank, standardize=False)
+
+
 def _require_known(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(what, " or ".join(known), value, "choose one of those")
@@ -394,14 +400,9 @@ def _own(source: Source, n_dims: int | None, rows: NDArray[np.bool_] | None, see
         return Subspace.standardized(matrix if rows is None else matrix[rows], n_dims)
     n_dims = n_dims or DEFAULT_LATENT_DIM
     if source.on_disk:
-        return Subspace.of_moments(_own_moments(source, n_dims, rows), n_dims)
+        return Subspace.of_moments(own_moments(source, n_dims, rows), n_dims)
     matrix = source.matrix()
     return Subspace.pca(matrix if rows is None else matrix[rows], n_dims, seed)
-
-
-def _own_moments(source: Source, n_dims: int, rows: NDArray[np.bool_] | None) -> GeneMoments:
-    rank = max(DEFAULT_RANK, 2 * n_dims)  # what chunks lose by merging lies far below
-    return GeneMoments.gather(source.chunks(rows), rank=rank, standardize=False)
 
 
 def _signed(

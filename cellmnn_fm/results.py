@@ -71,7 +71,13 @@ def predicted_snapshot(
 
 def annotated(adata: AnnData, states: NDArray, velocity: NDArray, coverage: Coverage) -> AnnData:
     """A copy of `adata` with the latent states and velocities (cells, latent_dim) of its cells."""
-    result = adata.to_memory() if adata.isbacked else adata.copy()
+    if adata.isbacked:  # to_memory would close the file
+        import anndata
+
+        in_memory = anndata.read_h5ad(adata.filename)
+        result = in_memory[adata.obs_names, adata.var_names].copy()
+    else:
+        result = adata.copy()
     result.obsm["X_cellmnn"] = states
     result.obsm["cellmnn_velocity"] = velocity
     result.uns["cellmnn"] = {"coverage": _written(coverage)}

@@ -7,9 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .gene_moments import GeneMoments
 from .gene_panel import Coverage
-from .latent_space import GeneOptions, LatentSpace, SpaceOptions
+from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode, own_moments
 from .reading import Source
 from .shared_subspace import SharedSubspace
 
@@ -79,20 +78,19 @@ def report_subspaces(
     """
     genes = genes or GeneOptions()
     n_dims = n_dims or shared.latent_dim
-    total = GeneMoments.gather(source.chunks(), rank=0).variance.sum()
-    shares, coverage = {}, None
-    for mode in ("shared", "aligned", "own"):
-        options = SpaceOptions(mode, None if mode == "own" else shared, genes)
-        space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims)
-        shares[mode] = float(space.explained_variance(source, genes) / total)
-        if mode == "aligned":
-            coverage = space.coverage
-    assert coverage is not None
+    moments = own_moments(source, n_dims)
+    total = float(moments.variance.sum())
+    modes: tuple[SubspaceMode, ...] = ("shared", "aligned")
+    spaces = {
+        mode: LatentSpace.fit(source, cell_times, SpaceOptions(mode, shared, genes), n_dims=n_dims)
+        for mode in modes
+    }
+    kept = {mode: space.explained_variance(source, genes) for mode, space in spaces.items()}
     return SubspaceReport(
         cells=source.shape[0],
         n_dims=n_dims,
-        coverage=coverage,
-        variance_shared=shares["shared"],
-        variance_aligned=shares["aligned"],
-        variance_own_pca=shares["own"],
+        coverage=spaces["aligned"].coverage,
+        variance_shared=kept["shared"] / total,
+        variance_aligned=kept["aligned"] / total,
+        variance_own_pca=float(moments.eigenvalues[:n_dims].sum()) / total,
     )

@@ -130,3 +130,83 @@ def test_help_names_the_commands_and_imports_nothing_heavy():
     for command in ("fit", "interpolate", "evaluate", "demo"):
         assert command in found.stdout
     assert found.stdout.strip().endswith("[]")
+
+
+@pytest.fixture
+def two_files(adata, tmp_path):
+    """Two courses with some genes in common."""
+    files = []
+    for name, genes in (("one", slice(0, 6)), ("two", slice(2, 8))):
+        part = adata[:, genes].copy()
+        part.uns["name"] = name
+        files.append(tmp_path / f"{name}.h5ad")
+        part.write_h5ad(files[-1])
+    return files
+
+
+def test_subspaces_are_fitted_extended_and_reported(two_files, tmp_path):
+    folder, table, figure = (tmp_path / name for name in ("sub", "table.json", "table.png"))
+    result = run("subspace", "fit", two_files[0], "-o", folder, "--n-dims", "3")
+    assert result.exit_code == 0, result.output
+    assert "3 dimensions over 6 genes of 1 data sets" in result.output
+    result = run("subspace", "add", folder, two_files[1])
+    assert result.exit_code == 0, result.output
+    assert "3 dimensions over 8 genes of 2 data sets" in result.output
+    options = ["--time-key", "day", "--json", table, "--figure", figure]
+    result = run("subspace", "report", folder, two_files[0], *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(table.read_text())
+    assert {"coverage", "variance_shared", "variance_aligned", "variance_own_pca"} <= set(found)
+    assert found["coverage"] == 1
+    assert found["variance_aligned"] == pytest.approx(found["variance_own_pca"], rel=1e-4)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert run("subspace", "report", folder, *two_files, *options, "-q").exit_code == 0
+    assert set(json.loads(table.read_text())) == {"one", "two"}
+
+
+def test_a_model_is_fitted_in_a_shared_subspace(two_files, tmp_path):
+    folder, model, out = (tmp_path / name for name in ("sub", "model", "cells.h5ad"))
+    run("subspace", "fit", *two_files, "-o", folder, "--n-dims", "3")
+    common = ["--time-key", "day", "--subspace", folder, "--subspace-mode", "shared"]
+    result = run("fit", two_files[0], *common, "-o", model, "--steps", "5", "--backed")
+    assert result.exit_code == 0, result.output
+    assert "6 variables, 3 dimensions" in result.output
+    result = run("annotate", model, two_files[1], "-o", out)
+    assert result.exit_code == 0, result.output
+    assert anndata.read_h5ad(out).var["cellmnn_inferred"].sum() == 2
+    result = run("evaluate", two_files[0], *common, "--seeds", "1", "--n-dims", "2")
+    assert result.exit_code == 0, result.output
+
+
+def test_symbols_come_from_a_column_or_a_table(two_files, tmp_path):
+    table = tmp_path / "symbols.tsv"
+    table.write_text("".join(f"g{i}\tGENE{i}\n" for i in range(8)))
+    result = run("subspace", "fit", *two_files, "-o", tmp_path / "sub", "--symbols", table)
+    assert result.exit_code == 2  # 32 dimensions by default
+    result = run(
+        *("subspace", "fit", *two_files, "-o", tmp_path / "sub"),
+        *("--symbols", table, "--n-dims", "2"),
+    )
+    assert result.exit_code == 0, result.output
+    names = json.loads((tmp_path / "sub" / "gene_panel.json").read_text())["names"]
+    assert names == [f"GENE{i}" for i in range(8)]
+    result = run("subspace", "fit", *two_files, "-o", tmp_path / "sub", "--symbols", "nothing")
+    assert result.exit_code == 2
+    assert 'error: var["nothing"]: expected a column of human symbols' in result.stderr
+
+
+def test_files_without_genes_are_left_out_or_refused(adata, two_files, tmp_path):
+    adata.uns.update(space="pca", name="coordinates")
+    adata.write_h5ad(tmp_path / "pca.h5ad")
+    common = ["-o", tmp_path / "sub", "--n-dims", "2"]
+    result = run("subspace", "fit", *two_files, tmp_path / "pca.h5ad", *common)
+    assert result.exit_code == 0
+    assert "coordinates: coordinates only, left out" in result.stderr
+    result = run("subspace", "fit", tmp_path / "pca.h5ad", *common)
+    assert result.exit_code == 2
+    assert "files: expected some with genes, found coordinates only" in result.stderr
+    result = run("subspace", "fit", two_files[0], two_files[0], *common)
+    assert "files: expected data sets of different names, found one" in result.stderr
+    result = run("subspace", "report", tmp_path / "none", two_files[0], "--time-key", "day")
+    assert result.exit_code == 2
+    assert "expected a saved shared subspace" in result.stderr

@@ -179,3 +179,23 @@ def test_state_is_what_a_frame_needs():
     again = FrameState(**{name: value.clone() for name, value in vars(frame).items()})
     t = f64(0.3)
     torch.testing.assert_close(again.mean_at(t), frame.mean_at(t), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("dim", "latent_dim"), [(4, 9), (5, 80), (40, 80), (70, 90)])
+def test_padding_rests_at_zero(dim, latent_dim):
+    """In the real dimensions nothing changes; in the others m = 0 and L = 1."""
+    snapshots, times = make_snapshots(dim), torch.arange(3.0)
+    own, padded = fit_frame(snapshots, times), fit_frame(snapshots, times, latent_dim=latent_dim)
+    wide = torch.nn.functional.pad(snapshots[0], (0, latent_dim - dim))
+    t, later = times[0], torch.tensor(1.3)
+    y = padded.to_frame(wide, t)
+    moved = padded.from_frame(y, later)
+    assert not y[:, dim:].any()
+    assert not moved[:, dim:].any()
+    assert not padded.motion(y, later)[:, dim:].any()
+    if dim <= 32 or dim > 64:  # else some directions do not fit into the low-rank root
+        expected = own.from_frame(own.to_frame(snapshots[0], t), later)
+        torch.testing.assert_close(moved[:, :dim], expected, rtol=1e-4, atol=1e-4)
+    if dim <= 32:
+        root = padded.root_at(later).dense()
+        torch.testing.assert_close(root[dim:, dim:], torch.eye(latent_dim - dim).to(root))

@@ -1,11 +1,17 @@
 """AnnData in, AnnData out, and the same after loading."""
 
+import subprocess
+import sys
+
 import anndata
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from cellmnn_fm import CellMNNPipeline, InputError
+from cellmnn_fm.latent_space import fit_shared_subspace
+from cellmnn_fm.trajectories import velocity_at
 
 
 @pytest.fixture
@@ -14,7 +20,7 @@ def fitted(adata):
 
 
 def test_fit_returns_a_new_pipeline(adata, fitted):
-    assert fitted.genes == list(adata.var_names)
+    assert fitted.panel.names == tuple(adata.var_names)
     assert fitted.record.times == [0.0, 1.0, 3.0]
     assert fitted.record.cells == [30, 30, 30]
     assert len(fitted.record.losses) == 20
@@ -43,7 +49,7 @@ def test_saved_and_loaded_gives_the_same_cells(adata, fitted, tmp_path):
     fitted.save_pretrained(tmp_path)
     loaded = CellMNNPipeline.from_pretrained(tmp_path)
     assert loaded.record == fitted.record
-    assert loaded.genes == fitted.genes
+    assert loaded.panel == fitted.panel
     np.testing.assert_array_equal(
         loaded.interpolate(adata, 2.2).X, fitted.interpolate(adata, 2.2).X
     )
@@ -55,18 +61,129 @@ def test_interpolated_cells_survive_a_file(adata, fitted, tmp_path):
     again = anndata.read_h5ad(tmp_path / "found.h5ad")
     np.testing.assert_array_equal(again.X, found.X)
     np.testing.assert_array_equal(again.obsm["X_cellmnn"], found.obsm["X_cellmnn"])
-    assert dict(again.uns["cellmnn"]) == {"at": 2.0, "two_sided": False, "n_steps": 1}
+    settings = dict(again.uns["cellmnn"])
+    coverage = {"matched": 8, "data_genes": 8, "panel_genes": 8}
+    assert settings.pop("coverage") == coverage
+    assert settings == {"at": 2.0, "two_sided": False, "n_steps": 1}
 
 
-def test_genes_may_come_in_any_order_but_must_be_there(adata, fitted):
-    shuffled = adata[:, ::-1].copy()
-    np.testing.assert_allclose(
-        fitted.interpolate(shuffled, 0.5).X, fitted.interpolate(adata, 0.5).X, atol=1e-5
-    )
+def test_genes_may_come_in_any_order_and_some_may_be_missing(adata, fitted):
+    expected = fitted.interpolate(adata, 0.5)
+    shuffled = fitted.interpolate(adata[:, ::-1].copy(), 0.5)
+    np.testing.assert_allclose(shuffled.X, expected.X, atol=1e-5)
+    some = fitted.interpolate(adata[:, 1:].copy(), 0.5)
+    assert some.uns["cellmnn"]["coverage"]["matched"] == 7
+    assert list(some.var_names) == list(adata.var_names)
+    assert np.abs(some.X.mean(0) - expected.X.mean(0)).max() < 0.5
+    other = adata[:, :5].copy()
+    other.var_names = ["g0", "g1", "x", "y", "z"]
+    with pytest.warns(UserWarning, match="low coverage: 2 genes matched, of 5 in the data and 8"):
+        fitted.interpolate(other, 0.5)
+    other.var_names = list("vwxyz")
     with pytest.raises(
-        InputError, match=r"genes: expected the 8 .* found 2 of them missing, such as g0"
+        InputError, match=r"genes: expected some of the 8 of the panel, such as g0, g1, g2, found"
     ):
-        fitted.interpolate(adata[:, 2:].copy(), 0.5)
+        fitted.interpolate(other, 0.5)
+
+
+def test_coordinates_must_all_be_there(adata):
+    adata.uns["space"] = "pca"
+    pipeline = CellMNNPipeline().fit(adata, time_key="day", steps=1)
+    with pytest.raises(InputError, match=r"coordinates: expected the 8 .* found 6 of them"):
+        pipeline.interpolate(adata[:, 2:].copy(), 0.5)
+
+
+@pytest.fixture
+def shared(adata):
+    """A shared subspace of the course and of one of other cells with some other genes."""
+    other = adata.copy()
+    other.X = np.random.default_rng(1).normal(size=other.shape).astype(np.float32) + adata.X[::-1]
+    other.var_names = [f"g{i}" for i in range(2, 10)]
+    return fit_shared_subspace({"one": adata, "other": other}, n_dims=4)
+
+
+@pytest.mark.parametrize("mode", ["shared", "aligned"])
+def test_a_shared_subspace_is_part_of_the_checkpoint(adata, shared, tmp_path, mode):
+    """What a new process says of genes, it knows from the checkpoint alone."""
+    shared.save(tmp_path / "subspace")
+    fitted = CellMNNPipeline().fit(
+        adata, time_key="day", subspace=tmp_path / "subspace", subspace_mode=mode, steps=5
+    )
+    assert fitted.model.config.latent_dim == 4
+    assert fitted.record.subspace_mode == mode
+    assert fitted.record.coverage.panel_genes == 10
+    fitted.save_pretrained(tmp_path / "model")
+    adata.write_h5ad(tmp_path / "course.h5ad")
+    code = f"""
+import anndata
+from cellmnn_fm import CellMNNPipeline
+pipeline = CellMNNPipeline.from_pretrained({str(tmp_path / "model")!r})
+adata = anndata.read_h5ad({str(tmp_path / "course.h5ad")!r})
+pipeline.interpolate(adata, 0.5).write_h5ad({str(tmp_path / "found.h5ad")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    found, expected = anndata.read_h5ad(tmp_path / "found.h5ad"), fitted.interpolate(adata, 0.5)
+    assert list(found.var_names) == list(adata.var_names)
+    np.testing.assert_array_equal(found.X, expected.X)
+    np.testing.assert_array_equal(found.obsm["X_cellmnn"], expected.obsm["X_cellmnn"])
+    np.testing.assert_array_equal(found.varm["cellmnn_loadings"], fitted.subspace.loadings)
+    np.testing.assert_array_equal(
+        found.layers["cellmnn_velocity"], expected.layers["cellmnn_velocity"]
+    )
+
+
+def test_aligned_is_the_default_of_a_shared_subspace(adata, shared):
+    fitted = CellMNNPipeline().fit(adata, time_key="day", subspace=shared, n_dims=3, steps=1)
+    assert fitted.record.subspace_mode == "aligned"
+    assert fitted.model.config.latent_dim == 3
+    own = fitted.subspace.own_scores(fitted.annotate(adata).obsm["X_cellmnn"])
+    np.testing.assert_allclose(own.std(0, ddof=1), 1, rtol=1e-3)
+    evaluation = CellMNNPipeline().evaluate(
+        adata, time_key="day", subspace=shared, n_dims=2, seeds=1
+    )
+    assert evaluation.settings["subspace_mode"] == "aligned"
+    assert (evaluation.settings["n_dims"], evaluation.settings["latent_dim"]) == (2, 4)
+
+
+@pytest.mark.parametrize("mode", ["own", "shared", "aligned"])
+def test_annotation_of_observed_cells(adata, shared, tmp_path, mode):
+    """Velocities in gene space are those in latent space; genes of no fit get loadings too."""
+    options = {} if mode == "own" else {"subspace": shared, "subspace_mode": mode}
+    fitted = CellMNNPipeline().fit(adata[:, :6].copy(), time_key="day", steps=5, **options)
+    found = fitted.annotate(adata)
+    assert found.var["cellmnn_inferred"].tolist() == [False] * 6 + [True] * 2
+    assert "cellmnn" not in adata.uns
+    loadings = found.varm["cellmnn_loadings"]
+    np.testing.assert_allclose(loadings[:6], fitted.subspace.loadings, atol=1e-6)
+    np.testing.assert_allclose(
+        found.layers["cellmnn_velocity"], found.obsm["cellmnn_velocity"] @ loadings.T, atol=1e-5
+    )
+    late = (adata.obs["day"] == 3).to_numpy()
+    states = found.obsm["X_cellmnn"][late]
+    velocity = velocity_at(fitted.model, states, 3.0, fitted.record.time_scale)
+    np.testing.assert_allclose(found.obsm["cellmnn_velocity"][late], velocity, rtol=1e-5)
+    left = np.square(found.X - found.layers["cellmnn_expression"]).mean(0)
+    assert (left < found.X.var(0) * 1.01).all()
+    found.write_h5ad(tmp_path / "annotated.h5ad")
+    again = anndata.read_h5ad(tmp_path / "annotated.h5ad")
+    np.testing.assert_array_equal(
+        again.layers["cellmnn_expression"], found.layers["cellmnn_expression"]
+    )
+    lean = fitted.annotate(adata, layers=False)
+    assert not list(lean.layers)
+    backed = anndata.read_h5ad(tmp_path / "annotated.h5ad", backed="r")
+    np.testing.assert_allclose(
+        fitted.annotate(backed).obsm["X_cellmnn"], found.obsm["X_cellmnn"], atol=1e-5
+    )
+
+
+def test_a_course_on_disk_is_fitted_in_chunks(adata, tmp_path):
+    adata.X = sparse.csr_matrix(np.where(adata.X > 0, adata.X, 0))
+    adata.write_h5ad(tmp_path / "course.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "course.h5ad", backed="r")
+    fitted = CellMNNPipeline().fit(backed, time_key="day", n_dims=3, steps=5)
+    found, expected = fitted.interpolate(backed, 0.5), fitted.interpolate(adata, 0.5)
+    np.testing.assert_allclose(found.X, expected.X, atol=1e-5)
 
 
 def test_embeddings_come_back_as_coordinates(adata):

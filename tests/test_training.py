@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cellmnn_fm import CellMNNConfig, InputError
+from cellmnn_fm import training as training_module
 from cellmnn_fm.losses import energy_distance
 from cellmnn_fm.recipes import TrainingConfig, preset_configs
 from cellmnn_fm.synthetic import KNOWN_SYSTEMS
@@ -136,6 +137,72 @@ def test_patience_stops_and_keeps_the_best():
 def test_without_steps_the_model_is_untrained():
     trained = train(COURSE, CONFIG, TrainingConfig(steps=0))
     assert trained.losses == []
+
+
+def widen(narrow, wide):
+    """Give the model of 5 dimensions, 2 of them real, the operator of one of 2 dimensions."""
+    before, after = (dict(model.hypernetwork.named_parameters()) for model in (narrow, wide))
+    real, dim, rank = narrow.config.latent_dim, wide.config.latent_dim, narrow.config.rank
+    rows = {
+        "eigvecs": torch.arange(2 * dim * rank).reshape(2, dim, rank)[:, :real].flatten(),
+        "eigvals": torch.arange(real),
+        "offset": torch.arange(real),
+    }
+    starts = np.cumsum([0, *wide.hypernetwork.head.sizes.values()])
+    of_head = [rows[name] + start for name, start in zip(rows, starts, strict=False)]
+    with torch.no_grad():
+        for name, values in before.items():
+            if name.startswith("head"):
+                after[name][torch.cat(of_head)] = values
+            elif name == "layers.0.weight":
+                after[name][:, :real] = values[:, :real]
+                after[name][:, dim:] = values[:, real:]
+            else:
+                after[name].copy_(values)
+
+
+@pytest.mark.parametrize("frame", [False, True])
+@pytest.mark.parametrize("distance", ["energy", "mmd"])
+def test_padded_training_is_the_unpadded_one(monkeypatch, frame, distance):
+    """All losses and predictions of a whole run agree, padding or not."""
+    frames = {"frame": frame, "num_frame_times": len(COURSE.times) if frame else 0}
+    narrow_config = CellMNNConfig(latent_dim=2, rank=2, hidden_size=16, **frames)
+    wide_config = CellMNNConfig(
+        latent_dim=5, rank=2, hidden_size=16, dataset_dims=[2], num_genes=2, **frames
+    )
+    start = training_module._new_model(COURSE, narrow_config, 0)
+    torch.nn.init.normal_(start.hypernetwork.head.weight, std=0.002 if frame else 0.02)
+
+    def prepared(course, config, seed):
+        model = new_model(course, config, seed)
+        if config is narrow_config:
+            model.load_state_dict(start.state_dict())
+        else:
+            widen(start, model)
+        return model
+
+    new_model = training_module._new_model
+    monkeypatch.setattr(training_module, "_new_model", prepared)
+    recipe = replace(SHORT, distance=distance)
+    narrow, wide = (train(COURSE, config, recipe) for config in (narrow_config, wide_config))
+    for one, other in zip(narrow.losses, wide.losses, strict=True):
+        assert other == pytest.approx(one, rel=1e-3)  # rounding grows from step to step
+    assert wide.losses[0] == pytest.approx(narrow.losses[0], rel=1e-6, abs=1e-6)
+    cells = torch.from_numpy(COURSE.snapshots[0])[None]
+    times, targets = torch.zeros(1), torch.tensor([0.5, 1.0, 9.0])
+    expected = narrow.model(cells, times, targets)
+    found = wide.model(torch.nn.functional.pad(cells, (0, 3)), times, targets)
+    for name in ("states", "velocity", "learned_velocity"):
+        torch.testing.assert_close(found[name][..., :2], expected[name], rtol=1e-4, atol=1e-5)
+        assert not found[name][..., 2:].any()
+    torch.testing.assert_close(found.determinant, expected.determinant, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_must_be_declared():
+    with pytest.raises(
+        InputError, match=r"dataset_dims: expected \[2\], the dimensions .* found \[5\]; set them"
+    ):
+        train(COURSE, CellMNNConfig(latent_dim=5), SHORT)
 
 
 def test_growth_and_dense_and_mmd_train():

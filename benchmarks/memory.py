@@ -1,0 +1,128 @@
+"""Memory of fitting and projecting 200,000 cells and 5,000 genes that stay on disk.
+
+    python benchmarks/memory.py    # about 5 minutes on 2 cores, 1.2 GB of temporary disk
+
+The file is made first: Poisson counts of a rank-10 model, a tenth of them not 0, as log(x + 1). A
+process of its own then reads it backed, fits a shared subspace to it, and projects all cells in
+each mode; its peak resident memory is what counts. The same for a file stored by columns.
+
+Result: benchmarks/results/memory.json.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import typer
+from rich.progress import track
+from scipy import sparse
+
+from cellmnn_fm.latent_space import LatentSpace, SpaceOptions, SubspaceMode, fit_shared_subspace
+from cellmnn_fm.reading import read_source, read_times
+
+RESULTS = Path(__file__).parent / "results"
+BLOCK = 5000  # cells, or genes, that are made at once
+RANK = 10
+
+
+def main(
+    cells: int = 200_000,
+    genes: int = 5_000,
+    measure: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Make the files, and measure each in a process of its own."""
+    if measure is not None:
+        print(json.dumps(fit_and_project(measure)))
+        return
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for layout in ("csr", "csc"):
+            file = Path(folder, f"{layout}.h5ad")
+            make_file(file, cells, genes, layout)
+            command = [sys.executable, __file__, "--measure", str(file)]
+            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            found[layout] = {
+                "cells": cells,
+                "genes": genes,
+                "file_gb": round(file.stat().st_size / 1e9, 2),
+                "dense_gb": round(4 * cells * genes / 1e9, 2),
+                **json.loads(output),
+            }
+            print(layout, found[layout])
+            file.unlink()
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "memory.json").write_text(json.dumps(found, indent=1))
+
+
+def make_file(file: Path, cells: int, genes: int, layout: str) -> None:
+    """Write a sparse file block by block; by columns, cells play genes and the block is turned."""
+    rows, columns = (cells, genes) if layout == "csr" else (genes, cells)
+    names = [f"GENE{i}" for i in range(genes)]
+    kind = sparse.csr_array if layout == "csr" else sparse.csc_array
+    adata = anndata.AnnData(
+        kind((cells, genes), dtype=np.float32),
+        obs=pd.DataFrame({"time": np.arange(cells) % 5 / 1.0}, index=np.arange(cells).astype(str)),
+        var=pd.DataFrame(index=names),
+        uns={"name": "synthetic"},
+    )
+    adata.write_h5ad(file)
+    rng = np.random.default_rng(0)
+    of_columns = rng.normal(size=(RANK, columns)).astype(np.float32)
+    pointers, count = [np.zeros(1, np.int64)], 0
+    with h5py.File(file, "r+") as handle:
+        group = handle["X"]
+        for name, dtype in (("data", np.float32), ("indices", np.int32), ("indptr", np.int64)):
+            del group[name]
+            group.create_dataset(name, shape=(0,), maxshape=(None,), dtype=dtype, chunks=(2**16,))
+        for start in track(range(0, rows, BLOCK), f"making {layout}"):
+            for part in range(start, min(start + BLOCK, rows), 500):
+                of_rows = rng.normal(size=(min(500, rows - part), RANK)).astype(np.float32)
+                rates = np.exp(0.3 * of_rows @ of_columns - 2.8)
+                block = sparse.csr_array(rng.poisson(rates).astype(np.float32))
+                for name, values in (("data", np.log1p(block.data)), ("indices", block.indices)):
+                    group[name].resize(count + block.nnz, axis=0)
+                    group[name][count:] = values
+                pointers.append(block.indptr[1:] + count)
+                count += block.nnz
+        indptr = np.concatenate(pointers)
+        group["indptr"].resize(len(indptr), axis=0)
+        group["indptr"][:] = indptr
+
+
+def fit_and_project(file: Path) -> dict[str, float]:
+    """Seconds of each part, and the peak resident memory of this process in GB."""
+    adata = anndata.read_h5ad(file, backed="r")
+    source, cell_times = read_source(adata), read_times(adata, "time")
+    density = source.values[:1000].nnz / 1000 / source.shape[1] if "csr" in file.name else None
+    seconds = {}
+    started = time.perf_counter()
+    shared = fit_shared_subspace({"synthetic": adata}, n_dims=RANK)
+    seconds["fit"] = time.perf_counter() - started
+    modes: tuple[SubspaceMode, ...] = ("shared", "aligned")
+    for mode in modes:
+        started = time.perf_counter()
+        space = LatentSpace.fit(source, cell_times, SpaceOptions(mode, shared))
+        states, _ = space.project(source)
+        assert states.shape == (source.shape[0], RANK)
+        seconds[mode] = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {
+        **{f"{name}_seconds": round(value, 1) for name, value in seconds.items()},
+        "density": density,
+        "peak_gb": round(peak, 2),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

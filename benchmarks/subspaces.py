@@ -1,0 +1,169 @@
+"""What latent spaces keep of every gene-level time course of a data folder, and how firm they are.
+
+    python benchmarks/subspaces.py    # about 4 minutes on 2 cores
+
+One shared subspace of 8 and one of 32 dimensions are fitted over all gene-level sets. For each set:
+
+- coverage, and the part of the variance of expression that the shared space, the own components
+  aligned with it, and the own components keep; *unseen* is a shared space that was fitted without
+  the set and without those that share cells or a process with it;
+- *sixth removed*: the relative change of shared states when a sixth of the genes, drawn at random,
+  is not measured (mean of 5 draws);
+- *halves*: the genes are split into two random halves, which are aligned separately; correlation of
+  the two states in each dimension (median over dimensions, mean of 3 splits), beside that of the
+  own components of the halves without alignment (absolute correlation).
+
+Results: benchmarks/results/subspaces.json and subspaces.md.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import anndata
+import numpy as np
+import typer
+from anndata import AnnData
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from cellmnn_fm.latent_space import (
+    GeneOptions,
+    LatentSpace,
+    SpaceOptions,
+    SubspaceMode,
+    fit_shared_subspace,
+)
+from cellmnn_fm.reading import read_source, read_times
+from cellmnn_fm.shared_subspace import SharedSubspace
+from cellmnn_fm.subspace_report import report_subspaces
+
+RESULTS = Path(__file__).parent / "results"
+DIMS = (8, 32)
+GENES = GeneOptions(on_duplicates="mean")
+TRANSCRIPTOME = 4000  # genes; from here on a set counts as transcriptome-wide
+
+
+def main(
+    data: Annotated[
+        Path, typer.Argument(envvar="CELLMNN_DATA", help="Folder with catalog.json.")
+    ] = Path("../shared/data"),
+) -> None:
+    """Fit, measure, and write the table."""
+    catalog = json.loads((data / "catalog.json").read_text())
+    adatas = {
+        entry["name"]: anndata.read_h5ad(data / entry["file"])
+        for entry in catalog
+        if entry["space"] == "gene"
+    }
+    largest = fit_shared_subspace(adatas, n_dims=max(DIMS), genes=GENES, progress=True)
+    rows = []
+    for dims in DIMS:
+        shared = SharedSubspace.fit(largest.members, dims)
+        for name, adata in track(
+            adatas.items(), f"{dims} dimensions", console=Console(stderr=True)
+        ):
+            rows.append({"data_set": name, **measure_set(adata, name, shared)})
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "subspaces.json").write_text(json.dumps(rows, indent=1))
+    table = "\n\n".join(render([row for row in rows if row["n_dims"] == dims]) for dims in DIMS)
+    (RESULTS / "subspaces.md").write_text(table + "\n")
+    print(table)
+
+
+# ---------------------------------------------------------------------------------------------
+# One data set
+
+
+def measure_set(adata: AnnData, name: str, shared: SharedSubspace) -> dict[str, Any]:
+    """All figures of one set, in the shared subspace and in one that never saw it."""
+    source, cell_times = read_source(adata), read_times(adata, "time")
+    related = {name, *shared.members[name].overlaps}
+    related |= {other for other, one in shared.members.items() if name in one.overlaps}
+    unseen = shared.without(sorted(related))
+    row = report_subspaces(source, cell_times, shared, GENES).to_dict()
+    row["variance_unseen"] = report_subspaces(source, cell_times, unseen, GENES).variance_shared
+    row["sixth_removed"] = change_without_a_sixth(adata, shared)
+    row["halves"] = agreement_of_halves(adata, SpaceOptions("aligned", shared, GENES))
+    row["halves_unseen"] = agreement_of_halves(adata, SpaceOptions("aligned", unseen, GENES))
+    row["halves_own"] = agreement_of_halves(adata, SpaceOptions(), shared.latent_dim)
+    return row
+
+
+def change_without_a_sixth(adata: AnnData, shared: SharedSubspace, draws: int = 5) -> float:
+    """Relative change of shared states when a sixth of the genes is missing."""
+    whole = read_source(adata)
+    space = LatentSpace.fit(whole, read_times(adata, "time"), SpaceOptions("shared", shared, GENES))
+    states, _ = space.project(whole, GENES)
+    changes = []
+    for seed in range(draws):
+        kept = np.random.default_rng(seed).permutation(adata.n_vars)[adata.n_vars // 6 :]
+        part, _ = space.project(read_source(adata[:, np.sort(kept)]), GENES)
+        changes.append(np.linalg.norm(part - states) / np.linalg.norm(states))
+    return float(np.mean(changes))
+
+
+def agreement_of_halves(
+    adata: AnnData, options: SpaceOptions, n_dims: int | None = None, splits: int = 3
+) -> float:
+    """Correlation of the states that two halves of the genes give, median over dimensions."""
+    agreements = []
+    for seed in range(splits):
+        order = np.random.default_rng(seed).permutation(adata.n_vars)
+        one, other = (
+            states_of_genes(adata, np.sort(half), options, n_dims)
+            for half in np.array_split(order, 2)
+        )
+        dims = min(one.shape[1], other.shape[1])
+        pairs = [np.corrcoef(one[:, at], other[:, at])[0, 1] for at in range(dims)]
+        signed: SubspaceMode = "aligned"  # own components have arbitrary signs
+        agreements.append(np.median(pairs if options.mode == signed else np.abs(pairs)))
+    return float(np.mean(agreements))
+
+
+def states_of_genes(
+    adata: AnnData, genes: NDArray, options: SpaceOptions, n_dims: int | None
+) -> NDArray:
+    """Latent states from some of the genes, in a space fitted to these alone."""
+    source = read_source(adata[:, genes])
+    space = LatentSpace.fit(source, read_times(adata, "time"), options, n_dims=n_dims)
+    return space.project(source, options.genes)[0]
+
+
+# ---------------------------------------------------------------------------------------------
+# Table
+
+
+def render(rows: list[dict[str, Any]]) -> str:
+    """A table of all sets in Markdown, medians below."""
+    percent = (
+        *("coverage", "variance_shared", "variance_unseen", "variance_aligned"),
+        *("variance_own_pca", "sixth_removed"),
+    )
+    correlations = ("halves", "halves_unseen", "halves_own")
+    columns = ("data set", "cells", "genes", *(n.replace("_", " ") for n in percent + correlations))
+    lines = [
+        f"{rows[0]['n_dims']} dimensions, {rows[0]['panel_genes']:,} genes in the panel",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+    ]
+    for row in rows:
+        cells = [row["data_set"], f"{row['cells']:,}", f"{row['genes']:,}"]
+        cells += [f"{row[name]:.1%}" for name in percent]
+        cells += [f"{row[name]:.2f}" for name in correlations]
+        lines.append("| " + " | ".join(cells) + " |")
+    wide = [row for row in rows if row["genes"] >= TRANSCRIPTOME]
+    for label, some in (("median", rows), ("median, transcriptome-wide", wide)):
+        cells = [f"**{label}**", "", ""]
+        cells += [f"{np.median([row[name] for row in some]):.1%}" for name in percent]
+        cells += [f"{np.median([row[name] for row in some]):.2f}" for name in correlations]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)
