@@ -3,8 +3,14 @@
     python benchmarks/interpolation.py            # strict, 3 seeds: about 7 minutes on 2 cores
     python benchmarks/interpolation.py --frame    # fits in the Gaussian frame: about 9 minutes
     python benchmarks/interpolation.py --quick    # one seed: about 3 minutes
+    python benchmarks/interpolation.py --subspace-mode aligned    # gene-level sets, 10 minutes
 
-One JSON file for each data set lies in benchmarks/results/interpolation_PROTOCOL[_frame][_quick];
+With a subspace mode, models live in the 8 dimensions of a subspace that all gene-level sets share
+("shared"), or in own components that are aligned with it ("aligned"); it is fitted anew for every
+held-out time, without that time and without sets that share cells.
+
+One JSON file for each data set lies in
+benchmarks/results/interpolation_PROTOCOL[_frame][_MODE][_quick];
 those that are there already are not computed again: delete a folder to measure anew. The table and
 the intervals are made from them.
 """
@@ -15,7 +21,7 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import anndata
 import numpy as np
@@ -27,8 +33,11 @@ from scipy.stats import bootstrap
 
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.evaluation import Protocol
+from cellmnn_fm.latent_space import GeneOptions, SubspaceMode, fit_shared_subspace
 
 RESULTS = Path(__file__).parent / "results"
+SHARED_DIMS = 8
+MERGE = "mean"  # genes with the same human symbol
 METHODS = ("forward", "two_sided", "two_sided_same_size", "untrained_two_sided")
 # published benchmarks of this set use the index of its times
 TIME_KEYS = {"emt_a549": "time_index"}
@@ -40,16 +49,28 @@ def main(
     ] = Path("../shared/data"),
     protocol: Protocol = "strict",
     frame: bool = False,
+    subspace_mode: SubspaceMode = "own",
     quick: bool = False,
 ) -> None:
     """Evaluate all sets that have no result yet, then print the table."""
-    name = f"interpolation_{protocol}" + "_frame" * frame + "_quick" * quick
+    own = subspace_mode == "own"
+    name = f"interpolation_{protocol}" + "_frame" * frame
+    name += ("" if own else f"_{subspace_mode}") + "_quick" * quick
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in json.loads((data / "catalog.json").read_text()):
+    catalog = json.loads((data / "catalog.json").read_text())
+    options: dict[str, Any] = {"protocol": protocol, "frame": frame, "seeds": 1 if quick else 3}
+    if not own:
+        catalog = [entry for entry in catalog if entry["space"] == "gene"]
+        adatas = {one["name"]: anndata.read_h5ad(data / one["file"]) for one in catalog}
+        shared = fit_shared_subspace(
+            adatas, n_dims=SHARED_DIMS, genes=GeneOptions(on_duplicates=MERGE), progress=True
+        )
+        options |= {"subspace": shared, "subspace_mode": subspace_mode, "on_duplicates": MERGE}
+    for entry in catalog:
         result = folder / f"{entry['name']}.json"
         if not result.exists():
-            evaluate_set(data / entry["file"], result, protocol, frame, seeds=1 if quick else 3)
+            evaluate_set(data / entry["file"], result, options)
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     report([one for one in found if "summary" in one], folder.with_suffix(".md"))
 
@@ -58,7 +79,7 @@ def main(
 # One data set
 
 
-def evaluate_set(file: Path, result: Path, protocol: Protocol, frame: bool, seeds: int) -> None:
+def evaluate_set(file: Path, result: Path, options: dict[str, Any]) -> None:
     """Evaluate one file and write its JSON; a set without a time to hold out says so there."""
     adata = anndata.read_h5ad(file)
     machine = {
@@ -69,10 +90,8 @@ def evaluate_set(file: Path, result: Path, protocol: Protocol, frame: bool, seed
         evaluation = CellMNNPipeline().evaluate(
             adata,
             time_key=TIME_KEYS.get(file.stem, "time"),
-            protocol=protocol,
-            frame=frame,
-            seeds=seeds,
             progress=True,
+            **options,
         )
     except InputError as error:
         outcome = {"skipped": str(error)}

@@ -1,6 +1,6 @@
 """What latent spaces keep of every gene-level time course of a data folder, and how firm they are.
 
-    python benchmarks/subspaces.py    # about 4 minutes on 2 cores
+    python benchmarks/subspaces.py    # about 5 minutes on 2 cores
 
 One shared subspace of 8 and one of 32 dimensions are fitted over all gene-level sets. For each set:
 
@@ -69,7 +69,18 @@ def main(
             rows.append({"data_set": name, **measure_set(adata, name, shared)})
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "subspaces.json").write_text(json.dumps(rows, indent=1))
-    table = "\n\n".join(render([row for row in rows if row["n_dims"] == dims]) for dims in DIMS)
+    table = "\n\n".join(
+        render(rows, title, names, form)
+        for title, names, form in (
+            ("Variance kept", ("shared", "unseen", "own_pca"), "{:.1%}"),
+            ("Change when a sixth of the genes is removed", ("sixth_removed",), "{:.1%}"),
+            (
+                "Agreement of halves of the genes",
+                ("halves", "halves_unseen", "halves_own"),
+                "{:.2f}",
+            ),
+        )
+    )
     (RESULTS / "subspaces.md").write_text(table + "\n")
     print(table)
 
@@ -137,31 +148,28 @@ def states_of_genes(
 # Table
 
 
-def render(rows: list[dict[str, Any]]) -> str:
-    """A table of all sets in Markdown, medians below."""
-    percent = (
-        *("coverage", "variance_shared", "variance_unseen", "variance_aligned"),
-        *("variance_own_pca", "sixth_removed"),
-    )
-    correlations = ("halves", "halves_unseen", "halves_own")
-    columns = ("data set", "cells", "genes", *(n.replace("_", " ") for n in percent + correlations))
-    lines = [
-        f"{rows[0]['n_dims']} dimensions, {rows[0]['panel_genes']:,} genes in the panel",
-        "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-    ]
-    for row in rows:
-        cells = [row["data_set"], f"{row['cells']:,}", f"{row['genes']:,}"]
-        cells += [f"{row[name]:.1%}" for name in percent]
-        cells += [f"{row[name]:.2f}" for name in correlations]
-        lines.append("| " + " | ".join(cells) + " |")
-    wide = [row for row in rows if row["genes"] >= TRANSCRIPTOME]
-    for label, some in (("median", rows), ("median, transcriptome-wide", wide)):
-        cells = [f"**{label}**", "", ""]
-        cells += [f"{np.median([row[name] for row in some]):.1%}" for name in percent]
-        cells += [f"{np.median([row[name] for row in some]):.2f}" for name in correlations]
-        lines.append("| " + " | ".join(cells) + " |")
+def render(rows: list[dict[str, Any]], title: str, names: tuple[str, ...], form: str) -> str:
+    """Some figures of all sets at all dimensions in Markdown, medians below."""
+    values = {
+        (row["data_set"], row["n_dims"], name): row.get(f"variance_{name}", row.get(name))
+        for row in rows
+        for name in names
+    }
+    columns = [(dims, name) for dims in DIMS for name in names]
+    sets = {row["data_set"]: row for row in rows}
+    wide = [name for name, row in sets.items() if row["genes"] >= TRANSCRIPTOME]
+    header = ["data set", "cells", "genes", "in the panel"]
+    header += [f"{name.replace('_', ' ')}, {dims}" for dims, name in columns]
+    lines = [f"{title}, at {' and '.join(map(str, DIMS))} dimensions", ""]
+    lines += ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    for name, row in sets.items():
+        known = [name, f"{row['cells']:,}", f"{row['genes']:,}", f"{row['coverage']:.0%}"]
+        found = [form.format(values[name, *column]) for column in columns]
+        lines.append("| " + " | ".join(known + found) + " |")
+    for label, some in (("median", list(sets)), ("median of the transcriptome-wide", wide)):
+        medians = [np.median([values[name, *column] for name in some]) for column in columns]
+        found = [form.format(value) for value in medians]
+        lines.append("| " + " | ".join([f"**{label}**", "", "", "", *found]) + " |")
     return "\n".join(lines)
 
 

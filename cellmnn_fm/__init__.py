@@ -11,19 +11,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .configuration_cellmnn import CellMNNConfig
     from .errors import InputError
+    from .gene_panel import GenePanel
+    from .latent_space import GeneOptions, fit_shared_subspace
     from .modeling_cellmnn import CellMNNModel
     from .pipeline import CellMNNPipeline
+    from .shared_subspace import SharedSubspace
     from .time_course import TimeCourse
 
 __version__ = version("cellmnn-fm")
-__all__ = ["CellMNNConfig", "CellMNNModel", "CellMNNPipeline", "InputError", "TimeCourse"]
+__all__ = [
+    "CellMNNConfig",
+    "CellMNNModel",
+    "CellMNNPipeline",
+    "GeneOptions",
+    "GenePanel",
+    "InputError",
+    "SharedSubspace",
+    "TimeCourse",
+    "fit_shared_subspace",
+]
 
 _HOMES = {
     "CellMNNConfig": "configuration_cellmnn",
     "CellMNNModel": "modeling_cellmnn",
     "CellMNNPipeline": "pipeline",
+    "GeneOptions": "latent_space",
+    "GenePanel": "gene_panel",
     "InputError": "errors",
+    "SharedSubspace": "shared_subspace",
     "TimeCourse": "time_course",
+    "fit_shared_subspace": "latent_space",
 }
 
 
