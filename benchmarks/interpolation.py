@@ -33,7 +33,8 @@ from scipy.stats import bootstrap
 
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.evaluation import Protocol
-from cellmnn_fm.latent_space import GeneOptions, SubspaceMode, fit_shared_subspace
+from cellmnn_fm.latent_space import GeneOptions, SubspaceMode
+from cellmnn_fm.members import fit_shared_subspace
 
 RESULTS = Path(__file__).parent / "results"
 SHARED_DIMS = 8

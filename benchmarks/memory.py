@@ -29,7 +29,8 @@ import typer
 from rich.progress import track
 from scipy import sparse
 
-from cellmnn_fm.latent_space import LatentSpace, SpaceOptions, SubspaceMode, fit_shared_subspace
+from cellmnn_fm.latent_space import LatentSpace, SpaceOptions, SubspaceMode
+from cellmnn_fm.members import fit_shared_subspace
 from cellmnn_fm.reading import read_source, read_times
 
 RESULTS = Path(__file__).parent / "results"

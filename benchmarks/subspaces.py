@@ -35,8 +35,8 @@ from cellmnn_fm.latent_space import (
     LatentSpace,
     SpaceOptions,
     SubspaceMode,
-    fit_shared_subspace,
 )
+from cellmnn_fm.members import fit_shared_subspace
 from cellmnn_fm.reading import read_source, read_times
 from cellmnn_fm.shared_subspace import SharedSubspace
 from cellmnn_fm.subspace_report import report_subspaces

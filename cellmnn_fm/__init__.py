@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .configuration_cellmnn import CellMNNConfig
     from .errors import InputError
     from .gene_panel import GenePanel
-    from .latent_space import GeneOptions, fit_shared_subspace
+    from .latent_space import GeneOptions
+    from .members import fit_shared_subspace
     from .modeling_cellmnn import CellMNNModel
     from .pipeline import CellMNNPipeline
     from .shared_subspace import SharedSubspace
@@ -40,7 +41,7 @@ _HOMES = {
     "InputError": "errors",
     "SharedSubspace": "shared_subspace",
     "TimeCourse": "time_course",
-    "fit_shared_subspace": "latent_space",
+    "fit_shared_subspace": "members",
 }
 
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .errors import InputError
-from .latent_space import LatentSpace, SpaceOptions, seen_only
+from .latent_space import LatentSpace, SpaceOptions
+from .members import seen_only
 from .modeling_cellmnn import CellMNNModel
 from .reading import read_source, read_times
 from .subspace import Subspace

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from .errors import InputError
 from .gene_moments import DEFAULT_RANK, GeneMoments, Matrix
 from .gene_panel import Coverage, GenePanel, OnDuplicates, human_symbols, merge_duplicates
-from .reading import Source, read_source
-from .shared_subspace import DEFAULT_SHARED_DIM, Member, SharedSubspace
+from .reading import Source
+from .shared_subspace import SharedSubspace
 from .subspace import Subspace
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 SubspaceMode = Literal["own", "shared", "aligned"]
 SymbolSource = str | Mapping[str, str] | None
@@ -94,15 +89,15 @@ class LatentSpace:
     panel : GenePanel
         The genes of the subspace, in its order.
     subspace : Subspace
-    mode : {"own", "shared", "aligned"}
     coverage : Coverage
-        Of the data set by the genes that it is projected from.
+        Of the data set by the genes that it is projected from, or aligned by.
+    mode : {"own", "shared", "aligned"}
     """
 
     panel: GenePanel
     subspace: Subspace
-    mode: SubspaceMode
     coverage: Coverage
+    mode: SubspaceMode
 
     @classmethod
     def fit(
@@ -140,44 +135,29 @@ class LatentSpace:
         UserWarning
             If the shared subspace knows less than half of the genes.
         """
-        if n_dims is not None and n_dims < 1:
-            raise InputError("n_dims", "at least 1", n_dims, "ask for more dimensions")
         options = options or SpaceOptions()
         mode, shared = options.mode, options.shared
+        if n_dims is not None and n_dims < 1:
+            raise InputError("n_dims", "at least 1", n_dims, "ask for more dimensions")
         if mode == "shared" and source.is_embedding:
             raise InputError(
                 "mode shared", "genes", f"the embedding {source.name}", "take mode aligned or own"
             )
-        if shared is None or source.is_embedding:
-            panel = GenePanel(tuple(source.names), tuple(_symbols_if_any(source, options.genes)))
-            subspace = _own(source, n_dims, rows, seed)
-            if mode == "aligned":
-                subspace = _signed(subspace, source, cell_times, rows)
-            genes = len(panel)
-            return cls(panel, subspace, mode, Coverage(genes, genes, genes, 1.0))
-        if n_dims is not None:
-            shared = shared.truncated(n_dims)
-        symbols = human_symbols(source.var, options.genes.symbols)
-        if mode == "shared":
-            unique, selection = merge_duplicates(symbols, options.genes.on_duplicates)
-            chunks = (chunk @ selection for chunk in source.chunks(rows))
-            moments = GeneMoments.gather(chunks, rank=0)
-            coverage = shared.coverage(unique, moments)
-            shared.panel.require_covering(coverage, unique)
-            kept = np.flatnonzero(shared.panel.positions(unique) >= 0)
-            panel = GenePanel.of_symbols([unique[at] for at in kept])
-            subspace = shared.subspace(panel.symbols, moments.of_genes(kept))
-            return cls(panel, subspace, mode, coverage)
-        panel = GenePanel(tuple(source.names), tuple(symbols))
-        moments = own_moments(source, shared.latent_dim, rows)
-        subspace = Subspace.of_moments(moments, shared.latent_dim)
-        coverage = shared.coverage(symbols, moments)
-        if coverage.matched:
-            shared.panel.require_covering(coverage, symbols)
-            subspace = subspace.aligned(shared.subspace(symbols, moments).projection)
+        if shared is not None and not source.is_embedding:
+            shared = shared if n_dims is None else shared.truncated(n_dims)
+            if mode == "shared":
+                return cls(*_fit_shared(source, shared, options.genes, rows), mode)
+            panel, subspace, coverage = _fit_aligned(source, shared, options.genes, rows)
         else:
-            subspace = _signed(subspace, source, cell_times, rows)
-        return cls(panel, subspace, mode, coverage)
+            panel = GenePanel(tuple(source.names), tuple(_symbols_if_any(source, options.genes)))
+            subspace = _fit_own(source, n_dims, rows, seed)
+            coverage = Coverage(0 if mode == "aligned" else len(panel), len(panel), len(panel))
+        if mode == "aligned" and not coverage.matched:
+            chunks = source.chunks(rows)
+            states = np.concatenate([subspace.project(chunk) for chunk in chunks])
+            times = cell_times if rows is None else cell_times[rows]
+            subspace = subspace.signed_by_time(states, times)
+        return cls(panel, subspace, coverage, mode)
 
     def project(
         self, source: Source, genes: GeneOptions | None = None
@@ -278,110 +258,6 @@ class LatentSpace:
         return subspace.of_genes(np.argsort(order)), inferred
 
 
-def seen_only(
-    source: Source, name: str, rows: NDArray[np.bool_], options: SpaceOptions
-) -> SpaceOptions:
-    """The options with the shared subspace that would be, had it never seen some of the cells.
-
-    Parameters
-    ----------
-    source : Source
-        A data set.
-    name : str
-        Its name. If it is a member of the shared subspace, its moments are replaced by those of
-        the cells that may be seen; members that share cells with it are left out.
-    rows : (cells,) mask
-        The cells that may be seen.
-    options : SpaceOptions
-    """
-    if options.shared is None:
-        return options
-    members = dict(options.shared.members)
-    own = members.pop(name, None)
-    for other, member in options.shared.members.items():
-        if name in member.overlaps or (own is not None and other in own.overlaps):
-            members.pop(other, None)
-    if own is not None:
-        members[name] = read_member(source, options.genes, overlaps=own.overlaps, rows=rows)
-    elif len(members) == len(options.shared.members):
-        return options
-    return replace(options, shared=SharedSubspace.fit(members, options.shared.latent_dim))
-
-
-def read_member(
-    source: Source,
-    genes: GeneOptions | None = None,
-    *,
-    overlaps: tuple[str, ...] = (),
-    rows: NDArray[np.bool_] | None = None,
-) -> Member:
-    """What a shared subspace keeps of a data set, in one pass over its cells.
-
-    Parameters
-    ----------
-    source : Source
-    genes : GeneOptions, optional
-    overlaps : tuple of str
-        Names of data sets that share cells with it.
-    rows : (cells,) mask, optional
-        The cells that are looked at; all by default.
-    """
-    genes = genes or GeneOptions()
-    symbols = human_symbols(source.var, genes.symbols)
-    unique, selection = merge_duplicates(symbols, genes.on_duplicates)
-    moments = GeneMoments.gather(chunk @ selection for chunk in source.chunks(rows))
-    return Member(tuple(unique), moments, overlaps)
-
-
-def fit_shared_subspace(
-    adatas: Mapping[str, AnnData],
-    *,
-    n_dims: int = DEFAULT_SHARED_DIM,
-    layer: str | None = None,
-    genes: GeneOptions | None = None,
-    add_to: SharedSubspace | None = None,
-    progress: bool = False,
-) -> SharedSubspace:
-    """Fit one latent space to many data sets, in one pass over the cells of each.
-
-    Parameters
-    ----------
-    adatas : mapping of AnnData
-        By name, in memory or backed, each with genes of its own. `uns["overlaps"]` names those
-        that share cells with it.
-    n_dims : int
-        Dimensions of the latent space.
-    layer : str, optional
-        In place of `X`; "raw" for `.raw`.
-    genes : GeneOptions, optional
-        How genes are read.
-    add_to : SharedSubspace, optional
-        One that is there, with its dimensions; its data sets are not read again.
-    progress : bool
-        Whether to show a progress bar.
-
-    Raises
-    ------
-    InputError
-        On an embedding, and on genes or values that cannot be used.
-    """
-    sources = {name: read_source(adata, layer=layer) for name, adata in adatas.items()}
-    for name, source in sources.items():
-        if source.is_embedding:
-            raise InputError(name, "genes", "an embedding", "leave it out: it has no gene names")
-    members = {}
-    for name, source in track(
-        sources.items(),
-        "reading",
-        console=Console(stderr=True),
-        disable=not progress,
-        transient=True,
-    ):
-        overlaps = tuple(str(other) for other in adatas[name].uns.get("overlaps", ()))
-        members[name] = read_member(source, genes, overlaps=overlaps)
-    return SharedSubspace.fit(members, n_dims) if add_to is None else add_to.add(members)
-
-
 def own_moments(source: Source, n_dims: int, rows: NDArray[np.bool_] | None = None) -> GeneMoments:
     """Covariance of the genes as they are, for `n_dims` components, in one pass over the cells."""
     rank = max(DEFAULT_RANK, 2 * n_dims)  # what chunks lose by merging lies far below
@@ -393,7 +269,9 @@ def _require_known(what: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(what, " or ".join(known), value, "choose one of those")
 
 
-def _own(source: Source, n_dims: int | None, rows: NDArray[np.bool_] | None, seed: int) -> Subspace:
+def _fit_own(
+    source: Source, n_dims: int | None, rows: NDArray[np.bool_] | None, seed: int
+) -> Subspace:
     """Principal components of genes, or the scaled coordinates of an embedding."""
     if source.is_embedding:
         matrix = source.matrix()
@@ -405,11 +283,33 @@ def _own(source: Source, n_dims: int | None, rows: NDArray[np.bool_] | None, see
     return Subspace.pca(matrix if rows is None else matrix[rows], n_dims, seed)
 
 
-def _signed(
-    subspace: Subspace, source: Source, cell_times: NDArray, rows: NDArray[np.bool_] | None
-) -> Subspace:
-    states = np.concatenate([subspace.project(chunk) for chunk in source.chunks(rows)])
-    return subspace.signed_by_time(states, cell_times if rows is None else cell_times[rows])
+def _fit_shared(
+    source: Source, shared: SharedSubspace, genes: GeneOptions, rows: NDArray[np.bool_] | None
+) -> tuple[GenePanel, Subspace, Coverage]:
+    """The genes that the shared subspace knows, standardised by the data set's own moments."""
+    symbols, selection = merge_duplicates(
+        human_symbols(source.var, genes.symbols), genes.on_duplicates
+    )
+    moments = GeneMoments.gather((chunk @ selection for chunk in source.chunks(rows)), rank=0)
+    coverage = shared.coverage(symbols, moments)
+    shared.panel.require_covering(coverage, symbols)
+    known = np.flatnonzero(shared.panel.positions(symbols) >= 0)
+    panel = GenePanel.of_symbols([symbols[at] for at in known])
+    return panel, shared.subspace(panel.symbols, moments.of_genes(known)), coverage
+
+
+def _fit_aligned(
+    source: Source, shared: SharedSubspace, genes: GeneOptions, rows: NDArray[np.bool_] | None
+) -> tuple[GenePanel, Subspace, Coverage]:
+    """Own components over all genes, rotated by those in common if there are any."""
+    symbols = human_symbols(source.var, genes.symbols)
+    moments = own_moments(source, shared.latent_dim, rows)
+    subspace = Subspace.of_moments(moments, shared.latent_dim)
+    coverage = shared.coverage(symbols, moments)
+    if coverage.matched:
+        shared.panel.require_covering(coverage, symbols)
+        subspace = subspace.aligned(shared.subspace(symbols, moments).projection)
+    return GenePanel(tuple(source.names), tuple(symbols)), subspace, coverage
 
 
 def _symbols_if_any(source: Source, genes: GeneOptions) -> list[str]:

@@ -105,7 +105,7 @@ class CellMNNPipeline:
     def latent_space(self) -> LatentSpace:
         """The same, with the genes."""
         record = self.record
-        return LatentSpace(self.panel, self.subspace, record.subspace_mode, record.coverage)
+        return LatentSpace(self.panel, self.subspace, record.coverage, record.subspace_mode)
 
     def fit(
         self,

@@ -51,7 +51,8 @@ def fit(
     Files of coordinates only (uns["space"] = "pca") are left out.
     """
     with plain_errors():
-        from .latent_space import GeneOptions, fit_shared_subspace
+        from .latent_space import GeneOptions
+        from .members import fit_shared_subspace
 
         shared = fit_shared_subspace(
             _open(files, quiet),
@@ -74,7 +75,8 @@ def add(
 ) -> None:
     """Add data sets to a shared subspace; those that are in it are not read again."""
     with plain_errors():
-        from .latent_space import GeneOptions, fit_shared_subspace
+        from .latent_space import GeneOptions
+        from .members import fit_shared_subspace
         from .shared_subspace import SharedSubspace
 
         shared = fit_shared_subspace(

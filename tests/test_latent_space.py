@@ -12,9 +12,8 @@ from cellmnn_fm.latent_space import (
     GeneOptions,
     LatentSpace,
     SpaceOptions,
-    fit_shared_subspace,
-    seen_only,
 )
+from cellmnn_fm.members import fit_shared_subspace, seen_only
 from cellmnn_fm.reading import read_source, read_times
 from cellmnn_fm.subspace_report import report_subspaces
 

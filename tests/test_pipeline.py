@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.latent_space import fit_shared_subspace
+from cellmnn_fm.members import fit_shared_subspace
 from cellmnn_fm.trajectories import velocity_at
 
 

@@ -16,7 +16,7 @@ ORDER = [
     *("errors", "linear_flow", "losses", "gene_panel"),
     *("gene_moments", "subspace", "shared_subspace"),
     *("gaussian_frame", "configuration_cellmnn"),
-    *("modeling_cellmnn", "reading", "latent_space", "time_course"),
+    *("modeling_cellmnn", "reading", "latent_space", "members", "time_course"),
     *("recipes", "trajectories", "evaluation", "subspace_report"),
     "training",
     *("results", "fit_record", "pipeline", "plotting", "synthetic"),
