@@ -45,6 +45,12 @@ class FrameState:
         V, orthonormal columns; r = d up to 64 dimensions, fewer above.
     root_excess : (times, r)
         c.
+    mean_bend : (times - 1, d)
+        How far the mean is off the straight line half way between two observed times; in between
+        4 w (1 - w) of it, w the part of the interval that has gone by.
+
+    All may have leading batch axes (batch, times, ...); times that are asked for then have the same
+    ones.
 
     Examples
     --------
@@ -63,24 +69,29 @@ class FrameState:
     root_scale: Tensor
     root_vectors: Tensor
     root_excess: Tensor
+    mean_bend: Tensor
 
     def mean_at(self, t: Tensor) -> Tensor:
         """m(t), (..., d) for `t` (...)."""
         inside = self._clamp(t)
         left, weight = self._interval(inside, forward=True)
-        mean = torch.lerp(self.mean[left], self.mean[left + 1], weight[..., None])
-        beyond = t - inside
-        gap = self.times[left + 1] - self.times[left]
+        mean = torch.lerp(
+            self._at(self.mean, left), self._at(self.mean, left + 1), weight[..., None]
+        )
+        mean = mean + (4 * weight * (1 - weight))[..., None] * self._at(self.mean_bend, left)
+        beyond, gap = t - inside, self._gap(left)
         coasted = gap * torch.sign(beyond) * -torch.expm1(-beyond.abs() / gap)
-        return mean + self._slope(self.mean, left) * coasted[..., None]
+        return mean + self._slope(left) * coasted[..., None]
 
     def mean_rate_at(self, t: Tensor, *, forward: bool | Tensor = True) -> Tensor:
         """ṁ(t), (..., d): from the right where `forward`, else from the left."""
         inside = self._clamp(t)
-        left, _ = self._interval(inside, forward)
-        gap = self.times[left + 1] - self.times[left]
+        left, weight = self._interval(inside, forward)
+        gap = self._gap(left)
         damping = torch.exp(-(t - inside).abs() / gap)
-        return self._slope(self.mean, left) * damping[..., None]
+        rate = self._slope(left) * damping[..., None]
+        turning = torch.where(self._past_the_ends(t, forward), 0.0, 4 * (1 - 2 * weight) / gap)
+        return rate + turning[..., None] * self._at(self.mean_bend, left)
 
     def root_at(self, t: Tensor) -> DenseMatrix | LowRankMatrix:
         """L(t), one matrix for each entry of `t`."""
@@ -91,12 +102,8 @@ class FrameState:
         self, t: Tensor, *, forward: bool | Tensor = True
     ) -> DenseMatrix | LowRankMatrix:
         """L̇(t): from the right where `forward`, else from the left; 0 beyond the ends."""
-        inside = self._clamp(t)
-        left, _ = self._interval(inside, forward)
-        rate = 1 / (self.times[left + 1] - self.times[left])
-        forward = torch.as_tensor(forward, device=t.device)
-        at_rest = torch.where(forward, t >= self.times[-1], t <= self.times[0]) | (t != inside)
-        rate = torch.where(at_rest, torch.zeros_like(rate), rate)
+        left, _ = self._interval(self._clamp(t), forward)
+        rate = torch.where(self._past_the_ends(t, forward), 0.0, 1 / self._gap(left))
         return self._combine_roots(left, -rate, rate)
 
     def to_frame(self, z: Tensor, t: Tensor) -> Tensor:
@@ -144,37 +151,81 @@ class FrameState:
         offset_z = motion + (root @ offset[..., None] - (learned + frame) @ mean).squeeze(-1)
         return learned, frame, offset_z
 
+    def interval(self, left: int) -> FrameState:
+        """The frame between the observed times `left` and `left + 1` alone."""
+        parts = [values[left : left + 2] for values in vars(self).values()]
+        parts[-1] = self.mean_bend[left : left + 1]
+        return FrameState(*parts)
+
+    @property
+    def _depth(self) -> int:
+        return self.times.ndim - 1
+
+    def _end(self, index: int, like: Tensor) -> Tensor:
+        """An observed time of every batch entry, in a shape that goes with `like`."""
+        ones = [1] * (like.ndim - self._depth)
+        return self.times[..., index].reshape([*self.times.shape[:-1], *ones])
+
+    def _at(self, values: Tensor, index: Tensor) -> Tensor:
+        """`values` (batch, times, ...) at `index` (batch, ...)."""
+        if self._depth == 0:
+            return values[index]
+        batch, rest = values.shape[: self._depth], values.shape[self._depth + 1 :]
+        flat = values.reshape(-1, values.shape[self._depth], *rest)
+        entry = torch.arange(len(flat), device=index.device)[:, None]
+        return flat[entry, index.reshape(len(flat), -1)].reshape(
+            *batch, *index.shape[self._depth :], *rest
+        )
+
     def _clamp(self, t: Tensor) -> Tensor:
-        return t.clamp(self.times[0], self.times[-1])
+        return torch.clamp(t, self._end(0, t), self._end(-1, t))
+
+    def _past_the_ends(self, t: Tensor, forward: bool | Tensor) -> Tensor:
+        """Whether there is no interval on that side of `t`."""
+        forward = torch.as_tensor(forward, device=t.device)
+        first, last = self._end(0, t), self._end(-1, t)
+        return torch.where(forward, t >= last, t <= first) | (t < first) | (t > last)
 
     def _interval(self, t: Tensor, forward: bool | Tensor) -> tuple[Tensor, Tensor]:
         """Index of the observed time left of `t`, and how far along its interval `t` is."""
-        inner = self.times[1:-1].contiguous()
-        t = t.contiguous()
-        after, before = (torch.searchsorted(inner, t, right=side) for side in (True, False))
+        inner = self.times[..., 1:-1].contiguous()
+        flat = t.reshape(*self.times.shape[:-1], -1).contiguous()
+        after, before = (
+            torch.searchsorted(inner, flat, right=side).reshape(t.shape) for side in (True, False)
+        )
         left = torch.where(torch.as_tensor(forward, device=t.device), after, before)
-        return left, (t - self.times[left]) / (self.times[left + 1] - self.times[left])
+        return left, (t - self._at(self.times, left)) / self._gap(left)
 
-    def _slope(self, values: Tensor, left: Tensor) -> Tensor:
-        gap = self.times[left + 1] - self.times[left]
-        return (values[left + 1] - values[left]) / gap[..., None]
+    def _gap(self, left: Tensor) -> Tensor:
+        return self._at(self.times, left + 1) - self._at(self.times, left)
+
+    def _slope(self, left: Tensor) -> Tensor:
+        step = self._at(self.mean, left + 1) - self._at(self.mean, left)
+        return step / self._gap(left)[..., None]
 
     def _combine_roots(
         self, left: Tensor, left_weight: Tensor, right_weight: Tensor
     ) -> DenseMatrix | LowRankMatrix:
         """left_weight · L[left] + right_weight · L[left + 1]."""
-        scale = left_weight * self.root_scale[left] + right_weight * self.root_scale[left + 1]
-        vectors = torch.cat([self.root_vectors[left], self.root_vectors[left + 1]], dim=-1)
-        excess = torch.cat(
-            [
-                left_weight[..., None] * self.root_excess[left],
-                right_weight[..., None] * self.root_excess[left + 1],
-            ],
-            dim=-1,
+        scales, both_vectors, excesses = (
+            (self._at(values, left), self._at(values, left + 1))
+            for values in (self.root_scale, self.root_vectors, self.root_excess)
         )
+        weights = (left_weight, right_weight)
+        scale = weights[0] * scales[0] + weights[1] * scales[1]
+        excess = torch.cat(
+            [weight[..., None] * part for weight, part in zip(weights, excesses, strict=True)], -1
+        )
+        vectors = torch.cat(both_vectors, dim=-1)
         low_rank = LowRankMatrix(vectors * excess[..., None, :], vectors, scale)
         full_rank = self.root_vectors.shape[-1] == self.root_vectors.shape[-2]
         return DenseMatrix(low_rank.dense()) if full_rank else low_rank
+
+
+def stack_frames(frames: Sequence[FrameState]) -> FrameState:
+    """A batch of frames of as many observed times each."""
+    parts = zip(*(vars(frame).values() for frame in frames), strict=True)
+    return FrameState(*(torch.stack(part) for part in parts))
 
 
 def fit_frame(
@@ -229,6 +280,7 @@ def fit_frame(
         root_scale=scale,
         root_vectors=torch.cat([real, pad(padding, (0, 0, dim, 0))], dim=-1),
         root_excess=pad(roots[..., -kept:], (0, rank - kept), value=1.0) - scale[..., None],
+        mean_bend=torch.zeros_like(means[1:, :1]).expand(-1, latent_dim),
     )
 
 

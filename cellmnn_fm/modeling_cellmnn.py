@@ -18,6 +18,8 @@ from .configuration_cellmnn import CellMNNConfig
 from .gaussian_frame import FrameState, root_rank
 from .linear_flow import DenseMatrix, LinearODE, LowRankMatrix, bounded_eigvals
 
+_FRAME_BUFFERS = ("times", "mean", "root_scale", "root_vectors", "root_excess")
+
 
 @dataclass
 class CellMNNOutput(ModelOutput):
@@ -183,13 +185,14 @@ class CellMNNModel(CellMNNPreTrainedModel):
 
     def frame_state(self, dataset_id: int = 0) -> FrameState:
         """The stored frame of a data set."""
-        names = ("times", "mean", "root_scale", "root_vectors", "root_excess")
-        return FrameState(**{name: getattr(self, f"frame_{name}")[dataset_id] for name in names})
+        parts = {name: getattr(self, f"frame_{name}")[dataset_id] for name in _FRAME_BUFFERS}
+        return FrameState(**parts, mean_bend=torch.zeros_like(parts["mean"][1:]))
 
     @torch.no_grad()
     def set_frame_state(self, frame: FrameState, dataset_id: int = 0) -> None:
         """Store the frame of a data set; it is saved with the weights."""
-        for name, value in vars(frame).items():
+        for name in _FRAME_BUFFERS:
+            value = getattr(frame, name)
             getattr(self, f"frame_{name}")[dataset_id].copy_(value)
 
     def _require_fitting(self, z: Tensor, times: Tensor, frame: FrameState | None) -> None:

@@ -1,12 +1,14 @@
 """The frame: moments, their interpolation, and the generator of the flow it makes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
 from sklearn.covariance import oas
 
-from cellmnn_fm.gaussian_frame import FrameState, fit_frame
+from cellmnn_fm.gaussian_frame import FrameState, fit_frame, stack_frames
 from cellmnn_fm.linear_flow import DenseMatrix, LinearODE, LowRankMatrix
 
 TIMES = torch.tensor([0.0, 1.0, 1.5, 3.0], dtype=torch.float64)
@@ -26,7 +28,9 @@ def make_snapshots(dim=4, cells=200):
 
 @pytest.fixture
 def frame():
-    return fit_frame(make_snapshots(), TIMES)
+    """With a bent path of the mean."""
+    bend = torch.from_numpy(np.random.default_rng(1).normal(size=(len(TIMES) - 1, 4)))
+    return replace(fit_frame(make_snapshots(), TIMES), mean_bend=bend)
 
 
 def test_every_snapshot_has_mean_zero_and_unit_covariance():
@@ -55,7 +59,7 @@ def test_root_is_symmetric_positive_and_linear_in_time(frame):
     assert torch.linalg.eigvalsh(root).min() > 0
     halfway = frame.root_at(f64(2.25)).dense()
     torch.testing.assert_close(halfway, (root[2] + root[3]) / 2)
-    mean = frame.mean_at(f64(2.25))
+    mean = frame.mean_at(f64(2.25)) - frame.mean_bend[2]
     torch.testing.assert_close(mean, (frame.mean[2] + frame.mean[3]) / 2)
 
 
@@ -199,3 +203,51 @@ def test_padding_rests_at_zero(dim, latent_dim):
     if dim <= 32:
         root = padded.root_at(later).dense()
         torch.testing.assert_close(root[dim:, dim:], torch.eye(latent_dim - dim).to(root))
+
+
+def test_a_bent_mean_passes_through_the_observed_ones(frame):
+    straight = replace(frame, mean_bend=torch.zeros_like(frame.mean_bend))
+    torch.testing.assert_close(frame.mean_at(TIMES), straight.mean_at(TIMES))
+    halfway = (TIMES[1:] + TIMES[:-1]) / 2
+    off = frame.mean_at(halfway) - straight.mean_at(halfway)
+    torch.testing.assert_close(off, frame.mean_bend)
+    beyond = f64([float(TIMES[0]) - 0.5, float(TIMES[-1]) + 0.5])
+    torch.testing.assert_close(frame.mean_at(beyond), straight.mean_at(beyond))
+
+
+def test_one_interval_of_a_frame(frame):
+    for left in range(len(TIMES) - 1):
+        t = TIMES[left] + f64([0.0, 0.3, 1.0]) * (TIMES[left + 1] - TIMES[left])
+        cut = frame.interval(left)
+        torch.testing.assert_close(cut.mean_at(t), frame.mean_at(t))
+        torch.testing.assert_close(cut.root_at(t).dense(), frame.root_at(t).dense())
+        inside = t[1]
+        torch.testing.assert_close(cut.mean_rate_at(inside), frame.mean_rate_at(inside))
+
+
+@pytest.mark.parametrize("dim", [3, 70])
+def test_a_batch_of_frames_is_each_of_them(dim):
+    rng = np.random.default_rng(0)
+    frames = [
+        replace(
+            fit_frame(
+                [torch.from_numpy(rng.normal(size=(50, dim)) * (i + 1)) for i in range(3)], t
+            ),
+            mean_bend=torch.from_numpy(rng.normal(size=(2, dim))),
+        )
+        for t in (f64([0.0, 1.0, 2.0]), f64([0.0, 0.5, 2.0]))
+    ]
+    batch = stack_frames(frames)
+    t = f64([[-0.5, 0.0, 0.7, 1.0], [0.5, 1.1, 2.0, 2.3]])
+    y = torch.from_numpy(rng.normal(size=(2, 4, 6, dim)))
+    forward = torch.tensor([[True, False, True, False]] * 2)
+    calls = {
+        "mean": lambda frame, t, y, forward: frame.mean_at(t),
+        "mean_rate": lambda frame, t, y, forward: frame.mean_rate_at(t, forward=forward),
+        "to": lambda frame, t, y, forward: frame.to_frame(y, t),
+        "from": lambda frame, t, y, forward: frame.from_frame(y, t),
+        "motion": lambda frame, t, y, forward: frame.motion(y, t, forward=forward),
+    }
+    for call in calls.values():
+        expected = [call(frame, t[i], y[i], forward[i]) for i, frame in enumerate(frames)]
+        torch.testing.assert_close(call(batch, t, y, forward), torch.stack(expected))
