@@ -48,6 +48,8 @@ class CellMNNConfig(PreTrainedConfig):
         Whether the ODE acts in the Gaussian frame of the data set; see [`FrameState`].
     num_frame_times : int
         Observed times in the stored frame of each data set; 0 without a frame.
+    mean_head : bool
+        Whether the path of the frame's mean between observed times may bend; see [`MeanHead`].
     growth : bool
         Whether cells divide and die at a learned rate.
     max_growth_rate : float
@@ -56,6 +58,8 @@ class CellMNNConfig(PreTrainedConfig):
         Rows in the table of data sets.
     dataset_embed_dim : int
         Length of a data set's embedding; 0 for a model of one data set that needs none.
+    encoder_hidden_size : int
+        Width of the [`SnapshotEncoder`] that infers the embedding of a new data set; 0 without one.
     dataset_dims : list of int, optional
         For each data set, how many of the latent dimensions are real and not padding; all if None.
     num_genes : int
@@ -91,10 +95,12 @@ class CellMNNConfig(PreTrainedConfig):
     offset: bool = True
     frame: bool = False
     num_frame_times: int = 0
+    mean_head: bool = False
     growth: bool = False
     max_growth_rate: float | int = 2.0
     num_datasets: int = 1
     dataset_embed_dim: int = 0
+    encoder_hidden_size: int = 0
     dataset_dims: list[int] | None = None
     num_genes: int = 0
 
@@ -137,6 +143,13 @@ class CellMNNConfig(PreTrainedConfig):
             "num_frame_times",
             "at least 2 with frame, 0 without",
             self.num_frame_times,
+        )
+        _require(self.frame or not self.mean_head, "mean_head", "frame=True", "frame=False")
+        _require(
+            self.encoder_hidden_size == 0 or self.dataset_embed_dim > 0,
+            "encoder_hidden_size",
+            "0 without dataset_embed_dim",
+            self.encoder_hidden_size,
         )
         if self.dataset_dims is not None:
             _require(

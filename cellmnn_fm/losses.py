@@ -107,7 +107,7 @@ def pair_weights(num_times: int, gamma: float, *, both_directions: bool = True) 
 
 
 def kinetic_energy(
-    velocity: Tensor, weights: Tensor | None = None, *, num_dims: int | None = None
+    velocity: Tensor, weights: Tensor | None = None, *, num_dims: int | Tensor | None = None
 ) -> Tensor:
     """Mean over cells and coordinates of (dz/dt)².
 
@@ -116,10 +116,10 @@ def kinetic_energy(
     velocity : (..., n, d)
     weights : (..., n), optional
         Of the cells; only their proportions matter.
-    num_dims : int, optional
+    num_dims : int or tensor that goes with (..., n), optional
         d, where some of the last axis is padding.
     """
-    speed2 = velocity.square().sum(-1) / (num_dims or velocity.shape[-1])
+    speed2 = velocity.square().sum(-1) / (velocity.shape[-1] if num_dims is None else num_dims)
     return (_normalised(velocity, weights) * speed2).sum(-1).mean()
 
 

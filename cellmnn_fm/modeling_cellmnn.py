@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
+from .conditioning import MeanHead, SnapshotEncoder
 from .configuration_cellmnn import CellMNNConfig
 from .gaussian_frame import FrameState, root_rank
 from .linear_flow import DenseMatrix, LinearODE, LowRankMatrix, bounded_eigvals
@@ -103,6 +104,9 @@ class CellMNNPreTrainedModel(PreTrainedModel):
                 start = module.sizes["eigvecs"]
                 stop = start + module.sizes["eigvals"] + module.sizes["offset"]
                 init.zeros_(module.weight[start:stop])
+        elif isinstance(module, MeanHead):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="leaky_relu")
             init.zeros_(module.bias)
@@ -163,6 +167,12 @@ class CellMNNModel(CellMNNPreTrainedModel):
         self.hypernetwork = CellMNNHypernetwork(config)
         if config.dataset_embed_dim:
             self.dataset_embeddings = nn.Embedding(config.num_datasets, config.dataset_embed_dim)
+        if config.encoder_hidden_size:
+            self.snapshot_encoder = SnapshotEncoder(
+                config.latent_dim, config.encoder_hidden_size, config.dataset_embed_dim
+            )
+        if config.mean_head:
+            self.mean_head = MeanHead()
         dims = config.dataset_dims or [config.latent_dim] * config.num_datasets
         self.dataset_dims: Tensor
         self.register_buffer("dataset_dims", torch.tensor(dims))
@@ -194,6 +204,10 @@ class CellMNNModel(CellMNNPreTrainedModel):
         for name in _FRAME_BUFFERS:
             value = getattr(frame, name)
             getattr(self, f"frame_{name}")[dataset_id].copy_(value)
+
+    def bent(self, frame: FrameState) -> FrameState:
+        """The frame of one data set, its mean on the path that the model expects."""
+        return replace(frame, mean_bend=self.mean_head(frame)) if self.config.mean_head else frame
 
     def _require_fitting(self, z: Tensor, times: Tensor, frame: FrameState | None) -> None:
         config = self.config
@@ -294,8 +308,9 @@ class CellMNNModel(CellMNNPreTrainedModel):
         dataset_embeds : (..., dataset_embed_dim), optional
             Embeddings in place of those of the table.
         frame : FrameState, optional
-            Of the one data set that the call is about; the stored one by default. A table of
-            several data sets has no default.
+            Of the data set that the call is about, see [`~CellMNNModel.bent`], or a batch of
+            frames, one for each leading entry of `z`. The stored one by default; a table of several
+            data sets has no default.
 
         Raises
         ------
@@ -304,7 +319,7 @@ class CellMNNModel(CellMNNPreTrainedModel):
         """
         self._require_fitting(z, times, frame)
         target_times = target_times.expand(*times.shape, target_times.shape[-1])
-        frame = (frame or self.frame_state()) if self.config.frame else None
+        frame = (frame or self.bent(self.frame_state())) if self.config.frame else None
         coordinates = z if frame is None else frame.to_frame(z, times)
         ode, growth_rate = self.linear_ode(coordinates, times, dataset_ids, dataset_embeds)
         delta_t = target_times - times[..., None]

@@ -25,13 +25,14 @@ from .fit_record import FitRecord
 from .gene_panel import Coverage, GenePanel, OnDuplicates
 from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode, SymbolSource
 from .modeling_cellmnn import CellMNNModel
+from .optimisation import remove_training_state
 from .reading import Source, read_source, read_times
 from .recipes import Preset, preset_configs
 from .results import add_genes, annotated, predicted_snapshot
 from .shared_subspace import SharedSubspace
 from .subspace import Subspace
 from .time_course import TimeCourse, TimeScale
-from .training import remove_training_state, train
+from .training import train
 from .trajectories import interpolate, velocity_at
 
 if TYPE_CHECKING:

@@ -21,8 +21,11 @@ class TrainingConfig:
     steps : int
         Most optimiser steps.
     check_every, patience : int
-        With a patience, stop once so many checks in a row saw no improvement, and keep the
-        weights of the best one. A check looks at the mean training loss since the last.
+        Check every so many steps, and keep the weights of the best check; never if 0. A check looks
+        at the mean training loss since the last, or at a validation. With a patience, stop once so
+        many in a row saw no improvement.
+    accumulation : int
+        Parts of a step whose gradients are summed up before the weights change.
     source_cells, target_cells : int
         Cells drawn from each observed time in a step, to start from and to compare with.
     learning_rate, weight_decay : float
@@ -56,6 +59,7 @@ class TrainingConfig:
     steps: int = 150
     check_every: int = 0
     patience: int = 0
+    accumulation: int = 1
     source_cells: int = 64
     target_cells: int = 64
     learning_rate: float = 2e-3
@@ -74,7 +78,13 @@ class TrainingConfig:
     save_every: int = 100
 
     def __post_init__(self) -> None:
-        least = {"steps": 0, "source_cells": 2, "target_cells": 2, "save_every": 1}
+        least = {
+            "steps": 0,
+            "source_cells": 2,
+            "target_cells": 2,
+            "save_every": 1,
+            "accumulation": 1,
+        }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 found = getattr(self, name)

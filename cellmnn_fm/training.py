@@ -1,38 +1,26 @@
-"""Training by matching distributions: the step, the accelerate loop, save and resume."""
+"""Training on one time course by matching distributions."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
-import os
-import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
 
 from .configuration_cellmnn import CellMNNConfig
 from .errors import InputError
 from .gaussian_frame import fit_frame
 from .losses import energy_distance, invertibility_penalty, kinetic_energy, mmd2, pair_weights
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
+from .optimisation import optimise
 from .recipes import TrainingConfig
 from .time_course import TimeCourse, TimeScale
-
-_STATE_FOLDER = "training_state"
-_MIN_CYCLE = 20  # steps: fewer leave no room for a warm-up
-_BAR_EVERY = 10  # steps between updates of the progress bar
 
 
 @dataclass(frozen=True)
@@ -103,19 +91,6 @@ def train(
         model.set_frame_state(fit_frame(snapshots, times, latent_dim=config.latent_dim))
     padding = config.latent_dim - course.latent_dim
     snapshots = [torch.nn.functional.pad(snapshot, (0, padding)) for snapshot in snapshots]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
-    )
-    scheduler = _scheduler(optimizer, training)
-    average = AveragedModel(model, avg_fn=_warmed_up_average(training.ema_decay or 0.0))
-    kept: CellMNNModel = average.module if training.ema_decay else model  # type: ignore[assignment]
-    state = _TrainingState()
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    # the scheduler is not prepared: accelerate would step it once for every process
-    accelerator.register_for_checkpointing(average, scheduler, state)
-    run = [config.to_dict(), asdict(training), seed, accelerator.num_processes]
-    saver = _StateSaver(accelerator, folder, _fingerprint(course, run))
-    saver.restore()
 
     # forward in time only, nothing starts from the last snapshot
     num_sources = len(times) if training.both_directions else len(times) - 1
@@ -126,41 +101,32 @@ def train(
         _drawn(snapshots, training.target_cells),
     )
     decoded_times = _decoded_times(times, training)
-    bar = _progress_bar(disable=not (progress and accelerator.is_main_process))
-    started = time.perf_counter() - state.seconds
-    with bar:
-        task = bar.add_task("training", total=training.steps, completed=state.step, loss="")
-        while state.step < training.steps and not state.stopped:
-            # cells are a function of (seed, slot) alone, so that a resumed run draws the same
-            slot = state.step * accelerator.num_processes + accelerator.process_index
-            rng = np.random.default_rng((seed, slot))
-            source = _draw(snapshots, training.source_cells, rng)[:num_sources]
-            target = _draw(snapshots, training.target_cells, rng)
-            with accelerator.autocast():
-                output = wrapped(source, times[:num_sources], decoded_times)
-            losses = _losses(output, target, weights, drawn, training, course.latent_dim)
-            loss = torch.stack(list(losses.values())).sum()
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            if training.gradient_clip is not None:
-                accelerator.clip_grad_norm_(wrapped.parameters(), training.gradient_clip)
-            optimizer.step()
-            scheduler.step()
-            average.update_parameters(model)
-            state.record(losses, time.perf_counter() - started)
-            if training.patience and state.step % training.check_every == 0:
-                mean_loss = state.mean_loss(training.check_every)
-                score = validate(kept, time_scale) if validate else mean_loss
-                # processes see different cells, but must stop together
-                score = accelerator.reduce(torch.tensor(score, device=device), "mean").item()
-                state.check(kept, training.patience, score)
-            if state.step % _BAR_EVERY == 0:
-                bar.update(task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}")
-            if state.step % training.save_every == 0:
-                saver.save(state.step)
-    if state.best_weights:
-        kept.load_state_dict(state.best_weights)
-    return TrainedModel(kept.eval(), time_scale, state.losses(), state.seconds)
+
+    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
+        # cells are a function of (seed, slot) alone, so that a resumed run draws the same
+        slot = counter * accelerator.num_processes + accelerator.process_index
+        rng = np.random.default_rng((seed, slot))
+        source = _draw(snapshots, training.source_cells, rng)[:num_sources]
+        target = _draw(snapshots, training.target_cells, rng)
+        with accelerator.autocast():
+            output = wrapped(source, times[:num_sources], decoded_times)
+        return _losses(output, target, weights, drawn, training, course.latent_dim)
+
+    digest = sha256(course.times.tobytes())
+    for snapshot in course.snapshots:
+        digest.update(snapshot.tobytes())
+    run = [config.to_dict(), asdict(training), seed, accelerator.num_processes, digest.hexdigest()]
+    found = optimise(
+        accelerator,
+        model,
+        training,
+        losses_of,
+        run,
+        folder=folder,
+        validate=None if validate is None else lambda model: validate(model, time_scale),
+        progress=progress,
+    )
+    return TrainedModel(found.model, time_scale, found.losses, found.seconds)
 
 
 def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNModel:
@@ -179,24 +145,6 @@ def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNM
         for name, values in vars(course.subspace.padded(config.latent_dim)).items():
             model.get_buffer(name).copy_(torch.from_numpy(values))
     return model.train()
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, training: TrainingConfig):
-    if training.schedule == "constant" or training.steps < _MIN_CYCLE:
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, training.learning_rate, total_steps=training.steps, pct_start=0.1
-    )
-
-
-def _warmed_up_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Moving average that is quick to forget the initial weights, unlike a plain one."""
-
-    def update(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        kept = torch.clamp((1 + torch.as_tensor(count)) / (10 + torch.as_tensor(count)), max=decay)
-        return torch.lerp(current, averaged, kept.to(averaged))
-
-    return update
 
 
 def _draw(snapshots: list[Tensor], wanted: int, rng: np.random.Generator) -> Tensor:
@@ -263,110 +211,3 @@ def _losses(
     if growth is not None:
         losses["growth"] = training.growth_weight * growth.square().mean()
     return losses
-
-
-@dataclass
-class _TrainingState:
-    """What a resumed run must know beside weights, optimiser and schedule."""
-
-    step: int = 0
-    seconds: float = 0.0
-    stopped: bool = False
-    checks_without_gain: int = 0
-    best_score: float = float("inf")
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
-    # stays on the device, since reading it would wait for the step
-    history: list[Tensor] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**vars(self), "history": torch.stack(self.history)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update({**state, "history": list(state["history"])})
-
-    def record(self, losses: dict[str, Tensor], seconds: float) -> None:
-        self.step += 1
-        self.seconds = seconds
-        self.names = list(losses)
-        self.history.append(torch.stack(list(losses.values())).detach())
-
-    def mean_loss(self, steps: int) -> float:
-        """Mean over the last `steps`."""
-        return float(torch.stack(self.history[-steps:]).sum(-1).mean())
-
-    def losses(self) -> list[dict[str, float]]:
-        steps = torch.stack(self.history).tolist() if self.history else []
-        return [dict(zip(self.names, values, strict=True)) for values in steps]
-
-    def check(self, model: CellMNNModel, patience: int, score: float) -> None:
-        if score < self.best_score:
-            self.best_score, self.checks_without_gain = score, 0
-            self.best_weights = copy.deepcopy(model.state_dict())
-        else:
-            self.checks_without_gain += 1
-            self.stopped = self.checks_without_gain >= patience
-
-
-class _StateSaver:
-    """Saves the whole state in a folder so that a kill at any moment leaves a usable one."""
-
-    def __init__(self, accelerator: Accelerator, folder: Path | None, fingerprint: str):
-        self._accelerator = accelerator
-        self._folder = None if folder is None else folder / _STATE_FOLDER
-        self._fingerprint = fingerprint
-
-    def restore(self) -> None:
-        if self._folder is None or not (saved := self._saved()):
-            return
-        found = (saved[-1] / "fingerprint").read_text()
-        if found != self._fingerprint:
-            raise InputError(
-                f"{self._folder}",
-                "the state of a run with these settings and data",
-                "that of another run",
-                "choose another folder, or delete this one to start again",
-            )
-        self._accelerator.load_state(str(saved[-1]))
-
-    def save(self, step: int) -> None:
-        if self._folder is None:
-            return
-        unfinished = self._folder / "unfinished"  # whatever a kill left there is overwritten
-        self._accelerator.save_state(str(unfinished))
-        self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
-            (unfinished / "fingerprint").write_text(self._fingerprint)
-            older = self._saved()
-            os.replace(unfinished, self._folder / f"step_{step:09d}")
-            for path in older:
-                shutil.rmtree(path)
-        self._accelerator.wait_for_everyone()
-
-    def _saved(self) -> list[Path]:
-        return sorted(self._folder.glob("step_*")) if self._folder is not None else []
-
-
-def remove_training_state(folder: Path) -> None:
-    """Delete the state that :func:`train` left in `folder`, once the model itself is saved."""
-    shutil.rmtree(folder / _STATE_FOLDER, ignore_errors=True)
-
-
-def _fingerprint(course: TimeCourse, settings: list[Any]) -> str:
-    settings = [*settings, course.times.tolist()]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for snapshot in course.snapshots:
-        digest.update(snapshot.tobytes())
-    return digest.hexdigest()
-
-
-def _progress_bar(*, disable: bool) -> Progress:
-    return Progress(
-        "{task.description}",
-        BarColumn(),
-        "{task.completed}/{task.total} steps",
-        "loss {task.fields[loss]}",
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=disable,
-    )

@@ -15,10 +15,10 @@ PACKAGE = Path(cellmnn_fm.__file__).parent
 ORDER = [
     *("errors", "linear_flow", "losses", "gene_panel"),
     *("gene_moments", "subspace", "shared_subspace"),
-    *("gaussian_frame", "configuration_cellmnn"),
+    *("gaussian_frame", "conditioning", "configuration_cellmnn"),
     *("modeling_cellmnn", "reading", "latent_space", "members", "time_course"),
     *("recipes", "trajectories", "evaluation", "subspace_report"),
-    "training",
+    *("optimisation", "training"),
     *("results", "fit_record", "pipeline", "plotting", "synthetic"),
     *("console", "subspace_commands", "cli"),
 ]
@@ -28,6 +28,7 @@ TRAVELLING = [
     "linear_flow",
     "losses",
     "gaussian_frame",
+    "conditioning",
     "configuration_cellmnn",
     "modeling_cellmnn",
 ]

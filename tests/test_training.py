@@ -14,10 +14,11 @@ import torch
 from cellmnn_fm import CellMNNConfig, InputError
 from cellmnn_fm import training as training_module
 from cellmnn_fm.losses import energy_distance
+from cellmnn_fm.optimisation import remove_training_state
 from cellmnn_fm.recipes import TrainingConfig, preset_configs
 from cellmnn_fm.synthetic import KNOWN_SYSTEMS
 from cellmnn_fm.time_course import TimeCourse, TimeScale
-from cellmnn_fm.training import _draw, _drawn, remove_training_state, train
+from cellmnn_fm.training import _draw, _drawn, train
 from cellmnn_fm.trajectories import interpolate
 
 COURSE = KNOWN_SYSTEMS["linear"].course(cells=80, seed=0)

@@ -1,0 +1,269 @@
+"""The loop: accelerate, one-cycle schedule, moving average, save and resume bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from .errors import InputError
+from .modeling_cellmnn import CellMNNModel
+from .recipes import TrainingConfig
+
+_STATE_FOLDER = "training_state"
+_MIN_CYCLE = 20  # steps: fewer leave no room for a warm-up
+_BAR_EVERY = 10  # steps between updates of the progress bar
+
+LossesOf = Callable[[nn.Module, int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """What the loop returns.
+
+    Attributes
+    ----------
+    model : CellMNNModel
+        In evaluation mode, on the device it was trained on.
+    losses : list of dict
+        Loss and its parts at every step of the main process.
+    seconds : float
+        Spent in the loop, earlier sessions of a resumed run included.
+    checks : list of (int, float)
+        Steps at which the model was validated, and what was found.
+    """
+
+    model: CellMNNModel
+    losses: list[dict[str, float]]
+    seconds: float
+    checks: list[tuple[int, float]]
+
+
+def optimise(
+    accelerator: Accelerator,
+    model: CellMNNModel,
+    training: TrainingConfig,
+    losses_of: LossesOf,
+    run: Any,
+    *,
+    folder: Path | None = None,
+    validate: Callable[[CellMNNModel], float] | None = None,
+    progress: bool = False,
+) -> Optimised:
+    """Minimise a loss over `training.steps` steps, on as many processes as accelerate has.
+
+    Parameters
+    ----------
+    accelerator : Accelerator
+    model : CellMNNModel
+        On its device, in training mode.
+    training : TrainingConfig
+    losses_of : callable
+        Parts of the loss by name, of the (wrapped) model and a counter: step times
+        `training.accumulation`, plus the number of the part of the step. All that is random must
+        follow from that counter and from the number of the process, so that a resumed run repeats
+        an uninterrupted one.
+    run : JSON
+        All that the run depends on; a saved state of another one is refused.
+    folder : Path, optional
+        Where the state is saved every `training.save_every` steps.
+    validate : callable, optional
+        Looked at in place of the training loss every `training.check_every` steps; lower is better,
+        and the best model is the one that is returned.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    InputError
+        If `folder` holds the state of another run.
+    """
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    scheduler = _scheduler(optimizer, training)
+    average = AveragedModel(model, avg_fn=_warmed_up_average(training.ema_decay or 0.0))
+    kept: CellMNNModel = average.module if training.ema_decay else model  # type: ignore[assignment]
+    state = _TrainingState()
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    # the scheduler is not prepared: accelerate would step it once for every process
+    accelerator.register_for_checkpointing(average, scheduler, state)
+    fingerprint = sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
+    saver = _StateSaver(accelerator, folder, fingerprint)
+    saver.restore()
+    bar = _progress_bar(disable=not (progress and accelerator.is_main_process))
+    started = time.perf_counter() - state.seconds
+    with bar:
+        task = bar.add_task("training", total=training.steps, completed=state.step, loss="")
+        while state.step < training.steps and not state.stopped:
+            optimizer.zero_grad()
+            parts = []
+            for part in range(training.accumulation):
+                last = part == training.accumulation - 1
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    parts.append(losses_of(wrapped, state.step * training.accumulation + part))
+                    loss = torch.stack(list(parts[-1].values())).sum()
+                    accelerator.backward(loss / training.accumulation)
+            if training.gradient_clip is not None:
+                accelerator.clip_grad_norm_(wrapped.parameters(), training.gradient_clip)
+            optimizer.step()
+            scheduler.step()
+            average.update_parameters(model)
+            state.record(parts, time.perf_counter() - started)
+            if accelerator.trackers:
+                accelerator.log(state.latest(), step=state.step)
+            if training.check_every and state.step % training.check_every == 0:
+                score = validate(kept) if validate else state.mean_loss(training.check_every)
+                # processes see different cells, but must stop together
+                score = accelerator.reduce(
+                    torch.tensor(score, device=accelerator.device), "mean"
+                ).item()
+                state.check(kept, training.patience, score)
+                if accelerator.trackers:
+                    accelerator.log({"validation": score}, step=state.step)
+            if state.step % _BAR_EVERY == 0:
+                bar.update(task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}")
+            if state.step % training.save_every == 0:
+                saver.save(state.step)
+    if state.best_weights:
+        kept.load_state_dict(state.best_weights)
+    return Optimised(kept.eval(), state.losses(), state.seconds, state.checks)
+
+
+def remove_training_state(folder: Path) -> None:
+    """Delete the state that :func:`optimise` left in `folder`, once the model itself is saved."""
+    shutil.rmtree(folder / _STATE_FOLDER, ignore_errors=True)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, training: TrainingConfig):
+    if training.schedule == "constant" or training.steps < _MIN_CYCLE:
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, training.learning_rate, total_steps=training.steps, pct_start=0.1
+    )
+
+
+def _warmed_up_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Moving average that is quick to forget the initial weights, unlike a plain one."""
+
+    def update(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        kept = torch.clamp((1 + torch.as_tensor(count)) / (10 + torch.as_tensor(count)), max=decay)
+        return torch.lerp(current, averaged, kept.to(averaged))
+
+    return update
+
+
+@dataclass
+class _TrainingState:
+    """What a resumed run must know beside weights, optimiser and schedule."""
+
+    step: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+    checks_without_gain: int = 0
+    best_score: float = float("inf")
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    checks: list[tuple[int, float]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    # stays on the device, since reading it would wait for the step
+    history: list[Tensor] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**vars(self), "history": torch.stack(self.history)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "history": list(state["history"])})
+
+    def record(self, parts: list[dict[str, Tensor]], seconds: float) -> None:
+        """The mean over the parts of a step."""
+        self.step += 1
+        self.seconds = seconds
+        self.names = list(parts[0])
+        values = torch.stack([torch.stack(list(losses.values())) for losses in parts])
+        self.history.append(values.mean(0).detach())
+
+    def latest(self) -> dict[str, float]:
+        return dict(zip(self.names, self.history[-1].tolist(), strict=True))
+
+    def mean_loss(self, steps: int) -> float:
+        """Mean over the last `steps`."""
+        return float(torch.stack(self.history[-steps:]).sum(-1).mean())
+
+    def losses(self) -> list[dict[str, float]]:
+        steps = torch.stack(self.history).tolist() if self.history else []
+        return [dict(zip(self.names, values, strict=True)) for values in steps]
+
+    def check(self, model: CellMNNModel, patience: int, score: float) -> None:
+        self.checks.append((self.step, score))
+        if score < self.best_score:
+            self.best_score, self.checks_without_gain = score, 0
+            self.best_weights = copy.deepcopy(model.state_dict())
+        else:
+            self.checks_without_gain += 1
+            self.stopped = 0 < patience <= self.checks_without_gain
+
+
+class _StateSaver:
+    """Saves the whole state in a folder so that a kill at any moment leaves a usable one."""
+
+    def __init__(self, accelerator: Accelerator, folder: Path | None, fingerprint: str):
+        self._accelerator = accelerator
+        self._folder = None if folder is None else folder / _STATE_FOLDER
+        self._fingerprint = fingerprint
+
+    def restore(self) -> None:
+        if self._folder is None or not (saved := self._saved()):
+            return
+        found = (saved[-1] / "fingerprint").read_text()
+        if found != self._fingerprint:
+            raise InputError(
+                f"{self._folder}",
+                "the state of a run with these settings and data",
+                "that of another run",
+                "choose another folder, or delete this one to start again",
+            )
+        self._accelerator.load_state(str(saved[-1]))
+
+    def save(self, step: int) -> None:
+        if self._folder is None:
+            return
+        unfinished = self._folder / "unfinished"  # whatever a kill left there is overwritten
+        self._accelerator.save_state(str(unfinished))
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            (unfinished / "fingerprint").write_text(self._fingerprint)
+            older = self._saved()
+            os.replace(unfinished, self._folder / f"step_{step:09d}")
+            for path in older:
+                shutil.rmtree(path)
+        self._accelerator.wait_for_everyone()
+
+    def _saved(self) -> list[Path]:
+        return sorted(self._folder.glob("step_*")) if self._folder is not None else []
+
+
+def _progress_bar(*, disable: bool) -> Progress:
+    return Progress(
+        "{task.description}",
+        BarColumn(),
+        "{task.completed}/{task.total} steps",
+        "loss {task.fields[loss]}",
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=disable,
+    )
