@@ -1,0 +1,412 @@
+"""Many time courses in one latent space, on disk: memory-mapped Arrow, one data set each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from .errors import InputError
+from .gene_panel import GenePanel
+from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode
+from .reading import read_source, read_times
+from .shared_subspace import SharedSubspace
+from .subspace import Subspace
+from .time_course import TimeCourse
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from datasets import Dataset
+
+_MANIFEST_FILE = "manifest.json"
+_SHARED_FOLDER = "shared_subspace"
+_ROWS = 1000  # of an Arrow batch: datasets writes so many at once
+
+
+@dataclass(frozen=True)
+class CorpusEntry:
+    """What the manifest says of a data set.
+
+    Attributes
+    ----------
+    name : str
+    times : list of float
+        Observed times, ascending.
+    cells : list of int
+        At each of them; the cells lie in this order.
+    num_dims : int
+        How many latent dimensions are real, the others being padding.
+    overlaps : list of str
+        Names of data sets that share cells with it.
+    synthetic : bool
+    provenance : dict
+        Source, licence, checksum and whatever else is known.
+    """
+
+    name: str
+    times: list[float]
+    cells: list[int]
+    num_dims: int
+    overlaps: list[str] = field(default_factory=list)
+    synthetic: bool = False
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+class CorpusSet:
+    """The snapshots of one data set, read from the memory-mapped file when they are asked for.
+
+    Parameters
+    ----------
+    entry : CorpusEntry
+    states : Dataset
+        One row for each cell, with its latent state "z".
+    """
+
+    def __init__(self, entry: CorpusEntry, states: Dataset):
+        self.entry = entry
+        self._states = states
+        self._starts = np.concatenate([[0], np.cumsum(entry.cells)])
+
+    @cached_property
+    def _batches(self) -> list[NDArray[np.float32]]:
+        """Views of the file, of which nothing is in memory until it is read."""
+        column = self._states.data.column("z")
+        return [
+            chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), -1)
+            for chunk in column.chunks
+        ]
+
+    @cached_property
+    def _batch_starts(self) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum([len(batch) for batch in self._batches])])
+
+    def draw(self, index: int, most: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """At most `most` cells of a snapshot, drawn without replacement, (cells, latent_dim)."""
+        cells = self.entry.cells[index]
+        chosen = rng.choice(cells, min(cells, most), replace=False, shuffle=False)
+        rows = np.sort(chosen) + self._starts[index]
+        batch = np.searchsorted(self._batch_starts, rows, side="right") - 1
+        return np.concatenate(
+            [
+                self._batches[at][rows[batch == at] - self._batch_starts[at]]
+                for at in np.unique(batch)
+            ]
+        )
+
+    def course(self) -> TimeCourse:
+        """All of it, in memory, in its real dimensions."""
+        everything = np.concatenate(self._batches)[:, : self.entry.num_dims]
+        snapshots = np.split(everything, self._starts[1:-1])
+        return TimeCourse(snapshots, np.array(self.entry.times))
+
+
+class Corpus:
+    """Time courses in one latent space, in a folder.
+
+    Data sets are added one by one, each with an Arrow file of its own, and are never rewritten. What
+    is needed to bring a new data set into the same space is kept beside them.
+
+    Parameters
+    ----------
+    folder : path
+        As :meth:`create` made it.
+
+    Raises
+    ------
+    InputError
+        If there is no corpus.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from cellmnn_fm.corpus import Corpus
+    >>> from cellmnn_fm.time_course import TimeCourse
+    >>> corpus = Corpus.create(tempfile.mkdtemp(), latent_dim=4)
+    >>> rng = np.random.default_rng(0)
+    >>> course = TimeCourse([rng.normal(size=(50, 3)) + t for t in range(3)], [0.0, 1.0, 2.0])
+    >>> corpus.add_course("toy", course)
+    >>> corpus["toy"].draw(1, 20, rng).shape  # padded to the dimensions of the corpus
+    (20, 4)
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / _MANIFEST_FILE).is_file():
+            raise InputError(
+                str(folder), "a corpus", f"no {_MANIFEST_FILE}", "build one there, or correct it"
+            )
+        manifest = json.loads((self.folder / _MANIFEST_FILE).read_text())
+        self.latent_dim: int = manifest["latent_dim"]
+        self.subspace_mode: SubspaceMode = manifest["subspace_mode"]
+        self.entries = {one["name"]: CorpusEntry(**one) for one in manifest["sets"]}
+        self._open: dict[str, CorpusSet] = {}
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        latent_dim: int | None = None,
+        shared: SharedSubspace | None = None,
+        subspace_mode: SubspaceMode = "aligned",
+    ) -> Corpus:
+        """An empty corpus.
+
+        Parameters
+        ----------
+        folder : path
+        latent_dim : int, optional
+            Dimensions of the latent space; those of the shared subspace by default.
+        shared : SharedSubspace, optional
+            What AnnData are projected to, or aligned with.
+        subspace_mode : {"shared", "aligned"}
+        """
+        folder = Path(folder)
+        if (folder / _MANIFEST_FILE).exists():
+            raise InputError(str(folder), "no corpus yet", "one", "open it, or delete it first")
+        if (latent_dim is None) == (shared is None):
+            raise InputError(
+                "corpus",
+                "latent_dim or a shared subspace",
+                "both" if shared else "neither",
+                "give one",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        if shared is not None:
+            shared.save(folder / _SHARED_FOLDER)
+            latent_dim = shared.latent_dim
+        _write_manifest(folder, {"latent_dim": latent_dim, "subspace_mode": subspace_mode}, [])
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, name: str) -> CorpusSet:
+        if name not in self._open:
+            if name not in self.entries:
+                known = ", ".join(list(self.entries)[:8])
+                raise InputError("data set", f"one of {known}, ...", name, "choose one of those")
+            from datasets import load_from_disk
+
+            states = load_from_disk(str(self._set_folder(name) / "states"))
+            self._open[name] = CorpusSet(self.entries[name], states)
+        return self._open[name]
+
+    @cached_property
+    def shared(self) -> SharedSubspace:
+        """The shared subspace that the states belong to."""
+        return SharedSubspace.load(self.folder / _SHARED_FOLDER)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """For each data set the group of those that share cells, named after the first of them.
+
+        No split may separate the data sets of a group.
+        """
+        return group_overlapping({name: one.overlaps for name, one in self.entries.items()})
+
+    def subspace(self, name: str) -> tuple[GenePanel, Subspace] | None:
+        """Genes of a data set and their map to its states; None for a synthetic one."""
+        folder = self._set_folder(name)
+        if not (folder / "subspace.safetensors").exists():
+            return None
+        arrays = load_file(folder / "subspace.safetensors")
+        return GenePanel.load(folder / "gene_panel.json"), Subspace(**arrays)
+
+    def add_anndata(
+        self,
+        name: str,
+        adata: AnnData,
+        *,
+        time_key: str = "time",
+        genes: GeneOptions | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Project a data set and add it. The others are left as they are.
+
+        Parameters
+        ----------
+        name : str
+        adata : AnnData
+            In memory or backed. `uns["overlaps"]` names data sets that share cells with it.
+        time_key : str
+        genes : GeneOptions, optional
+        provenance : mapping, optional
+            Source, licence and checksum, for the manifest.
+        """
+        source, cell_times = read_source(adata), read_times(adata, time_key)
+        options = SpaceOptions(self.subspace_mode, self.shared, genes or GeneOptions())
+        n_dims = self.latent_dim if source.is_embedding else None
+        space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims)
+        states, _ = space.project(source, genes)
+        overlaps = [str(other) for other in adata.uns.get("overlaps", ())]
+        self.add_course(
+            name,
+            TimeCourse.from_cells(states, cell_times),
+            overlaps=overlaps,
+            provenance=provenance,
+            space=space,
+        )
+
+    def add_course(
+        self,
+        name: str,
+        course: TimeCourse,
+        *,
+        overlaps: Iterable[str] = (),
+        synthetic: bool = False,
+        provenance: Mapping[str, Any] | None = None,
+        space: LatentSpace | None = None,
+    ) -> None:
+        """Add a time course of latent states, with at most the dimensions of the corpus."""
+        from datasets import Dataset, Features, List, Value
+
+        if name in self.entries:
+            raise InputError("data set", "a new name", name, "remove it first, or rename it")
+        if course.latent_dim > self.latent_dim:
+            raise InputError(
+                name, f"at most {self.latent_dim} dimensions", course.latent_dim, "drop some"
+            )
+        padding = self.latent_dim - course.latent_dim
+        states = np.pad(np.concatenate(course.snapshots), ((0, 0), (0, padding)))
+        features = Features({"z": List(Value("float32"), length=self.latent_dim)})
+        folder = self._set_folder(name)
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
+        table = Dataset.from_dict({"z": states}, features=features)
+        table.save_to_disk(str(folder / "states"), num_shards=1)
+        if space is not None:
+            padded = space.subspace.padded(self.latent_dim)
+            save_file(dict(vars(padded)), folder / "subspace.safetensors")
+            space.panel.save(folder / "gene_panel.json")
+        self.entries[name] = CorpusEntry(
+            name=name,
+            times=course.times.tolist(),
+            cells=[len(snapshot) for snapshot in course.snapshots],
+            num_dims=course.latent_dim,
+            overlaps=list(overlaps),
+            synthetic=synthetic,
+            provenance=dict(provenance or {}),
+        )
+        self._save()
+
+    def remove(self, name: str) -> None:
+        """Remove a data set."""
+        del self.entries[name]
+        self._open.pop(name, None)
+        self._save()
+        shutil.rmtree(self._set_folder(name))
+
+    def to_parquet(self, folder: str | Path) -> None:
+        """Write the corpus in the form of a data set repository of the Hub.
+
+        Parquet files in data/, one for each data set, which is a configuration of that name for
+        `datasets.load_dataset`; the manifest, subspaces and gene panels beside them.
+        """
+        folder = Path(folder)
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        configs = []
+        for name in self.entries:
+            self[name]._states.to_parquet(folder / "data" / f"{_file_name(name)}.parquet")
+            configs += [f"- config_name: {name}", f"  data_files: data/{_file_name(name)}.parquet"]
+            ignored = shutil.ignore_patterns("states")
+            target = folder / "sets" / _file_name(name)
+            shutil.copytree(self._set_folder(name), target, ignore=ignored, dirs_exist_ok=True)
+        shutil.copy(self.folder / _MANIFEST_FILE, folder)
+        if (self.folder / _SHARED_FOLDER).exists():
+            shutil.copytree(
+                self.folder / _SHARED_FOLDER, folder / _SHARED_FOLDER, dirs_exist_ok=True
+            )
+        card = ["---", "configs:", *configs, "---", "", "Time courses in one latent space."]
+        (folder / "README.md").write_text("\n".join(card) + "\n")
+
+    @classmethod
+    def from_parquet(cls, source: str | Path, folder: str | Path) -> Corpus:
+        """Read what :meth:`to_parquet` wrote to `source` into a new corpus in `folder`."""
+        from datasets import Dataset
+
+        source, folder = Path(source), Path(folder)
+        if not (source / _MANIFEST_FILE).is_file():
+            raise InputError(str(source), "a corpus", f"no {_MANIFEST_FILE}", "correct the path")
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("data"), dirs_exist_ok=True)
+        corpus = cls(folder)
+        for name in corpus.entries:
+            file = source / "data" / f"{_file_name(name)}.parquet"
+            states = corpus._set_folder(name) / "states"
+            Dataset.from_parquet(str(file)).save_to_disk(str(states), num_shards=1)
+        return corpus
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> None:
+        """Upload the corpus to a data set repository of the Hub, as parquet."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.to_parquet(folder)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, repo_type="dataset")
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        folder: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Corpus:
+        """Download a corpus from a data set repository of the Hub to `folder`."""
+        from huggingface_hub import snapshot_download
+
+        found = snapshot_download(repo_id, repo_type="dataset", revision=revision, token=token)
+        return cls.from_parquet(found, folder)
+
+    def _set_folder(self, name: str) -> Path:
+        return self.folder / "sets" / _file_name(name)
+
+    def _save(self) -> None:
+        settings = {"latent_dim": self.latent_dim, "subspace_mode": self.subspace_mode}
+        _write_manifest(self.folder, settings, list(self.entries.values()))
+
+
+def group_overlapping(overlaps: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """For each data set the first one that it shares cells with, directly or through others.
+
+    Examples
+    --------
+    >>> group_overlapping({"a": [], "b": ["c"], "c": [], "d": ["c"]})
+    {'a': 'a', 'b': 'b', 'c': 'b', 'd': 'b'}
+    """
+    group = {name: name for name in overlaps}
+    for name, others in overlaps.items():
+        for other in others:
+            if other in group:
+                merged = {group[name], group[other]}
+                first = next(one for one in overlaps if group[one] in merged)
+                group = {one: group[first] if of in merged else of for one, of in group.items()}
+    return group
+
+
+def _file_name(name: str) -> str:
+    if not name or any(not (letter.isalnum() or letter in "._-") for letter in name):
+        raise InputError(
+            "data set name", "letters, digits, '.', '_' and '-'", repr(name), "rename it"
+        )
+    return name
+
+
+def _write_manifest(folder: Path, settings: dict[str, Any], entries: list[CorpusEntry]) -> None:
+    content = {**settings, "sets": [asdict(entry) for entry in entries]}
+    partial = folder / f"{_MANIFEST_FILE}.partial"
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, folder / _MANIFEST_FILE)
