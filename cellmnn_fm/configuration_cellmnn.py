@@ -47,7 +47,7 @@ class CellMNNConfig(PreTrainedConfig):
     frame : bool
         Whether the ODE acts in the Gaussian frame of the data set; see [`FrameState`].
     num_frame_times : int
-        Observed times in the stored frame of each data set; 0 without a frame.
+        Observed times in the stored frame of a data set, at most; 0 without a frame.
     mean_head : bool
         Whether the path of the frame's mean between observed times may bend; see [`MeanHead`].
     growth : bool
@@ -114,6 +114,12 @@ class CellMNNConfig(PreTrainedConfig):
             setattr(self, name, float(getattr(self, name)))  # whole numbers from YAML or JSON
         super().__post_init__(**kwargs)
         self._require_consistent()
+
+    def replaced(self, **changes) -> "CellMNNConfig":
+        """A copy with other values of some fields."""
+        fields = {name: getattr(self, name) for name in CellMNNConfig.__annotations__}
+        fields.pop("model_type", None)
+        return CellMNNConfig(**{**fields, **changes})
 
     def _require_consistent(self) -> None:
         positive = ("latent_dim", "hidden_size", "num_hidden_layers", "num_datasets", "max_rate")

@@ -112,8 +112,8 @@ class CorpusSet:
 class Corpus:
     """Time courses in one latent space, in a folder.
 
-    Data sets are added one by one, each with an Arrow file of its own, and are never rewritten. What
-    is needed to bring a new data set into the same space is kept beside them.
+    Data sets are added one by one, each with an Arrow file of its own, and are never rewritten.
+    What is needed to bring a new data set into the same space is kept beside them.
 
     Parameters
     ----------

@@ -242,9 +242,9 @@ def evaluate(
         W1 is taken in so many z-scored principal components, or leading coordinates of an
         embedding; fewer where there are fewer. In mode "own" they are the latent space too.
     options : SpaceOptions, optional
-        A shared subspace to fit in, with all of its dimensions. W1 is then taken in the components
-        of the reconstructed expression: the own ones with mode "aligned", those of what is
-        captured with "shared". The data set is known to it by `uns["name"]`.
+        A shared subspace to fit in, with all of its dimensions. W1 is then taken in the own
+        components (or coordinates) with mode "aligned", and in components of the reconstructed
+        expression with "shared". The data set is known to it by `uns["name"]`.
     protocol : {"strict", "published"}
         Whether components, centring, scaling and the shared subspace are fitted without the
         held-out time, or on all times as in the papers.
@@ -312,6 +312,8 @@ def _components(space: LatentSpace, states: NDArray, n_dims: int) -> Callable[[N
     """From latent states to z-scored principal components of the expression they stand for."""
     if space.mode == "own":
         return lambda z: z
+    if space.mode == "aligned":
+        return lambda z: space.subspace.own_scores(z)[:, :n_dims]
     # distances of expression are those of Rz where D = QR
     _, triangle = np.linalg.qr(space.subspace.loadings.astype(np.float64))
     components = Subspace.pca(states @ triangle.T, n_dims)

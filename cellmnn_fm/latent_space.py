@@ -150,7 +150,8 @@ class LatentSpace:
             panel, subspace, coverage = _fit_aligned(source, shared, options.genes, rows)
         else:
             panel = GenePanel(tuple(source.names), tuple(_symbols_if_any(source, options.genes)))
-            subspace = _fit_own(source, n_dims, rows, seed)
+            most = n_dims if shared is None else n_dims or shared.latent_dim
+            subspace = _fit_own(source, most, rows, seed)
             coverage = Coverage(0 if mode == "aligned" else len(panel), len(panel), len(panel))
         if mode == "aligned" and not coverage.matched:
             chunks = source.chunks(rows)

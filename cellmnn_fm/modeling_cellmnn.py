@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -180,6 +181,8 @@ class CellMNNModel(CellMNNPreTrainedModel):
             shape = (config.num_datasets, config.num_frame_times)
             dim, rank = config.latent_dim, root_rank(config.latent_dim)
             # an identity frame at times 0, 1, ..., until one is set
+            self.frame_counts: Tensor
+            self.register_buffer("frame_counts", torch.full(shape[:1], shape[1]))
             self.register_buffer("frame_times", torch.arange(shape[1]).float().repeat(shape[0], 1))
             self.register_buffer("frame_mean", torch.zeros(*shape, dim))
             self.register_buffer("frame_root_scale", torch.ones(shape))
@@ -195,19 +198,54 @@ class CellMNNModel(CellMNNPreTrainedModel):
 
     def frame_state(self, dataset_id: int = 0) -> FrameState:
         """The stored frame of a data set."""
-        parts = {name: getattr(self, f"frame_{name}")[dataset_id] for name in _FRAME_BUFFERS}
+        times = slice(int(self.frame_counts[dataset_id]))
+        parts = {name: getattr(self, f"frame_{name}")[dataset_id, times] for name in _FRAME_BUFFERS}
         return FrameState(**parts, mean_bend=torch.zeros_like(parts["mean"][1:]))
 
     @torch.no_grad()
     def set_frame_state(self, frame: FrameState, dataset_id: int = 0) -> None:
-        """Store the frame of a data set; it is saved with the weights."""
+        """Store the frame of a data set; it is saved with the weights.
+
+        Raises
+        ------
+        ValueError
+            If it has more observed times than `config.num_frame_times`.
+        """
+        count, most = len(frame.times), self.config.num_frame_times
+        if count > most:
+            raise ValueError(
+                f"frame: expected at most num_frame_times={most} observed times, found {count}; "
+                "raise it in the configuration"
+            )
+        self.frame_counts[dataset_id] = count
         for name in _FRAME_BUFFERS:
-            value = getattr(frame, name)
-            getattr(self, f"frame_{name}")[dataset_id].copy_(value)
+            getattr(self, f"frame_{name}")[dataset_id, :count].copy_(getattr(frame, name))
 
     def bent(self, frame: FrameState) -> FrameState:
         """The frame of one data set, its mean on the path that the model expects."""
         return replace(frame, mean_bend=self.mean_head(frame)) if self.config.mean_head else frame
+
+    def encode(self, snapshots: Sequence[Sequence[Tensor]], times: Sequence[Tensor]) -> Tensor:
+        """Embeddings (data sets, dataset_embed_dim) of data sets from their observed snapshots.
+
+        Parameters
+        ----------
+        snapshots : for each data set, a sequence of (cells, latent_dim)
+            Z-scored states.
+        times : for each data set, (snapshots,)
+            In model time.
+        """
+        most = max(len(snapshot) for one in snapshots for snapshot in one)
+        longest = max(len(one) for one in snapshots)
+        shape = (len(snapshots), longest, most)
+        z = self.dataset_dims.new_zeros((*shape, self.config.latent_dim), dtype=self.dtype)
+        weights, at = z.new_zeros(shape), z.new_zeros(shape[:2])
+        for number, (one, its_times) in enumerate(zip(snapshots, times, strict=True)):
+            at[number, : len(one)] = its_times
+            for time, snapshot in enumerate(one):
+                z[number, time, : len(snapshot)] = snapshot
+                weights[number, time, : len(snapshot)] = 1
+        return self.snapshot_encoder(z, at, weights)
 
     def _require_fitting(self, z: Tensor, times: Tensor, frame: FrameState | None) -> None:
         config = self.config

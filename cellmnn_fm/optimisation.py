@@ -61,6 +61,7 @@ def optimise(
     losses_of: LossesOf,
     run: Any,
     *,
+    step: nn.Module | None = None,
     folder: Path | None = None,
     validate: Callable[[CellMNNModel], float] | None = None,
     progress: bool = False,
@@ -80,6 +81,8 @@ def optimise(
         an uninterrupted one.
     run : JSON
         All that the run depends on; a saved state of another one is refused.
+    step : nn.Module, optional
+        What `losses_of` is given, wrapped; it holds the model. The model itself by default.
     folder : Path, optional
         Where the state is saved every `training.save_every` steps.
     validate : callable, optional
@@ -100,7 +103,7 @@ def optimise(
     average = AveragedModel(model, avg_fn=_warmed_up_average(training.ema_decay or 0.0))
     kept: CellMNNModel = average.module if training.ema_decay else model  # type: ignore[assignment]
     state = _TrainingState()
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    wrapped, optimizer = accelerator.prepare(step or model, optimizer)
     # the scheduler is not prepared: accelerate would step it once for every process
     accelerator.register_for_checkpointing(average, scheduler, state)
     fingerprint = sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()

@@ -41,8 +41,8 @@ class TrainingConfig:
         Discount of a pair of snapshots for each one in between.
     both_directions : bool
         Whether snapshots are also pushed back in time.
-    kinetic_weight, invertibility_weight, growth_weight : float
-        Of the penalties.
+    kinetic_weight, invertibility_weight, growth_weight, bend_weight : float
+        Of the penalties; the last one is on how far paths of means are bent, in spreads.
     kinetic_grid : float, optional
         Step in model time of a grid for the kinetic energy; None takes the observed times.
     raw_times : bool
@@ -74,6 +74,7 @@ class TrainingConfig:
     kinetic_grid: float | None = None
     invertibility_weight: float = 10.0
     growth_weight: float = 1.0
+    bend_weight: float = 0.1
     raw_times: bool = False
     save_every: int = 100
 

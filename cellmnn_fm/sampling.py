@@ -107,8 +107,8 @@ class Task:
 class TaskSampler:
     """Tasks as a function of (seed, slot) alone.
 
-    A slot is the number of a task in the whole run, so that one process and many see the same tasks,
-    and a resumed run those of an uninterrupted one.
+    A slot is the number of a task in the whole run, so that one process and many see the same
+    tasks, and a resumed run those of an uninterrupted one.
 
     Parameters
     ----------

@@ -203,3 +203,52 @@ def recover(
         course=course,
         predicted=predicted,
     )
+
+
+def branching_course(seed: int, dims: int, cells: int = 120) -> TimeCourse:
+    """A random system of cells that move along a curved path and part into branches.
+
+    A source of tasks for joint training: 3 to 8 unevenly spaced times, 1 to 4 branches whose
+    proportions drift, a path whose direction turns and whose pace fades or picks up, and clouds
+    whose spread changes.
+
+    Parameters
+    ----------
+    seed : int
+    dims : int
+    cells : int
+        At most so many at each time; at least a quarter of it.
+
+    Returns
+    -------
+    TimeCourse
+        Z-scored over all cells.
+    """
+    rng = np.random.default_rng((seed, 7))
+    times = np.cumsum(rng.gamma(2.0, 1.0, size=rng.integers(3, 9)))
+    progress = (times - times[0]) / (times[-1] - times[0])
+    # the stem: a direction that turns steadily, at a pace that changes
+    fine = np.linspace(0, 1, 101)
+    one, other = np.linalg.qr(rng.normal(size=(dims, 2)))[0].T if dims > 1 else (np.ones(1),) * 2
+    angle = rng.normal(0, 1.5) * fine
+    pace = np.exp(rng.normal(0, 1.0) * fine)
+    steps = (pace * np.cos(angle))[:, None] * one + (pace * np.sin(angle))[:, None] * other
+    path = np.cumsum(steps, axis=0) * rng.uniform(1, 6) / np.linalg.norm(steps.sum(axis=0))
+    branches = rng.integers(1, 5)
+    directions = rng.normal(size=(branches, dims)) / np.sqrt(dims)
+    onset, final = rng.uniform(0, 0.7, branches), rng.uniform(0, 5, branches)
+    odds = rng.normal(size=branches) + rng.normal(size=branches) * progress[:, None]
+    shape = rng.normal(size=(branches, dims, dims)) / np.sqrt(dims) * rng.lognormal(0, 0.3)
+    growth = rng.normal(0, 0.5, branches)
+    snapshots = []
+    for at, odd in zip(progress, odds, strict=True):
+        count = int(rng.integers(max(cells // 4, 8), cells + 1))
+        branch = rng.choice(branches, count, p=np.exp(odd) / np.exp(odd).sum())
+        centre = path[int(100 * at)] + (
+            directions * (final * np.clip((at - onset) / (1 - onset), 0, 1))[:, None]
+        )
+        spread = np.einsum("cij,cj->ci", shape[branch], rng.normal(size=(count, dims)))
+        snapshots.append(centre[branch] + np.exp(growth[branch] * at)[:, None] * spread)
+    everything = np.concatenate(snapshots)
+    mean, scale = everything.mean(axis=0), everything.std(axis=0)
+    return TimeCourse([(snapshot - mean) / scale for snapshot in snapshots], times)

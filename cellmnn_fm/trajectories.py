@@ -160,13 +160,19 @@ def velocity_at(
 def _states_and_velocity(
     model: CellMNNModel, states: NDArray, start: float, targets: NDArray
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """One snapshot at every target, (targets, cells, latent_dim), in model time."""
+    """One snapshot at every target, (targets, cells, dims), in model time.
+
+    States may have fewer dimensions than the model, whose others are padding then.
+    """
+    dims = states.shape[-1]
+    padding = model.config.latent_dim - dims
+    padded = np.pad(states, ((0, 0), (0, padding))) if padding > 0 else states
     z, times, target_times = (
         torch.as_tensor(values, dtype=torch.float32, device=model.device)
-        for values in (states[None], [start], targets)
+        for values in (padded[None], [start], targets)
     )
     output = model(z, times, target_times)
-    return output.states[0].cpu().numpy(), output.velocity[0].cpu().numpy()
+    return output.states[0, ..., :dims].cpu().numpy(), output.velocity[0, ..., :dims].cpu().numpy()
 
 
 def _push_to(

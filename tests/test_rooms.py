@@ -18,7 +18,8 @@ ORDER = [
     *("gaussian_frame", "conditioning", "configuration_cellmnn"),
     *("modeling_cellmnn", "reading", "latent_space", "members", "time_course"),
     *("recipes", "trajectories", "evaluation", "subspace_report"),
-    *("optimisation", "training"),
+    *("corpus", "sampling"),
+    *("optimisation", "training", "adaptation", "foundation", "joint_training"),
     *("results", "fit_record", "pipeline", "plotting", "synthetic"),
     *("console", "subspace_commands", "cli"),
 ]

@@ -1,0 +1,290 @@
+"""Joint training over a corpus: predict held-out snapshots, zero-shot or by data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from .configuration_cellmnn import CellMNNConfig
+from .corpus import Corpus
+from .errors import InputError
+from .gaussian_frame import FrameState, fit_frame, stack_frames
+from .losses import energy_distance, invertibility_penalty, kinetic_energy
+from .modeling_cellmnn import CellMNNModel, CellMNNOutput
+from .optimisation import Optimised, optimise
+from .recipes import TrainingConfig
+from .sampling import SamplingConfig, Task, TaskSampler
+
+_VALIDATION_TASKS = 192
+_VALIDATION_SEED = 2**31  # no training seed
+
+
+class TaskBatch(NamedTuple):
+    """Tasks as tensors; weights are 0 for copies that fill up small snapshots."""
+
+    dataset_ids: Tensor  # (tasks,)
+    uses_table: Tensor  # (tasks,)
+    num_dims: Tensor  # (tasks,)
+    observed: list[list[Tensor]]  # the snapshots of each task
+    times: list[Tensor]  # of these
+    left: list[int]
+    target_times: Tensor  # (tasks,)
+    sources: Tensor  # (tasks, 2, cells, latent_dim)
+    source_weights: Tensor  # (tasks, 2, cells)
+    targets: Tensor  # (tasks, cells, latent_dim)
+    target_weights: Tensor  # (tasks, cells)
+
+
+def collate(tasks: Sequence[Task], cells: int, device: torch.device) -> TaskBatch:
+    """Put tasks of different data sets together."""
+
+    def filled(snapshots: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        index = [np.resize(np.arange(len(snapshot)), cells) for snapshot in snapshots]
+        states = np.stack([one[at] for one, at in zip(snapshots, index, strict=True)])
+        sizes = np.array([[len(snapshot)] for snapshot in snapshots])
+        return to_device(states), to_device((np.arange(cells) < sizes).astype(np.float32))
+
+    def to_device(values: Any) -> Tensor:
+        return torch.as_tensor(values, device=device)
+
+    sources, source_weights = filled([side for task in tasks for side in task.sources])
+    targets, target_weights = filled([task.target for task in tasks])
+    return TaskBatch(
+        dataset_ids=to_device([task.dataset_id for task in tasks]),
+        uses_table=to_device([task.uses_table for task in tasks]),
+        num_dims=to_device([task.num_dims for task in tasks]),
+        observed=[[to_device(one) for one in task.snapshots] for task in tasks],
+        times=[to_device(task.times.astype(np.float32)) for task in tasks],
+        left=[task.left for task in tasks],
+        target_times=to_device(np.array([task.target_time for task in tasks], np.float32)),
+        sources=sources.unflatten(0, (len(tasks), 2)),
+        source_weights=source_weights.unflatten(0, (len(tasks), 2)),
+        targets=targets,
+        target_weights=target_weights,
+    )
+
+
+class HeldOutStep(nn.Module):
+    """The losses of a batch of tasks: both neighbours are pushed to the held-out time and mixed.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+    training : TrainingConfig
+    """
+
+    def __init__(self, model: CellMNNModel, training: TrainingConfig):
+        super().__init__()
+        self.model, self.training_config = model, training
+
+    def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
+        """Parts of the loss, each with its weight."""
+        states, weights, output, frame = predict_targets(self.model, batch)
+        assert output.learned_velocity is not None
+        assert output.determinant is not None
+        distance = energy_distance(states, batch.targets, weights, batch.target_weights)
+        dims = batch.num_dims[:, None, None, None]
+        kinetic = kinetic_energy(
+            output.learned_velocity, batch.source_weights[:, :, None], num_dims=dims
+        )
+        training = self.training_config
+        penalty = invertibility_penalty(output.determinant)
+        # in units of the spread, which is about 1 in each of the real dimensions
+        bend = (frame.mean_bend.square().sum((-1, -2)) / batch.num_dims).mean()
+        return {
+            "distance": distance.mean(),
+            "bend": training.bend_weight * bend,
+            "kinetic": training.kinetic_weight * kinetic,
+            "invertibility": training.invertibility_weight * penalty,
+        }
+
+
+def predict_targets(
+    model: CellMNNModel, batch: TaskBatch
+) -> tuple[Tensor, Tensor, CellMNNOutput, FrameState]:
+    """Predicted cells (tasks, 2 cells, latent_dim) of the held-out snapshots, and their weights.
+
+    Beside them all that the model says, and the frames between the neighbours.
+    """
+    frames: list[FrameState] = []
+    for number, (snapshots, times, left) in enumerate(
+        zip(batch.observed, batch.times, batch.left, strict=True)
+    ):
+        real = int(batch.num_dims[number])
+        observed = [snapshot[:, :real] for snapshot in snapshots]
+        frame = fit_frame(observed, times, latent_dim=model.config.latent_dim)
+        frames.append(model.bent(frame).interval(left))
+    frame = stack_frames(frames)
+    embeds = None
+    if model.config.dataset_embed_dim:
+        embeds = model.dataset_embeddings(batch.dataset_ids)
+        if model.config.encoder_hidden_size:
+            # both stay in every graph, whichever a task uses: processes must agree on that
+            inferred = model.encode(batch.observed, batch.times)
+            embeds = torch.where(batch.uses_table[:, None], embeds, inferred)
+        embeds = embeds[:, None].expand(-1, 2, -1)
+    output = model(
+        batch.sources,
+        frame.times,
+        batch.target_times[:, None, None],
+        dataset_ids=batch.dataset_ids[:, None].expand(-1, 2),
+        dataset_embeds=embeds,
+        frame=frame,
+    )
+    gap = frame.times[:, 1] - frame.times[:, 0]
+    progress = (batch.target_times - frame.times[:, 0]) / gap
+    sides = torch.stack([1 - progress, progress], dim=-1)
+    drawn = batch.source_weights / batch.source_weights.sum(-1, keepdim=True)
+    weights = (sides[..., None] * drawn).flatten(1)
+    return output.states.squeeze(2).flatten(1, 2), weights, output, frame
+
+
+def pretrain(
+    corpus: Corpus,
+    config: CellMNNConfig,
+    training: TrainingConfig,
+    sampling: SamplingConfig,
+    *,
+    leave_out: Sequence[str] = (),
+    validation: Sequence[str] = (),
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    folder: Path | None = None,
+    progress: bool = False,
+) -> Optimised:
+    """Train one model on all data sets of a corpus.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    config : CellMNNConfig
+        As :func:`corpus_config` makes it.
+    training : TrainingConfig
+        With `check_every`, the best model by validation is returned.
+    sampling : SamplingConfig
+    leave_out : sequence of str
+        Groups of data sets (see :attr:`Corpus.groups`) that are neither trained on nor looked at.
+    validation : sequence of str
+        Groups that the model is validated on, zero-shot, and not trained on.
+    seed : int
+    accelerator : Accelerator, optional
+    folder : Path, optional
+        Where the state is saved; the same call goes on from there.
+    progress : bool
+
+    Raises
+    ------
+    InputError
+        On unknown groups, and if tasks do not spread evenly over processes.
+    """
+    accelerator = accelerator or Accelerator()
+    groups = corpus.groups
+    if unknown := sorted({*leave_out, *validation} - set(groups.values())):
+        known = ", ".join(sorted(set(groups.values()))[:8])
+        raise InputError("groups", f"some of {known}, ...", ", ".join(unknown), "correct the names")
+    world = accelerator.num_processes
+    per_part, rest = divmod(sampling.tasks, world * training.accumulation)
+    if rest:
+        raise InputError(
+            "tasks",
+            f"a multiple of {world} processes times accumulation {training.accumulation}",
+            sampling.tasks,
+            "change one of them",
+        )
+    kept = [name for name in groups if groups[name] not in {*leave_out, *validation}]
+    sampler = TaskSampler(corpus, sampling, seed, kept)
+    device = accelerator.device
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CellMNNModel(config)
+    model = model.to(device).train()
+    for number, name in enumerate(corpus.entries):
+        if name in kept:
+            _store_frame(model, corpus, name, number)
+    step = HeldOutStep(model, training)
+
+    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
+        first = counter * per_part * world + accelerator.process_index
+        tasks = [sampler.draw(first + world * at) for at in range(per_part)]
+        with accelerator.autocast():
+            return wrapped(collate(tasks, sampling.cells, device))
+
+    checks = [name for name in groups if groups[name] in validation]
+    run = {
+        "config": config.to_dict(),
+        "training": asdict(training),
+        "sampling": asdict(sampling),
+        "seed": seed,
+        "processes": world,
+        "leave_out": sorted(leave_out),
+        "validation": sorted(validation),
+        "corpus": sha256(
+            json.dumps([asdict(one) for one in corpus.entries.values()]).encode()
+        ).hexdigest(),
+    }
+    return optimise(
+        accelerator,
+        model,
+        training,
+        losses_of,
+        run,
+        step=step,
+        folder=folder,
+        validate=validator(corpus, sampling, checks, device) if checks else None,
+        progress=progress,
+    )
+
+
+def validator(corpus: Corpus, sampling: SamplingConfig, names: Sequence[str], device: torch.device):
+    """A function of a model: mean energy distance on fixed zero-shot tasks of some data sets."""
+    plain = SamplingConfig(
+        cells=sampling.cells,
+        frame_cells=sampling.frame_cells,
+        temperature=0.0,
+        gamma=0.0,
+        table_share=0.0,
+        rotate=0.0,
+        flip=0.0,
+        reverse=0.0,
+    )
+    sampler = TaskSampler(corpus, plain, _VALIDATION_SEED, names)
+    tasks = [sampler.draw(slot) for slot in range(_VALIDATION_TASKS)]
+    batch = collate(tasks, sampling.cells, device)
+
+    @torch.no_grad()
+    def score(model: CellMNNModel) -> float:
+        states, weights, *_ = predict_targets(model, batch)
+        found = energy_distance(states, batch.targets, weights, batch.target_weights)
+        return float(found.mean())
+
+    return score
+
+
+def corpus_config(corpus: Corpus, **options: Any) -> CellMNNConfig:
+    """A configuration for all data sets of a corpus, with a frame for each of them."""
+    entries = corpus.entries.values()
+    return CellMNNConfig(
+        latent_dim=corpus.latent_dim,
+        frame=True,
+        num_frame_times=max(len(entry.times) for entry in entries),
+        num_datasets=len(corpus),
+        dataset_dims=[entry.num_dims for entry in entries],
+        **options,
+    )
+
+
+def _store_frame(model: CellMNNModel, corpus: Corpus, name: str, number: int) -> None:
+    course = corpus[name].course()
+    times = torch.as_tensor(course.model_times, dtype=torch.float32)
+    snapshots = [torch.from_numpy(snapshot) for snapshot in course.snapshots]
+    frame = fit_frame(snapshots, times, latent_dim=model.config.latent_dim)
+    model.set_frame_state(frame, number)

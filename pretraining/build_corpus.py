@@ -1,0 +1,102 @@
+"""Build the corpus: time courses of datasets.toml, and synthetic ones, in one latent space.
+
+    python pretraining/build_corpus.py corpus                        # about half a minute
+    python pretraining/build_corpus.py corpus_shared --mode shared
+
+A killed build goes on where it was; data sets that are there are left as they are. Every file is
+checked against its checksum first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import anndata
+import datasets
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from cellmnn_fm import GeneOptions, InputError, fit_shared_subspace
+from cellmnn_fm.corpus import Corpus
+from cellmnn_fm.synthetic import branching_course
+
+HERE = Path(__file__).parent
+GENES = GeneOptions(on_duplicates="mean")
+LATENT_DIM = 8
+SYNTHETIC = 100
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="Folder of the corpus.")],
+    data: Annotated[
+        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")
+    ] = Path("../shared/data"),
+    mode: Annotated[Literal["shared", "aligned"], typer.Option(help="Latent space.")] = "aligned",
+    latent_dim: int = LATENT_DIM,
+    synthetic: Annotated[int, typer.Option(help="How many synthetic courses.")] = SYNTHETIC,
+) -> None:
+    """Build or complete a corpus."""
+    listed = read_list()
+    check_files(data, listed)
+    corpus = build(output, data, listed, mode, latent_dim, synthetic)
+    cells = sum(sum(entry.cells) for entry in corpus.entries.values())
+    print(f"{output}: {len(corpus)} data sets, {cells:,} cells, {corpus.latent_dim} dimensions")
+
+
+# ---------------------------------------------------------------------------------------------
+# The list
+
+
+def read_list() -> list[dict[str, Any]]:
+    """Facts of each data set."""
+    return tomllib.loads((HERE / "datasets.toml").read_text())["datasets"]
+
+
+def check_files(data: Path, listed: Sequence[dict[str, Any]]) -> None:
+    """Refuse files that are missing or not the listed ones."""
+    for one in listed:
+        file = data / one["file"]
+        if not file.is_file():
+            raise InputError(str(file), "a file of the list", "nothing", "correct CELLMNN_DATA")
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        if found != one["sha256"]:
+            raise InputError(str(file), f"checksum {one['sha256']}", found, "get the listed file")
+
+
+# ---------------------------------------------------------------------------------------------
+# The corpus
+
+
+def build(
+    output: Path,
+    data: Path,
+    listed: Sequence[dict[str, Any]],
+    mode: Literal["shared", "aligned"] = "aligned",
+    latent_dim: int = LATENT_DIM,
+    synthetic: int = SYNTHETIC,
+) -> Corpus:
+    """A corpus of the listed files and of synthetic courses."""
+    datasets.disable_progress_bars()
+    adatas = {one["name"]: anndata.read_h5ad(data / one["file"], backed="r") for one in listed}
+    if (output / "manifest.json").exists():
+        corpus = Corpus(output)
+    else:
+        shared = fit_shared_subspace(adatas, n_dims=latent_dim, genes=GENES, progress=True)
+        corpus = Corpus.create(output, shared=shared, subspace_mode=mode)
+    for one in track(listed, "projecting", console=Console(stderr=True), transient=True):
+        if one["name"] not in corpus.entries:
+            corpus.add_anndata(one["name"], adatas[one["name"]], genes=GENES, provenance=one)
+    for seed in range(synthetic):
+        name = f"synthetic_{seed:03d}"
+        if name not in corpus.entries:
+            corpus.add_course(name, branching_course(seed, corpus.latent_dim), synthetic=True)
+    return corpus
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,95 @@
+r"""Pretrain one model on all data sets of a corpus.
+
+    python pretraining/pretrain.py corpus -o model --config pretraining/configs/base.yaml
+    accelerate launch --config_file pretraining/accelerate/one_node_8_gpus.yaml \
+        pretraining/pretrain.py corpus -o model --config pretraining/configs/base.yaml
+    ACCELERATE_USE_CPU=true torchrun --standalone --nproc-per-node 2 \
+        pretraining/pretrain.py corpus -o model --config pretraining/configs/base.yaml
+
+Stopped or killed, the same command goes on from the last saved state, bit for bit on one process.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from accelerate import Accelerator
+
+from cellmnn_fm.corpus import Corpus
+from cellmnn_fm.foundation import save_foundation
+from cellmnn_fm.joint_training import corpus_config, pretrain
+from cellmnn_fm.optimisation import remove_training_state
+from cellmnn_fm.recipes import TrainingConfig
+from cellmnn_fm.sampling import SamplingConfig
+
+
+def main(
+    corpus: Annotated[Path, typer.Argument(help="Folder of a corpus.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model.")],
+    config: Annotated[Path, typer.Option(help="Model, training and sampling, .yaml.")],
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="Group of data sets to leave out; may be repeated.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="In place of those of the config.")] = None,
+    mixed_precision: Annotated[
+        str | None, typer.Option(help="no, bf16 or fp16; that of accelerate's config if absent.")
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="tensorboard, trackio or wandb; none if absent.")
+    ] = None,
+) -> None:
+    """Read the config, train, save."""
+    settings: dict[str, Any] = yaml.safe_load(config.read_text())
+    if steps is not None:
+        settings["training"]["steps"] = steps
+    opened = Corpus(corpus)
+    accelerator = Accelerator(
+        mixed_precision=mixed_precision, log_with=tracker, project_dir=str(output)
+    )
+    if tracker is not None:
+        accelerator.init_trackers("cellmnn_fm", config=_flat(settings))
+    trained = pretrain(
+        opened,
+        corpus_config(opened, **settings["model"]),
+        TrainingConfig(**settings["training"]),
+        SamplingConfig(**settings["sampling"]),
+        leave_out=leave_out or [],
+        validation=settings.get("validation", []),
+        seed=settings.get("seed", 0),
+        accelerator=accelerator,
+        folder=output,
+        progress=True,
+    )
+    if accelerator.is_main_process:
+        record = {
+            "settings": settings,
+            "leave_out": leave_out or [],
+            "steps": len(trained.losses),
+            "seconds": round(trained.seconds, 1),
+            "validation": trained.checks,
+            "processes": accelerator.num_processes,
+            "device": str(accelerator.device.type),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+        }
+        save_foundation(output, trained.model, opened, record)
+        remove_training_state(output)
+        last = trained.losses[-1] if trained.losses else {}
+        print(f"{output}: {len(trained.losses)} steps in {trained.seconds:.0f} s, {last}")
+    accelerator.end_training()
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, str]:
+    """What trackers take for a config."""
+    return {
+        f"{section}.{name}" if isinstance(values, dict) else section: str(value)
+        for section, values in settings.items()
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
