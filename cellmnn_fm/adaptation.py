@@ -27,8 +27,7 @@ def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder"
     ----------
     base : CellMNNModel
     course : TimeCourse
-        Observed snapshots, z-scored as :class:`~cellmnn_fm.latent_space.LatentSpace` does, with at
-        most the dimensions of the base.
+        Observed snapshots, with at most the dimensions of the base.
     start : {"encoder", "mean"} or int
         The embedding: what the encoder makes of the snapshots, the mean of the table, or a row of
         it.
@@ -59,9 +58,11 @@ def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder"
             num_datasets=1,
             dataset_dims=[course.latent_dim],
             num_frame_times=len(times) if config.frame else 0,
-            num_genes=0,
+            num_genes=0 if course.subspace is None else len(course.subspace.gene_mean),
         )
     )
+    if course.subspace is not None:
+        adapted.set_subspace(**vars(course.subspace.padded(config.latent_dim)))
     adapted.to(base.device)  # type: ignore[arg-type]
     network = {
         name: value
@@ -86,4 +87,7 @@ def _embedding(
         return base.dataset_embeddings.weight[start]
     if not base.config.encoder_hidden_size:
         raise InputError("start", "mean or a row: the model has no encoder", start, "change it")
-    return base.encode([snapshots], [times])[0]
+    seen = torch.cat(snapshots)  # z-scored, as the tasks of the training are
+    spread, centre = torch.std_mean(seen, dim=0, correction=0)
+    spread = torch.where(spread > 0, spread, 1.0)
+    return base.encode([[(one - centre) / spread for one in snapshots]], [times])[0]

@@ -1,5 +1,7 @@
 """Configuration of a Cell-MNN model."""
 
+from pathlib import Path
+
 # no postponed annotations here: @strict checks types by them, and skips those that are strings
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -115,6 +117,11 @@ class CellMNNConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._require_consistent()
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a folder, a model of this package by name, or one of the Hub."""
+        return super().from_pretrained(bundled(pretrained_model_name_or_path), *args, **kwargs)
+
     def replaced(self, **changes) -> "CellMNNConfig":
         """A copy with other values of some fields."""
         fields = {name: getattr(self, name) for name in CellMNNConfig.__annotations__}
@@ -165,6 +172,16 @@ class CellMNNConfig(PreTrainedConfig):
                 f"{self.num_datasets} numbers from 1 to latent_dim={self.latent_dim}",
                 self.dataset_dims,
             )
+
+
+def bundled(name_or_path):
+    """The folder of a model that comes with the package, if that is meant; else what was given.
+
+    A local folder of that name goes first.
+    """
+    folder = Path(__file__).parent / "models" / str(name_or_path)
+    named = len(Path(name_or_path).parts) == 1 and not Path(name_or_path).exists()
+    return folder if named and (folder / "config.json").is_file() else name_or_path
 
 
 def _require(condition: bool, what: str, expected: str, found: object) -> None:

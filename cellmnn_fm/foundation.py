@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 
 from .corpus import Corpus, CorpusEntry
@@ -20,7 +19,7 @@ from .shared_subspace import SharedSubspace
 from .subspace import Subspace
 from .time_course import TimeScale
 
-RECORD_FILE = "foundation.json"
+FOUNDATION_FILE = "foundation.json"
 _GENES_FILE = "gene_panel.json"
 _SUBSPACES_FILE = "datasets.safetensors"
 
@@ -101,13 +100,10 @@ def save_foundation(
     shared = corpus.shared
     saved = CellMNNModel(model.config.replaced(num_genes=len(shared.panel)))
     saved.load_state_dict(model.state_dict(), strict=False)
-    standard = {
-        "gene_mean": np.zeros(len(shared.panel)),
-        "loadings": shared.loadings,
-        "noise_variance": np.full(len(shared.panel), shared.noise_variance),
-    }
-    for name, values in standard.items():
-        saved.get_buffer(name).copy_(torch.as_tensor(values))
+    saved.set_subspace(
+        loadings=shared.loadings,
+        noise_variance=np.full(len(shared.panel), shared.noise_variance),
+    )
     saved.save_pretrained(folder)
     shared.panel.save(folder / _GENES_FILE)
     left_out, groups = set(record.get("leave_out", [])), corpus.groups
@@ -128,12 +124,12 @@ def save_foundation(
         "panels": panels,
         "record": record,
     }
-    (folder / RECORD_FILE).write_text(json.dumps(content))
+    (folder / FOUNDATION_FILE).write_text(json.dumps(content))
 
 
 def load_foundation(folder: Path, model: CellMNNModel) -> Foundation:
     """What :func:`save_foundation` saved beside the model."""
-    content = json.loads((folder / RECORD_FILE).read_text())
+    content = json.loads((folder / FOUNDATION_FILE).read_text())
     arrays = load_file(folder / _SUBSPACES_FILE)
     datasets = {}
     for one, panel in zip(content["datasets"], content["panels"], strict=True):

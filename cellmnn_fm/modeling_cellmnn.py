@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from .conditioning import MeanHead, SnapshotEncoder
-from .configuration_cellmnn import CellMNNConfig
+from .configuration_cellmnn import CellMNNConfig, bundled
 from .gaussian_frame import FrameState, root_rank
 from .linear_flow import DenseMatrix, LinearODE, LowRankMatrix, bounded_eigvals
 
@@ -118,11 +118,14 @@ class CellMNNPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load a model as transformers does, but refuse weights that do not fit it.
 
+        Beside folders and names of the Hub: models that come with this package, by name.
+
         Raises
         ------
         ValueError
             On tensors that are missing, unexpected or of another shape; it lists them.
         """
+        pretrained_model_name_or_path = bundled(pretrained_model_name_or_path)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -220,6 +223,12 @@ class CellMNNModel(CellMNNPreTrainedModel):
         self.frame_counts[dataset_id] = count
         for name in _FRAME_BUFFERS:
             getattr(self, f"frame_{name}")[dataset_id, :count].copy_(getattr(frame, name))
+
+    @torch.no_grad()
+    def set_subspace(self, **arrays: Any) -> None:
+        """Store the map between genes and latent states; it is saved with the weights."""
+        for name, values in arrays.items():
+            self.get_buffer(name).copy_(torch.as_tensor(values))
 
     def bent(self, frame: FrameState) -> FrameState:
         """The frame of one data set, its mean on the path that the model expects."""

@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from .adaptation import Start, adapt
+from .candidates import EvaluatedPreset, foundation_candidate, preset_candidates
+from .configuration_cellmnn import bundled
 from .errors import InputError
-from .evaluation import (
-    Candidate,
-    Evaluation,
-    Fold,
-    Prediction,
-    Protocol,
-    evaluate,
-    wasserstein1,
-)
+from .evaluation import Evaluation, Protocol, evaluate
 from .fit_record import FitRecord
-from .gene_panel import Coverage, GenePanel, OnDuplicates
+from .foundation import FOUNDATION_FILE, load_foundation
+from .gene_panel import GenePanel, OnDuplicates
 from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode, SymbolSource
 from .modeling_cellmnn import CellMNNModel
-from .optimisation import remove_training_state
-from .reading import Source, read_source, read_times
+from .queries import GENES_FILE, RECORD_FILE, FittedQueries
+from .reading import read_source, read_times
 from .recipes import Preset, preset_configs
-from .results import add_genes, annotated, predicted_snapshot
+from .results import pushed_cells
 from .shared_subspace import SharedSubspace
-from .subspace import Subspace
-from .time_course import TimeCourse, TimeScale
+from .time_course import TimeCourse
 from .training import train
-from .trajectories import interpolate, velocity_at
+from .trajectories import follow
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-EvaluatedPreset = Literal["default", "paper", "leaky"]
 
-_RECORD_FILE = "pipeline.json"
-_GENES_FILE = "gene_panel.json"
-
-
-class CellMNNPipeline:
+class CellMNNPipeline(FittedQueries):
     """From an AnnData time course to trajectories, in three lines.
 
     Snapshots are reduced to latent states z = E (x - μ); a [`CellMNNModel`] predicts at every state
     and time the linear ODE dz/dt = A z + b, which is solved in closed form; what it predicts comes
     back as AnnData in gene space.
 
-    Parameters
-    ----------
-    model : CellMNNModel, optional
-    record : FitRecord, optional
-    panel : GenePanel, optional
-        What a fitted pipeline consists of; without them the pipeline is there to be fitted.
+    Without a model the pipeline is there to be fitted.
 
     Examples
     --------
@@ -72,41 +56,6 @@ class CellMNNPipeline:
         varm: 'cellmnn_loadings'
         layers: 'cellmnn_velocity'
     """
-
-    def __init__(
-        self,
-        model: CellMNNModel | None = None,
-        record: FitRecord | None = None,
-        panel: GenePanel | None = None,
-    ):
-        self._model, self._record, self._panel = model, record, panel
-
-    @property
-    def model(self) -> CellMNNModel:
-        """The fitted model."""
-        return self._fitted(self._model)
-
-    @property
-    def record(self) -> FitRecord:
-        """What the pipeline was fitted to, and how."""
-        return self._fitted(self._record)
-
-    @property
-    def panel(self) -> GenePanel:
-        """The genes (or coordinates) that the pipeline reads and predicts."""
-        return self._fitted(self._panel)
-
-    @property
-    def subspace(self) -> Subspace:
-        """The map between genes and latent states, as stored in the checkpoint."""
-        names = [field.name for field in fields(Subspace)]
-        return Subspace(**{name: getattr(self.model, name).cpu().numpy() for name in names})
-
-    @property
-    def latent_space(self) -> LatentSpace:
-        """The same, with the genes."""
-        record = self.record
-        return LatentSpace(self.panel, self.subspace, record.coverage, record.subspace_mode)
 
     def fit(
         self,
@@ -187,56 +136,88 @@ class CellMNNPipeline:
         )
         return CellMNNPipeline(trained.model, record, space.panel)
 
-    def time_course(self, adata: AnnData, time_key: str | None = None) -> TimeCourse:
-        """The latent time course of `adata`, which must hold genes of the fit, in any order."""
-        _, states, cell_times, _ = self._read(adata, time_key)
-        return TimeCourse.from_cells(states, cell_times)
-
-    def _read(
-        self, adata: AnnData, time_key: str | None
-    ) -> tuple[Source, NDArray, NDArray, Coverage]:
-        """Values, latent state and time of every cell, and how many genes were found."""
-        record = self.record
-        source = read_source(adata, record.use_rep, record.layer)
-        cell_times = read_times(adata, time_key or record.time_key)
-        states, coverage = self.latent_space.project(source, record.gene_options)
-        return source, states, cell_times, coverage
-
-    def annotate(
-        self, adata: AnnData, *, time_key: str | None = None, layers: bool = True
-    ) -> AnnData:
-        """Where observed cells are, and where they are going.
+    def adapt(
+        self,
+        adata: AnnData,
+        *,
+        time_key: str,
+        use_rep: str | None = None,
+        layer: str | None = None,
+        symbols: SymbolSource = None,
+        on_duplicates: OnDuplicates = "error",
+        start: Start | str = "encoder",
+    ) -> CellMNNPipeline:
+        """What a pretrained pipeline says of a data set, without any training: a new pipeline.
 
         Parameters
         ----------
-        adata : AnnData
-            Observed cells, with genes of the fit.
-        time_key : str, optional
-            Column of times, where it differs from that of the fit.
-        layers : bool
-            Whether to add what needs a dense array of cells and genes.
+        adata, time_key, use_rep, layer, symbols, on_duplicates
+            As for :meth:`fit`.
+        start : {"encoder", "mean"} or the name of a data set
+            The embedding of the data set: inferred from its snapshots, the mean of those that the
+            model knows, or that of one of them.
+
+        Raises
+        ------
+        InputError
+            On unusable input, and if the pipeline is not a pretrained one.
+        """
+        base = self.foundation
+        source, cell_times = read_source(adata, use_rep, layer), read_times(adata, time_key)
+        genes = GeneOptions(symbols, on_duplicates)
+        space = LatentSpace.fit(
+            source, cell_times, SpaceOptions(base.subspace_mode, base.shared, genes)
+        )
+        states, _ = space.project(source, genes)
+        course = TimeCourse.from_cells(states, cell_times, space.subspace)
+        row: Start | int = base.dataset(start).row if start not in get_args(Start) else start  # type: ignore[assignment]
+        record = FitRecord(
+            time_key=time_key,
+            use_rep=use_rep,
+            layer=layer,
+            subspace_mode=space.mode,
+            gene_options=genes,
+            coverage=space.coverage,
+            time_scale=course.time_scale,
+            times=course.times.tolist(),
+            cells=[len(snapshot) for snapshot in course.snapshots],
+            settings={"start": start, "steps": 0},
+            losses=[],
+            seconds=0.0,
+        )
+        return CellMNNPipeline(adapt(self.model, course, row), record, space.panel)
+
+    def trajectory(
+        self,
+        dataset: str,
+        times: Sequence[float] | None = None,
+        *,
+        cells: int = 200,
+        seed: int = 0,
+    ) -> AnnData:
+        """Cells of a data set that the pipeline was pretrained on, followed through time.
+
+        Its file is not needed: they are drawn from the distribution at its first observed time that
+        the model knows, mean and covariance.
+
+        Parameters
+        ----------
+        dataset : str
+        times : sequence of float, optional
+            When they are looked at, in the unit of the data set; its observed times by default.
+        cells : int
+        seed : int
 
         Returns
         -------
         AnnData
-            A copy, with `obsm["X_cellmnn"]` (latent states), `obsm["cellmnn_velocity"]` (dz/dt per
-            unit of time) and, unless the fit is to an embedding of `obsm` or to `.raw`,
-            `varm["cellmnn_loadings"]`, `var["cellmnn_inferred"]` (genes that the fit did not have:
-            their loadings are those of a regression), `layers["cellmnn_expression"]` (expression
-            as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
+            Rows are cells by time. `obs`: "time", "cell"; `obsm["X_cellmnn"]`: latent states; `X`
+            and `var`: expression, where the data set has genes, else the states again.
         """
-        source, states, cell_times, coverage = self._read(adata, time_key)
-        velocity = np.empty_like(states)
-        for time in np.unique(cell_times):
-            at = cell_times == time
-            velocity[at] = velocity_at(self.model, states[at], time, self.record.time_scale)
-        result = annotated(adata, states, velocity, coverage)
-        if source.var.index.equals(adata.var.index):
-            subspace, inferred = self.latent_space.over_genes(
-                source, states, self.record.gene_options
-            )
-            add_genes(result, subspace, inferred, layers=layers)
-        return result
+        known = self.foundation.dataset(dataset)
+        wanted = np.asarray(known.entry.times if times is None else times, dtype=np.float64)
+        states = follow(self.model, known.row, wanted, known.time_scale, cells=cells, seed=seed)
+        return pushed_cells(states, wanted, known.panel, known.subspace, name=dataset)
 
     def interpolate(
         self,
@@ -247,48 +228,17 @@ class CellMNNPipeline:
         two_sided: bool = True,
         n_steps: int = 1,
     ) -> AnnData:
-        """The predicted snapshot at time `at`.
-
-        Parameters
-        ----------
-        adata : AnnData
-            Observed cells around that time, with genes of the fit; what was not measured is
-            made up for by the others.
-        at : float
-            In the user's time.
-        time_key : str, optional
-            Column of times, where it differs from that of the fit.
-        two_sided : bool
-            Whether the snapshots before and after are both pushed to `at`, or only the one before.
-        n_steps : int
-            Steps on the way, with a new operator at each.
-
-        Returns
-        -------
-        AnnData
-            One row for each pushed cell. `X`: expression (or coordinates); `obsm["X_cellmnn"]`:
-            latent states; `obsm["cellmnn_velocity"]` and `layers["cellmnn_velocity"]`: dz/dt and
-            dx/dt; `varm["cellmnn_loadings"]`; `obs`: "time", "weight" (sums to 1; nearer snapshots
-            weigh more), "source_time" and "source_cell"; `uns["cellmnn"]`: settings and coverage.
-
-        Warns
-        -----
-        UserWarning
-            If less than half of the genes match, or `at` is outside the observed times.
-        """
-        _, states, cell_times, coverage = self._read(adata, time_key)
-        course = TimeCourse.from_cells(states, cell_times)
-        time_scale = self.record.time_scale
-        predicted = interpolate(
-            self.model, course, at, time_scale, two_sided=two_sided, n_steps=n_steps
-        )
-        velocity = velocity_at(self.model, predicted.states, predicted.time, time_scale)
-        names = [adata.obs_names[cell_times == time] for time in course.times]
-        result = predicted_snapshot(
-            predicted, velocity, course.times, names, self.panel, self.subspace, coverage
-        )
-        result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps}
-        return result
+        """See :meth:`FittedQueries.interpolate`; a pretrained pipeline adapts itself first."""
+        if self._foundation is None:
+            return super().interpolate(
+                adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
+            )
+        if time_key is None:
+            raise InputError(
+                "time_key", "the column of times", "none", "name it: a pretrained model has none"
+            )
+        adapted = self.adapt(adata, time_key=time_key)
+        return adapted.interpolate(adata, at, two_sided=two_sided, n_steps=n_steps)
 
     def evaluate(
         self,
@@ -324,22 +274,23 @@ class CellMNNPipeline:
             "paper" adds the published setting as method `paper`, stopped on its training loss;
             "leaky" adds it stopped on the held-out W1 too, as published (`paper_leaky`). Both
             take minutes.
+
+        A pretrained pipeline adds what it says of the data set without any training, `zero_shot`,
+        and evaluates in its own subspace.
+
+        Warns
+        -----
+        UserWarning
+            If it was pretrained on the data set, which is no test of it then.
         """
-        if preset not in get_args(EvaluatedPreset):
-            raise InputError("preset", "default, paper or leaky", preset, "choose one of the three")
-        candidates = [
-            Candidate(
-                _fit_preset("default", frame),
-                {name: name for name in get_args(Prediction)},
-            ),
-            Candidate(_fit_preset("default", True, steps=0), {"untrained_two_sided": "two_sided"}),
-        ]
-        if preset in ("paper", "leaky"):
-            candidates.append(Candidate(_fit_preset("paper"), {"paper": "forward"}))
-        if preset == "leaky":
-            candidates.append(
-                Candidate(_fit_preset("paper", leaky=True), {"paper_leaky": "forward"})
-            )
+        candidates = preset_candidates(preset, frame=frame)
+        if self._foundation is not None:
+            if subspace is not None:
+                raise InputError(
+                    "subspace", "none: a pretrained model has its own", "one", "leave it out"
+                )
+            subspace, subspace_mode = self._foundation.shared, self._foundation.subspace_mode
+            candidates.append(foundation_candidate(self.model))
         options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
         evaluation = evaluate(
             adata,
@@ -356,25 +307,26 @@ class CellMNNPipeline:
         settings = {**evaluation.settings, "frame": frame, "preset": preset}
         return replace(evaluation, settings=settings)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save the model, its genes and its record to `folder`."""
-        folder = Path(folder)
-        self.model.save_pretrained(folder)
-        self.record.save(folder / _RECORD_FILE)
-        self.panel.save(folder / _GENES_FILE)
-        remove_training_state(folder)
-
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> CellMNNPipeline:
-        """Load a pipeline that was saved to `folder`.
+    def from_pretrained(cls, name_or_path: str | Path) -> CellMNNPipeline:
+        """Load a pipeline from a folder, or a pretrained one that comes with the package by name.
+
+        Examples
+        --------
+        >>> from cellmnn_fm import CellMNNPipeline
+        >>> base = CellMNNPipeline.from_pretrained("cellmnn-base")
+        >>> base.trajectory("hesc_endoderm", [0.0, 1.5, 4.0], cells=10).n_obs
+        30
 
         Raises
         ------
         InputError
             If a file of it is missing or does not load.
         """
-        folder = Path(folder)
-        for name in ("config.json", "model.safetensors", _RECORD_FILE, _GENES_FILE):
+        folder = Path(bundled(name_or_path))
+        pretrained = (folder / FOUNDATION_FILE).is_file()
+        record_file = FOUNDATION_FILE if pretrained else RECORD_FILE
+        for name in ("config.json", "model.safetensors", record_file, GENES_FILE):
             if not (folder / name).is_file():
                 raise InputError(
                     str(folder),
@@ -383,9 +335,12 @@ class CellMNNPipeline:
                     "fit one there, or correct the path",
                 )
         try:
-            panel = GenePanel.load(folder / _GENES_FILE)
-            record = FitRecord.load(folder / _RECORD_FILE)
-            return cls(CellMNNModel.from_pretrained(folder), record, panel)
+            model = CellMNNModel.from_pretrained(folder)
+            if pretrained:
+                return cls(model, foundation=load_foundation(folder, model))
+            return cls(
+                model, FitRecord.load(folder / record_file), GenePanel.load(folder / GENES_FILE)
+            )
         except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
             raise InputError(
                 str(folder),
@@ -393,14 +348,6 @@ class CellMNNPipeline:
                 f"files that do not load ({error})",
                 "save it again",
             ) from error
-
-    @staticmethod
-    def _fitted(part):
-        if part is None:
-            raise InputError(
-                "pipeline", "a fitted one", "one without a model", "call fit, or from_pretrained"
-            )
-        return part
 
 
 def _space_options(
@@ -413,21 +360,3 @@ def _space_options(
         subspace = SharedSubspace.load(subspace)
     mode = mode or ("own" if subspace is None else "aligned")
     return SpaceOptions(mode, subspace, GeneOptions(symbols, on_duplicates))
-
-
-def _fit_preset(
-    preset: Preset, frame: bool = False, *, steps: int | None = None, leaky: bool = False
-) -> Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]:
-    def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
-        def held_out_w1(model: CellMNNModel, time_scale: TimeScale) -> float:
-            predicted = interpolate(model, fold.around, fold.time, time_scale, two_sided=False)
-            return wasserstein1(predicted.states, fold.truth)
-
-        config, training = preset_configs(preset, fold.training, frame=frame)
-        if steps is not None:
-            training = replace(training, steps=steps)
-        validate = held_out_w1 if leaky else None
-        trained = train(fold.training, config, training, seed=seed, validate=validate)
-        return trained.model, trained.time_scale, len(trained.losses)
-
-    return fit

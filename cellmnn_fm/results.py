@@ -69,6 +69,39 @@ def predicted_snapshot(
     return result
 
 
+def pushed_cells(
+    states: NDArray, times: NDArray, panel: GenePanel | None, subspace: Subspace | None, name: str
+) -> AnnData:
+    """Cells (times, cells, latent_dim) that were followed through time, in gene space if known."""
+    import anndata
+
+    count, cells, dims = states.shape
+    flat = states.reshape(-1, dims)
+    obs = pd.DataFrame({"time": np.repeat(times, cells), "cell": np.tile(np.arange(cells), count)})
+    obs.index = [
+        f"cell{cell}@{time:g}" for time, cell in zip(obs["time"], obs["cell"], strict=True)
+    ]
+    varm = {}
+    if panel is None or subspace is None:
+        x, names = flat, [f"z{at}" for at in range(dims)]
+    else:
+        x, names, varm = (
+            subspace.reconstruct(flat),
+            panel.names,
+            {"cellmnn_loadings": subspace.loadings},
+        )
+    result = anndata.AnnData(
+        x,
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(names)),
+        obsm={"X_cellmnn": flat},
+        varm=varm,
+        uns={"cellmnn": {"dataset": name}},
+    )
+    result.obs_names_make_unique()
+    return result
+
+
 def annotated(adata: AnnData, states: NDArray, velocity: NDArray, coverage: Coverage) -> AnnData:
     """A copy of `adata` with the latent states and velocities (cells, latent_dim) of its cells."""
     if adata.isbacked:  # to_memory would close the file

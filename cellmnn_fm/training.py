@@ -142,8 +142,7 @@ def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNM
         torch.manual_seed(seed)
         model = CellMNNModel(config)
     if config.num_genes and course.subspace is not None:
-        for name, values in vars(course.subspace.padded(config.latent_dim)).items():
-            model.get_buffer(name).copy_(torch.from_numpy(values))
+        model.set_subspace(**vars(course.subspace.padded(config.latent_dim)))
     return model.train()
 
 

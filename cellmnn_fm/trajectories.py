@@ -147,6 +147,58 @@ def interpolate(
     )
 
 
+@torch.no_grad()
+def follow(
+    model: CellMNNModel,
+    dataset_id: int,
+    times: NDArray,
+    time_scale: TimeScale,
+    *,
+    cells: int,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """Cells drawn at the first observed time of a stored data set, followed through time.
+
+    A new operator is taken at every observed time and at every time that is asked for.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+        With a frame.
+    dataset_id : int
+    times : (times,)
+        In the user's time, none before the first observed one.
+    time_scale : TimeScale
+        Of the data set.
+    cells : int
+    seed : int
+
+    Returns
+    -------
+    (times, cells, latent_dim)
+    """
+    if not len(times) or not np.isfinite(times).all() or times.min() < time_scale.origin:
+        raise InputError(
+            "times",
+            f"finite ones from {time_scale.origin:g}, the first observed time, on",
+            times.tolist(),
+            "ask for later ones",
+        )
+    frame = model.bent(model.frame_state(dataset_id))
+    wanted = torch.as_tensor(time_scale.to_model(times)).to(frame.times)
+    stops = torch.unique(torch.cat([frame.times, wanted]))
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randn((1, cells, frame.mean.shape[-1]), generator=generator).to(frame.mean)
+    real = torch.arange(y.shape[-1], device=y.device) < model.dataset_dims[dataset_id]
+    z = frame.from_frame(y * real, stops[:1])
+    ids = torch.tensor([dataset_id], device=y.device)
+    found = {float(stops[0]): z[0]}
+    for before, after in pairwise(stops):
+        z = model(z, before[None], after[None], dataset_ids=ids, frame=frame).states[:, 0]
+        found[float(after)] = z[0]
+    return torch.stack([found[float(time)] for time in wanted]).cpu().numpy()
+
+
 def velocity_at(
     model: CellMNNModel, states: NDArray, time: float, time_scale: TimeScale
 ) -> NDArray[np.float32]:

@@ -19,8 +19,8 @@ ORDER = [
     *("modeling_cellmnn", "reading", "latent_space", "members", "time_course"),
     *("recipes", "trajectories", "evaluation", "subspace_report"),
     *("corpus", "sampling"),
-    *("optimisation", "training", "adaptation", "foundation", "joint_training"),
-    *("results", "fit_record", "pipeline", "plotting", "synthetic"),
+    *("optimisation", "training", "adaptation", "foundation", "joint_training", "candidates"),
+    *("results", "fit_record", "queries", "pipeline", "plotting", "synthetic"),
     *("console", "subspace_commands", "cli"),
 ]
 

@@ -1,0 +1,69 @@
+"""What an evaluation compares: fits by preset, the untrained frame, a pretrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, get_args
+
+from .adaptation import adapt
+from .errors import InputError
+from .evaluation import Candidate, Fold, Prediction
+from .modeling_cellmnn import CellMNNModel
+from .recipes import Preset, preset_configs
+from .time_course import TimeScale
+from .training import train
+from .trajectories import interpolate
+
+EvaluatedPreset = Literal["default", "paper", "leaky"]
+
+_ALL: dict[str, Prediction] = {name: name for name in get_args(Prediction)}
+
+
+def preset_candidates(preset: EvaluatedPreset, *, frame: bool = False) -> list[Candidate]:
+    """Default fits and the untrained frame, and with "paper" or "leaky" the published setting.
+
+    Parameters
+    ----------
+    preset : {"default", "paper", "leaky"}
+    frame : bool
+        Whether the default fits work in the Gaussian frame.
+    """
+    if preset not in get_args(EvaluatedPreset):
+        raise InputError("preset", "default, paper or leaky", preset, "choose one of the three")
+    candidates = [
+        Candidate(_fit_preset("default", frame), _ALL),
+        Candidate(_fit_preset("default", True, steps=0), {"untrained_two_sided": "two_sided"}),
+    ]
+    if preset in ("paper", "leaky"):
+        candidates.append(Candidate(_fit_preset("paper"), {"paper": "forward"}))
+    if preset == "leaky":
+        candidates.append(Candidate(_fit_preset("paper", leaky=True), {"paper_leaky": "forward"}))
+    return candidates
+
+
+def foundation_candidate(base: CellMNNModel) -> Candidate:
+    """What a pretrained model says of a data set without any training."""
+
+    def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
+        return adapt(base, fold.training), fold.training.time_scale, 0
+
+    return Candidate(fit, {"zero_shot": "two_sided", "zero_shot_same_size": "two_sided_same_size"})
+
+
+def _fit_preset(
+    preset: Preset, frame: bool = False, *, steps: int | None = None, leaky: bool = False
+) -> Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]:
+    def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
+        def held_out_w1(model: CellMNNModel, time_scale: TimeScale) -> float:
+            predicted = interpolate(model, fold.around, fold.time, time_scale, two_sided=False)
+            return fold.w1(predicted.states)
+
+        config, training = preset_configs(preset, fold.training, frame=frame)
+        if steps is not None:
+            training = replace(training, steps=steps)
+        validate = held_out_w1 if leaky else None
+        trained = train(fold.training, config, training, seed=seed, validate=validate)
+        return trained.model, trained.time_scale, len(trained.losses)
+
+    return fit
