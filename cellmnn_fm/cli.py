@@ -1,4 +1,4 @@
-"""The command line: fit, annotate, interpolate, evaluate, demo; and `cellmnn subspace`."""
+"""The command line."""
 
 from __future__ import annotations
 
@@ -105,11 +105,15 @@ def fit(
 
 @app.command()
 def interpolate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fitted model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder of a fitted model, or cellmnn-base.")
+    ],
     file: File,
     at: Annotated[float, typer.Option(help="Time to predict, in the unit of the time course.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad.")],
-    time_key: Annotated[str | None, typer.Option(help="Where it differs from the fit.")] = None,
+    time_key: Annotated[
+        str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
+    ] = None,
     two_sided: Annotated[
         bool, typer.Option(help="Push the snapshots before and after, or only the one before.")
     ] = True,
@@ -122,12 +126,76 @@ def interpolate(
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        predicted = CellMNNPipeline.from_pretrained(folder).interpolate(
+        predicted = CellMNNPipeline.from_pretrained(model).interpolate(
             adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
         )
         predicted.write_h5ad(with_folder(output))
         if not quiet:
             typer.echo(f"{output}: {predicted.n_obs} cells at time {at:g}")
+
+
+@app.command()
+def adapt(
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="A pretrained model: cellmnn-base, or a folder.")
+    ],
+    file: File,
+    time_key: TimeKey,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapted model.")],
+    use_rep: UseRep = None,
+    layer: Layer = None,
+    symbols: Symbols = None,
+    on_duplicates: OnDuplicatesOption = "error",
+    start: Annotated[
+        str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
+    ] = "encoder",
+    quiet: Quiet = False,
+) -> None:
+    """Make a model of a time course from a pretrained one, without any training."""
+    with plain_errors():
+        adata = read_file(file)
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        adapted = CellMNNPipeline.from_pretrained(base).adapt(
+            adata,
+            time_key=time_key,
+            use_rep=use_rep,
+            layer=layer,
+            symbols=read_symbols(symbols),
+            on_duplicates=on_duplicates,
+            start=start,
+        )
+        adapted.save_pretrained(output)
+        if not quiet:
+            typer.echo(f"{output}: {adapted.record.coverage}")
+
+
+@app.command()
+def trajectory(
+    base: Annotated[
+        str, typer.Argument(metavar="BASE", help="A pretrained model: cellmnn-base, or a folder.")
+    ],
+    dataset: Annotated[str, typer.Option(help="A data set that it was pretrained on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Cells by time, .h5ad.")],
+    times: Annotated[
+        list[float] | None,
+        typer.Option("--time", help="May be repeated; the observed times if absent."),
+    ] = None,
+    cells: Annotated[int, typer.Option(help="How many cells are followed.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the cells.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Follow cells of a data set that a model was pretrained on; its file is not needed."""
+    with plain_errors():
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        pipeline = CellMNNPipeline.from_pretrained(base)
+        found = pipeline.trajectory(dataset, times, cells=cells, seed=seed)
+        found.write_h5ad(with_folder(output))
+        if not quiet:
+            typer.echo(f"{output}: {cells} cells at {found.n_obs // cells} times")
 
 
 @app.command()
@@ -175,6 +243,10 @@ def evaluate(
         typer.Option(help="paper and leaky add the published setting to the table (minutes)."),
     ] = "default",
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    base: Annotated[
+        str | None,
+        typer.Option(help="A pretrained model (cellmnn-base, or a folder) to compare, zero-shot."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="All figures, .json.")] = None,
     figure: Annotated[Path | None, typer.Option(help="The table as a figure.")] = None,
     quiet: Quiet = False,
@@ -184,7 +256,9 @@ def evaluate(
         adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
-        evaluation = CellMNNPipeline().evaluate(
+        silence_transformers()
+        pipeline = CellMNNPipeline() if base is None else CellMNNPipeline.from_pretrained(base)
+        evaluation = pipeline.evaluate(
             adata,
             time_key=time_key,
             use_rep=use_rep,

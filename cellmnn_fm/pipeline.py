@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -290,6 +291,12 @@ class CellMNNPipeline(FittedQueries):
                     "subspace", "none: a pretrained model has its own", "one", "leave it out"
                 )
             subspace, subspace_mode = self._foundation.shared, self._foundation.subspace_mode
+            if adata.uns.get("name") in self._foundation.datasets:
+                warnings.warn(
+                    f"the model was pretrained on {adata.uns['name']}, held-out times included: "
+                    "zero_shot is no test of it here",
+                    stacklevel=2,
+                )
             candidates.append(foundation_candidate(self.model))
         options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
         evaluation = evaluate(

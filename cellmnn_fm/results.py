@@ -78,26 +78,19 @@ def pushed_cells(
     count, cells, dims = states.shape
     flat = states.reshape(-1, dims)
     obs = pd.DataFrame({"time": np.repeat(times, cells), "cell": np.tile(np.arange(cells), count)})
-    obs.index = [
-        f"cell{cell}@{time:g}" for time, cell in zip(obs["time"], obs["cell"], strict=True)
-    ]
-    varm = {}
-    if panel is None or subspace is None:
-        x, names = flat, [f"z{at}" for at in range(dims)]
-    else:
-        x, names, varm = (
-            subspace.reconstruct(flat),
-            panel.names,
-            {"cellmnn_loadings": subspace.loadings},
-        )
+    obs.index = [f"cell{cell}@{time:g}" for time in times for cell in range(cells)]
+    x, names = flat, tuple(f"z{at}" for at in range(dims))
+    if panel is not None and subspace is not None:
+        x, names = subspace.reconstruct(flat), panel.names
     result = anndata.AnnData(
         x,
         obs=obs,
         var=pd.DataFrame(index=pd.Index(names)),
         obsm={"X_cellmnn": flat},
-        varm=varm,
         uns={"cellmnn": {"dataset": name}},
     )
+    if subspace is not None:
+        result.varm["cellmnn_loadings"] = subspace.loadings
     result.obs_names_make_unique()
     return result
 

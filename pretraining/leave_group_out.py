@@ -7,8 +7,8 @@ For every group of data sets that share cells or a process: the shared subspace 
 fitted without the group, then every interior time of its data sets is predicted from the others,
 strictly, without training on them. Data sets of coordinates only are tested too; they are never
 pretrained on. Beside it the untrained frame in the same space, so that what pretraining adds is
-seen. One JSON file for each group lies in results/; those that are there are not made again, and the
-bases are kept in --bases for fine-tuning.
+seen. One JSON file for each group lies in results/; those that are there are not made again, and
+the bases are kept in --bases for fine-tuning.
 """
 
 from __future__ import annotations
