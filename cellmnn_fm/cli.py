@@ -33,6 +33,8 @@ from .subspace_commands import subspace_app
 if TYPE_CHECKING:
     from .evaluation import Evaluation
 
+BASE = "cellmnn-base"
+
 # heavy modules are imported inside the commands: --help must answer at once
 
 app = typer.Typer(
@@ -300,12 +302,14 @@ def demo(
 ) -> None:
     """Run the main job and write its tables and figures.
 
-    With a file: fit, interpolate, evaluate. Without: recover systems whose truth is known.
+    With a file: fit, interpolate, evaluate, cellmnn-base included. Without: recover systems whose
+    truth is known, and follow cells of a data set that cellmnn-base knows.
     """
     with plain_errors():
         output.mkdir(parents=True, exist_ok=True)
         if file is None:
             _demo_known_systems(output, seeds, progress=not quiet)
+            _demo_base(output)
         else:
             _demo_file(file, time_key, output, seeds, progress=not quiet)
         typer.echo(f"tables and figures: {output}")
@@ -356,6 +360,16 @@ def _demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
     )
 
 
+def _demo_base(output: Path) -> None:
+    from .pipeline import CellMNNPipeline
+    from .plotting import plot_trajectories
+
+    silence_transformers()
+    found = CellMNNPipeline.from_pretrained(BASE).trajectory("hesc_endoderm")
+    found.write_h5ad(output / "hesc_endoderm_trajectory.h5ad")
+    plot_trajectories(found).savefig(output / "hesc_endoderm_trajectory.png", dpi=150)
+
+
 def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
     from .pipeline import CellMNNPipeline
     from .plotting import plot_evaluation, plot_interpolation, plot_losses, plot_velocity_field
@@ -368,9 +382,8 @@ def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress:
     halfway = float(course.times[:2].mean())
     predicted = pipeline.interpolate(adata, halfway)
     predicted.write_h5ad(output / "interpolated.h5ad")
-    evaluation = CellMNNPipeline().evaluate(
-        adata, time_key=time_key, seeds=seeds, progress=progress
-    )
+    base = CellMNNPipeline.from_pretrained(BASE)
+    evaluation = base.evaluate(adata, time_key=time_key, seeds=seeds, progress=progress)
     (output / "evaluation.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
     figures = {
         "interpolation": plot_interpolation(course, halfway, predicted.obsm["X_cellmnn"]),

@@ -225,6 +225,7 @@ def evaluate(
     n_dims: int = 5,
     options: SpaceOptions | None = None,
     protocol: Protocol = "strict",
+    held_out: Sequence[float] | None = None,
     seeds: int = 3,
     progress: bool = False,
 ) -> Evaluation:
@@ -248,6 +249,8 @@ def evaluate(
     protocol : {"strict", "published"}
         Whether components, centring, scaling and the shared subspace are fitted without the
         held-out time, or on all times as in the papers.
+    held_out : sequence of float, optional
+        Of the times that can be held out only these.
     seeds : int
         Seeds 0, 1, ...; each draws cells, partners and weights of its own.
     progress : bool
@@ -268,7 +271,8 @@ def evaluate(
     name = str(adata.uns.get("name", ""))
     times, counts = np.unique(cell_times, return_counts=True)
     inner = zip(times[1:-1], counts[1:-1], strict=True)
-    held_out = [at for at, cells in inner if cells >= MIN_HELD_OUT_CELLS]
+    able = [at for at, cells in inner if cells >= MIN_HELD_OUT_CELLS]
+    held_out = able if held_out is None else [at for at in able if at in held_out]
     if not held_out:
         found = ", ".join(f"{n} at {at:g}" for at, n in zip(times, counts, strict=True))
         raise InputError(

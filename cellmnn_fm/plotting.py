@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
@@ -17,6 +18,9 @@ from .modeling_cellmnn import CellMNNModel
 from .subspace_report import SubspaceReport
 from .time_course import TimeCourse, TimeScale
 from .trajectories import velocity_at
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 _MAX_POINTS = 1000  # of one snapshot; more only hides the others
 _TIME_COLORS = colormaps["viridis"]
@@ -72,6 +76,30 @@ def plot_velocity_field(
         velocity = velocity_at(model, cells, time, time_scale)
         axis.quiver(*_two_dims(cells), *_two_dims(velocity), angles="xy", width=0.003, alpha=0.7)
     _time_colorbar(figure, axis, course)
+    return figure
+
+
+def plot_trajectories(adata: AnnData) -> Figure:
+    """Cells that a pretrained model follows through time, in the first two dimensions.
+
+    Parameters
+    ----------
+    adata : AnnData
+        From `CellMNNPipeline.trajectory`.
+    """
+    times = adata.obs["time"].unique()
+    states = adata.obsm["X_cellmnn"].reshape(len(times), -1, adata.obsm["X_cellmnn"].shape[1])
+    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for cell in range(states.shape[1]):
+        axis.plot(*_two_dims(states[:, cell]), color="lightgrey", linewidth=0.6, zorder=1)
+    colors = _TIME_COLORS(Normalize(times[0], times[-1])(times))
+    for color, snapshot in zip(colors, states, strict=True):
+        x, y = _two_dims(snapshot)
+        axis.scatter(x, y, s=6, color=color, linewidths=0, zorder=2)
+    axis.set(xlabel="dimension 1", ylabel="dimension 2", title=adata.uns["cellmnn"]["dataset"])
+    scale = ScalarMappable(Normalize(times[0], times[-1]), _TIME_COLORS)
+    figure.colorbar(scale, ax=axis, label="time")
     return figure
 
 
