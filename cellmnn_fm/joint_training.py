@@ -23,8 +23,10 @@ from .modeling_cellmnn import CellMNNModel, CellMNNOutput
 from .optimisation import Optimised, optimise
 from .recipes import TrainingConfig
 from .sampling import SamplingConfig, Task, TaskSampler
+from .time_course import TimeScale
 
 _VALIDATION_TASKS = 192
+_FRAME_CELLS = 10_000  # of each snapshot, for the stored frames: more would not sharpen them
 _VALIDATION_SEED = 2**31  # no training seed
 
 
@@ -283,8 +285,12 @@ def corpus_config(corpus: Corpus, **options: Any) -> CellMNNConfig:
 
 
 def _store_frame(model: CellMNNModel, corpus: Corpus, name: str, number: int) -> None:
-    course = corpus[name].course()
-    times = torch.as_tensor(course.model_times, dtype=torch.float32)
-    snapshots = [torch.from_numpy(snapshot) for snapshot in course.snapshots]
-    frame = fit_frame(snapshots, times, latent_dim=model.config.latent_dim)
+    entry, rng = corpus.entries[name], np.random.default_rng(0)
+    times = TimeScale.of(entry.times).to_model(np.array(entry.times))
+    snapshots = [
+        torch.from_numpy(corpus[name].draw(at, _FRAME_CELLS, rng)[:, : entry.num_dims])
+        for at in range(len(times))
+    ]
+    model_times = torch.as_tensor(times, dtype=torch.float32)
+    frame = fit_frame(snapshots, model_times, latent_dim=model.config.latent_dim)
     model.set_frame_state(frame, number)

@@ -1,19 +1,23 @@
 """Joint training: batches, graphs, resumption, processes, and what a base answers."""
 
 import os
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, InputError, TimeCourse
 from cellmnn_fm.adaptation import adapt
 from cellmnn_fm.corpus import Corpus
 from cellmnn_fm.gaussian_frame import fit_frame
+from cellmnn_fm.gene_moments import GeneMoments
 from cellmnn_fm.joint_training import (
     HeldOutStep,
     collate,
@@ -24,6 +28,7 @@ from cellmnn_fm.joint_training import (
 )
 from cellmnn_fm.recipes import TrainingConfig
 from cellmnn_fm.sampling import SamplingConfig, TaskSampler
+from cellmnn_fm.shared_subspace import Member, SharedSubspace
 from cellmnn_fm.synthetic import branching_course
 from cellmnn_fm.trajectories import follow, interpolate
 
@@ -234,7 +239,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.joint_training import corpus_config, pretrain
+from cellmnn_fm.joint_training import corpus_config, pretrain, validator
 from dataclasses import replace
 from tests.test_joint_training import MODEL, SAMPLING, SHORT
 from accelerate import Accelerator
@@ -245,7 +250,8 @@ trained = pretrain(corpus, corpus_config(corpus, **MODEL), replace(SHORT, steps=
     replace(SAMPLING, table_share=share), accelerator=accelerator)
 if accelerator.is_main_process:
     values = np.concatenate([p.detach().numpy().ravel() for p in trained.model.parameters()])
-    np.save(sys.argv[2], values)
+    loss = validator(corpus, SAMPLING, list(corpus.entries), accelerator.device)(trained.model)
+    np.save(sys.argv[2], np.append(values, loss))
 """
 
 
@@ -267,3 +273,40 @@ def test_two_processes_are_one(tmp_path, share):
         subprocess.run([*command, str(share)], env=environment, check=True, cwd=root)
         found.append(np.load(file))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-5)
+    assert found[1][-1] == pytest.approx(found[0][-1], abs=1e-5)
+
+
+@pytest.mark.multiprocess
+def test_killed_and_started_again(tmp_path):
+    """SIGKILL at some moment after the first saved state: the same weights, to the bit."""
+    make_corpus(tmp_path / "corpus")
+    config = tmp_path / "config.yaml"
+    settings = {
+        "model": MODEL,
+        "training": {"steps": 60, "save_every": 5},
+        "sampling": asdict(SAMPLING),
+    }
+    config.write_text(yaml.safe_dump(settings))
+    corpus = Corpus(tmp_path / "corpus")
+    moments = GeneMoments.gather([np.random.default_rng(0).normal(size=(9, 4))])
+    shared = SharedSubspace.fit({"any": Member(("A", "B", "C", "D"), moments)}, n_dims=4)
+    shared.save(corpus.folder / "shared_subspace")
+    script = Path(__file__).parents[1] / "pretraining" / "pretrain.py"
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+    def command(name):
+        output = ["-o", str(tmp_path / name), "--config", str(config)]
+        return [sys.executable, str(script), str(corpus.folder), *output]
+
+    subprocess.run(command("whole"), env=environment, check=True)
+    process = subprocess.Popen(command("killed"), env=environment)
+    while not list((tmp_path / "killed").glob("training_state/step_*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    subprocess.run(command("killed"), env=environment, check=True)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "killed" / "training_state").exists()

@@ -1,0 +1,133 @@
+"""What a large corpus costs in memory and speed, and what a second process gains.
+
+    python benchmarks/corpus.py    # about 3 minutes on 2 cores
+
+- Pretraining steps on a corpus of 100,000 and on one of 10,000,000 synthetic cells, each in a
+  process of its own: steps per second, and the anonymous resident memory (RssAnon, Linux) at the
+  end. Cells are in memory-mapped files, whose pages are not anonymous.
+- Tasks per second of two processes at one thread each, over those of one process at one thread.
+
+Result: benchmarks/results/corpus.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import datasets
+import numpy as np
+import typer
+from accelerate import Accelerator
+
+from cellmnn_fm import TimeCourse
+from cellmnn_fm.corpus import Corpus
+from cellmnn_fm.joint_training import corpus_config, pretrain
+from cellmnn_fm.recipes import TrainingConfig
+from cellmnn_fm.sampling import SamplingConfig
+
+RESULTS = Path(__file__).parent / "results"
+DIMS, TIMES, SETS = 8, 5, 10
+SMALL, LARGE = 100_000, 10_000_000
+STEPS = 100
+MODEL = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "rank": 4,
+    "mean_head": True,
+    "dataset_embed_dim": 16,
+    "encoder_hidden_size": 32,
+}
+
+
+def main(
+    corpus: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    large: Annotated[int, typer.Option(help="Cells of the large corpus.")] = LARGE,
+) -> None:
+    """Make the corpora, and measure."""
+    if corpus is not None:  # one of the launched processes
+        found = train(corpus)
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(json.dumps(found))
+        return
+    results: dict[str, Any] = {"cells": [SMALL, large]}
+    with tempfile.TemporaryDirectory() as folder:
+        small, many = Path(folder, "small"), Path(folder, "large")
+        apart(make, small, SMALL)
+        apart(make, many, large)
+        measured = [apart(train, one) for one in (small, many, small, many)]
+        for name in ("rss_anon_mb", "steps_per_second"):
+            values = [np.mean([one[name] for one in measured[at::2]]) for at in (0, 1)]
+            results[name] = [round(float(value), 2) for value in values]
+            results[f"{name}_ratio"] = round(float(values[1] / values[0]), 3)
+        rates = [launch(small, processes) for processes in (1, 2)]
+        results["tasks_per_second"] = [round(rate, 1) for rate in rates]
+        results["two_processes_over_one"] = round(rates[1] / rates[0], 2)
+    print(json.dumps(results, indent=1))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "corpus.json").write_text(json.dumps(results, indent=1))
+
+
+def apart(task: Callable[..., Any], *arguments: Any) -> Any:
+    """What the task returns from a new process, whose memory counts from nothing."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(task, *arguments).result()
+
+
+def make(folder: Path, cells: int) -> None:
+    """A corpus of so many cells in 10 data sets of 5 times."""
+    datasets.disable_progress_bars()
+    rng = np.random.default_rng(0)
+    corpus = Corpus.create(folder, latent_dim=DIMS)
+    each = cells // (SETS * TIMES)
+    for number in range(SETS):
+        snapshots = [rng.normal(size=(each, DIMS)).astype(np.float32) + at for at in range(TIMES)]
+        corpus.add_course(f"set{number}", TimeCourse(snapshots, np.arange(TIMES, dtype=float)))
+
+
+def train(folder: Path) -> dict[str, float]:
+    """Steps per second and memory of a run; the first steps warm up and are not timed."""
+    import torch
+
+    torch.set_num_threads(1)
+    corpus = Corpus(folder)
+    config, sampling = corpus_config(corpus, **MODEL), SamplingConfig()
+    accelerator = Accelerator(cpu=True)
+
+    def run(steps: int) -> float:
+        started = time.perf_counter()
+        training = TrainingConfig(steps=steps)
+        pretrain(corpus, config, training, sampling, accelerator=accelerator)
+        return time.perf_counter() - started
+
+    warm = run(10)
+    seconds = run(10 + STEPS) - warm
+    status = Path("/proc/self/status").read_text().splitlines()
+    anonymous = next(line for line in status if line.startswith("RssAnon"))
+    return {
+        "steps_per_second": STEPS / seconds,
+        "rss_anon_mb": int(anonymous.split()[1]) / 1024,
+    }
+
+
+def launch(corpus: Path, processes: int) -> float:
+    """Tasks per second of so many processes at one thread each."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, __file__, "--corpus", str(corpus)]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(output.stdout.strip().splitlines()[-1])
+    return found["steps_per_second"] * SamplingConfig().tasks
+
+
+if __name__ == "__main__":
+    typer.run(main)
