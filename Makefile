@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CELLMNN_DATA ?= ../shared/data
 export CELLMNN_DATA
 
-.PHONY: help demo test test-multiprocess lint wheel benchmarks clean
+.PHONY: help demo test test-multiprocess lint wheel benchmarks base studies clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,14 +35,31 @@ wheel: $(VENV)/.installed ## the wheel, imported from outside of the tree
 	rm -rf dist
 	$(BIN)/python -m build --wheel
 	$(BIN)/pip install --quiet --no-deps --target dist/outside dist/*.whl
-	cd dist/outside && PYTHONPATH=$$PWD ../../$(BIN)/python -c \
+	cd dist/outside && HF_HUB_OFFLINE=1 PYTHONPATH=$$PWD ../../$(BIN)/python -c \
 		"import cellmnn_fm, os; from cellmnn_fm import CellMNNPipeline; \
-		assert cellmnn_fm.__file__.startswith(os.getcwd()); print('wheel', cellmnn_fm.__version__)"
+		assert cellmnn_fm.__file__.startswith(os.getcwd()); print('wheel', cellmnn_fm.__version__); \
+		print(CellMNNPipeline.from_pretrained('cellmnn-base').trajectory('hesc_endoderm'))"
 
-benchmarks: $(VENV)/.installed ## the tables of the README that are not there yet, about a quarter of an hour
+benchmarks: $(VENV)/.installed ## the tables of the README that are not there yet, about an hour
 	$(BIN)/python benchmarks/rank.py
 	$(BIN)/python benchmarks/interpolation.py
 	$(BIN)/python benchmarks/interpolation.py --frame
+	$(BIN)/python benchmarks/interpolation.py --subspace-mode aligned
+	$(BIN)/python benchmarks/interpolation.py --subspace-mode shared
+	$(BIN)/python benchmarks/subspaces.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/corpus.py
+
+base: $(VENV)/.installed ## cellmnn-base anew: corpus, pretraining, into the package; 2 minutes
+	rm -rf corpus cellmnn_fm/models/cellmnn-base
+	$(BIN)/python pretraining/build_corpus.py corpus
+	OMP_NUM_THREADS=1 $(BIN)/python pretraining/pretrain.py corpus \
+		--config pretraining/configs/base.yaml --output cellmnn_fm/models/cellmnn-base
+
+studies: $(VENV)/.installed ## the tables of pretraining/results that are not there yet
+	$(BIN)/python pretraining/leave_group_out.py
+	$(BIN)/python pretraining/leave_group_out.py --mode shared
+	$(BIN)/python pretraining/joint_against_separate.py
 
 clean: ## all that can be made again
 	rm -rf $(VENV) dist build demo_output .pytest_cache .ruff_cache .mypy_cache

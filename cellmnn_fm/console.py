@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # heavy modules are imported inside the functions: --help must answer at once
 
-_EXTRAS = {"ot": "eval", "matplotlib": "plot"}  # packages of optional dependencies
+# packages of optional dependencies
+_EXTRAS = {"ot": "eval", "matplotlib": "plot", "datasets": "train"}
 
 File = Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="AnnData time course.")]
 TimeKey = Annotated[str, typer.Option(help="Column of obs with the time of each cell.")]

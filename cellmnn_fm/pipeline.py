@@ -316,7 +316,12 @@ class CellMNNPipeline(FittedQueries):
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path) -> CellMNNPipeline:
-        """Load a pipeline from a folder, or a pretrained one that comes with the package by name.
+        """Load a pipeline: from a folder, by a name that comes with the package, or from the Hub.
+
+        Parameters
+        ----------
+        name_or_path : str or path
+            Looked for in this order.
 
         Examples
         --------
@@ -330,7 +335,7 @@ class CellMNNPipeline(FittedQueries):
         InputError
             If a file of it is missing or does not load.
         """
-        folder = Path(bundled(name_or_path))
+        folder = _found(name_or_path)
         pretrained = (folder / FOUNDATION_FILE).is_file()
         record_file = FOUNDATION_FILE if pretrained else RECORD_FILE
         for name in ("config.json", "model.safetensors", record_file, GENES_FILE):
@@ -355,6 +360,24 @@ class CellMNNPipeline(FittedQueries):
                 f"files that do not load ({error})",
                 "save it again",
             ) from error
+
+
+def _found(name_or_path: str | Path) -> Path:
+    """The folder of a saved pipeline, downloaded from the Hub if it is nowhere else."""
+    folder = Path(bundled(name_or_path))
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name_or_path)))
+    except (OSError, ValueError) as error:  # whatever the client says of names and networks
+        raise InputError(
+            str(name_or_path),
+            "a folder, cellmnn-base, or a model of the Hub",
+            f"none of them ({error})",
+            "correct the name",
+        ) from error
 
 
 def _space_options(

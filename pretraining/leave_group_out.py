@@ -1,7 +1,9 @@
-"""Zero-shot on data sets that a model never saw: pretrain without a group, evaluate on it.
+r"""Zero-shot on data sets that a model never saw: pretrain without a group, evaluate on it.
 
     python pretraining/leave_group_out.py                    # all groups: about 15 minutes
     python pretraining/leave_group_out.py --development      # those that settings are chosen on
+    python pretraining/leave_group_out.py --development --set sampling.rotate=0 \
+        --results ablations/rotate --bases ablations/bases/rotate
 
 For every group of data sets that share cells or a process: the shared subspace and the model are
 fitted without the group, then every interior time of its data sets is predicted from the others,
@@ -59,10 +61,17 @@ def main(
     results: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
     bases: Annotated[Path, typer.Option(help="Folder of the models.")] = Path("bases"),
     seeds: int = 3,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="section.name=value; may be repeated.")
+    ] = None,
     part: Annotated[str, typer.Option(help="I/N: every N-th group from the I-th on.")] = "0/1",
 ) -> None:
     """Pretrain and evaluate all groups that have no result yet, then print the table."""
     settings = yaml.safe_load(config.read_text())
+    for one in change or []:
+        path, value = one.split("=")
+        section, name = path.split(".")
+        settings[section][name] = yaml.safe_load(value)
     results = results or HERE / "results" / f"leave_group_out_{mode}"
     results.mkdir(parents=True, exist_ok=True)
     catalog = json.loads((data / "catalog.json").read_text())

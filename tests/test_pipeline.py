@@ -222,3 +222,8 @@ def test_a_broken_file_is_refused(fitted, tmp_path, name):
 def test_a_folder_without_a_pipeline_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"expected a saved pipeline, found no config\.json"):
         CellMNNPipeline.from_pretrained(tmp_path)
+
+
+def test_what_is_nowhere_is_refused(monkeypatch, tmp_path):
+    with pytest.raises(InputError, match="expected a folder, cellmnn-base, or a model of the Hub"):
+        CellMNNPipeline.from_pretrained(tmp_path / "nothing")
