@@ -224,6 +224,6 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path):
         CellMNNPipeline.from_pretrained(tmp_path)
 
 
-def test_what_is_nowhere_is_refused(monkeypatch, tmp_path):
+def test_what_is_nowhere_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected a folder, cellmnn-base, or a model of the Hub"):
         CellMNNPipeline.from_pretrained(tmp_path / "nothing")
