@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +22,7 @@ from .losses import energy_distance, invertibility_penalty, kinetic_energy
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
 from .optimisation import Optimised, optimise
 from .recipes import TrainingConfig
-from .sampling import SamplingConfig, Task, TaskSampler
+from .sampling import SamplingConfig, Task, TaskSampler, held_out_able
 from .time_course import TimeScale
 
 _VALIDATION_TASKS = 192
@@ -158,6 +158,7 @@ def pretrain(
     *,
     leave_out: Sequence[str] = (),
     validation: Sequence[str] = (),
+    reserve: Sequence[str] = (),
     seed: int = 0,
     accelerator: Accelerator | None = None,
     folder: Path | None = None,
@@ -177,6 +178,9 @@ def pretrain(
         Groups of data sets (see :attr:`Corpus.groups`) that are neither trained on nor looked at.
     validation : sequence of str
         Groups that the model is validated on, zero-shot, and not trained on.
+    reserve : sequence of str
+        Data sets of which the middle one of the interior times is kept from training, for
+        validation in the corpus.
     seed : int
     accelerator : Accelerator, optional
     folder : Path, optional
@@ -203,7 +207,8 @@ def pretrain(
             "change one of them",
         )
     kept = [name for name in groups if groups[name] not in {*leave_out, *validation}]
-    sampler = TaskSampler(corpus, sampling, seed, kept)
+    reserved = {name: _middle_time(corpus, name) for name in reserve}
+    sampler = TaskSampler(corpus, sampling, seed, kept, reserved)
     device = accelerator.device
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -211,7 +216,7 @@ def pretrain(
     model = model.to(device).train()
     for number, name in enumerate(corpus.entries):
         if name in kept:
-            _store_frame(model, corpus, name, number)
+            _store_frame(model, corpus, name, number, reserved.get(name))
     step = HeldOutStep(model, training)
 
     def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
@@ -220,7 +225,12 @@ def pretrain(
         with accelerator.autocast():
             return wrapped(collate(tasks, sampling.cells, device))
 
-    checks = [name for name in groups if groups[name] in validation]
+    unseen = [name for name in groups if groups[name] in validation]
+    validators = {}
+    if unseen:
+        validators["zero_shot"] = validator(corpus, sampling, unseen, device)
+    if reserved:
+        validators["in_corpus"] = validator(corpus, sampling, reserve, device, reserved)
     run = {
         "config": config.to_dict(),
         "training": asdict(training),
@@ -229,6 +239,7 @@ def pretrain(
         "processes": world,
         "leave_out": sorted(leave_out),
         "validation": sorted(validation),
+        "reserve": sorted(reserve),
         "corpus": sha256(
             json.dumps([asdict(one) for one in corpus.entries.values()]).encode()
         ).hexdigest(),
@@ -241,24 +252,38 @@ def pretrain(
         run,
         step=step,
         folder=folder,
-        validate=validator(corpus, sampling, checks, device) if checks else None,
+        validate=(lambda model: {name: score(model) for name, score in validators.items()})
+        if validators
+        else None,
         progress=progress,
     )
 
 
-def validator(corpus: Corpus, sampling: SamplingConfig, names: Sequence[str], device: torch.device):
-    """A function of a model: mean energy distance on fixed zero-shot tasks of some data sets."""
+def validator(
+    corpus: Corpus,
+    sampling: SamplingConfig,
+    names: Sequence[str],
+    device: torch.device,
+    reserved: Mapping[str, int] | None = None,
+) -> Callable[[CellMNNModel], float]:
+    """A function of a model: mean energy distance on fixed tasks of some data sets.
+
+    Zero-shot, with the encoder's embedding; or, with `reserved` times, on these and with the
+    embedding that the model has for the data set.
+    """
     plain = SamplingConfig(
         cells=sampling.cells,
         frame_cells=sampling.frame_cells,
         temperature=0.0,
         gamma=0.0,
-        table_share=0.0,
+        table_share=0.0 if reserved is None else 1.0,
         rotate=0.0,
         flip=0.0,
         reverse=0.0,
     )
-    sampler = TaskSampler(corpus, plain, _VALIDATION_SEED, names)
+    sampler = TaskSampler(
+        corpus, plain, _VALIDATION_SEED, names, reserved, reserved_only=reserved is not None
+    )
     tasks = [sampler.draw(slot) for slot in range(_VALIDATION_TASKS)]
     batch = collate(tasks, sampling.cells, device)
 
@@ -284,12 +309,24 @@ def corpus_config(corpus: Corpus, **options: Any) -> CellMNNConfig:
     )
 
 
-def _store_frame(model: CellMNNModel, corpus: Corpus, name: str, number: int) -> None:
+def _middle_time(corpus: Corpus, name: str) -> int:
+    if name not in corpus.entries or not (able := held_out_able(corpus.entries[name].cells)):
+        raise InputError(
+            "reserve", "data sets with a time that can be held out", name, "leave it out"
+        )
+    return able[len(able) // 2]
+
+
+def _store_frame(
+    model: CellMNNModel, corpus: Corpus, name: str, number: int, reserved: int | None
+) -> None:
     entry, rng = corpus.entries[name], np.random.default_rng(0)
-    times = TimeScale.of(entry.times).to_model(np.array(entry.times))
+    shown = [at for at in range(len(entry.times)) if at != reserved]
+    times = np.array(entry.times)[shown]
+    times = TimeScale.of(times).to_model(times)
     snapshots = [
         torch.from_numpy(corpus[name].draw(at, _FRAME_CELLS, rng)[:, : entry.num_dims])
-        for at in range(len(times))
+        for at in shown
     ]
     model_times = torch.as_tensor(times, dtype=torch.float32)
     frame = fit_frame(snapshots, model_times, latent_dim=model.config.latent_dim)

@@ -44,14 +44,14 @@ class Optimised:
         Loss and its parts at every step of the main process.
     seconds : float
         Spent in the loop, earlier sessions of a resumed run included.
-    checks : list of (int, float)
-        Steps at which the model was validated, and what was found.
+    checks : list of (int, dict)
+        Steps at which the model was validated, and what was found, by name.
     """
 
     model: CellMNNModel
     losses: list[dict[str, float]]
     seconds: float
-    checks: list[tuple[int, float]]
+    checks: list[tuple[int, dict[str, float]]]
 
 
 def optimise(
@@ -63,7 +63,7 @@ def optimise(
     *,
     step: nn.Module | None = None,
     folder: Path | None = None,
-    validate: Callable[[CellMNNModel], float] | None = None,
+    validate: Callable[[CellMNNModel], dict[str, float]] | None = None,
     progress: bool = False,
 ) -> Optimised:
     """Minimise a loss over `training.steps` steps, on as many processes as accelerate has.
@@ -86,8 +86,8 @@ def optimise(
     folder : Path, optional
         Where the state is saved every `training.save_every` steps.
     validate : callable, optional
-        Looked at in place of the training loss every `training.check_every` steps; lower is better,
-        and the best model is the one that is returned.
+        Figures by name, looked at in place of the training loss every `training.check_every` steps;
+        the model with the lowest sum is the one that is returned.
     progress : bool
         Whether to show a progress bar.
 
@@ -131,14 +131,16 @@ def optimise(
             if accelerator.trackers:
                 accelerator.log(state.latest(), step=state.step)
             if training.check_every and state.step % training.check_every == 0:
-                score = validate(kept) if validate else state.mean_loss(training.check_every)
+                mean_loss = state.mean_loss(training.check_every)
+                found = validate(kept) if validate else {"mean_loss": mean_loss}
                 # processes see different cells, but must stop together
-                score = accelerator.reduce(
-                    torch.tensor(score, device=accelerator.device), "mean"
-                ).item()
-                state.check(kept, training.patience, score)
+                means = accelerator.reduce(
+                    torch.tensor(list(found.values()), device=accelerator.device), "mean"
+                ).tolist()
+                found = dict(zip(found, means, strict=True))
+                state.check(kept, training.patience, found)
                 if accelerator.trackers:
-                    accelerator.log({"validation": score}, step=state.step)
+                    accelerator.log(found, step=state.step)
             if state.step % _BAR_EVERY == 0:
                 bar.update(task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}")
             if state.step % training.save_every == 0:
@@ -181,7 +183,7 @@ class _TrainingState:
     checks_without_gain: int = 0
     best_score: float = float("inf")
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    checks: list[tuple[int, float]] = field(default_factory=list)
+    checks: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     # stays on the device, since reading it would wait for the step
     history: list[Tensor] = field(default_factory=list)
@@ -211,8 +213,9 @@ class _TrainingState:
         steps = torch.stack(self.history).tolist() if self.history else []
         return [dict(zip(self.names, values, strict=True)) for values in steps]
 
-    def check(self, model: CellMNNModel, patience: int, score: float) -> None:
-        self.checks.append((self.step, score))
+    def check(self, model: CellMNNModel, patience: int, found: dict[str, float]) -> None:
+        score = sum(found.values())
+        self.checks.append((self.step, found))
         if score < self.best_score:
             self.best_score, self.checks_without_gain = score, 0
             self.best_weights = copy.deepcopy(model.state_dict())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,6 +104,11 @@ class Task:
     target: NDArray[np.float32]
 
 
+def held_out_able(cells: Sequence[int]) -> list[int]:
+    """Indices of the interior times, of those with so many cells, that can be predicted."""
+    return [at for at in range(1, len(cells) - 1) if cells[at] >= MIN_TARGET_CELLS]
+
+
 class TaskSampler:
     """Tasks as a function of (seed, slot) alone.
 
@@ -118,6 +123,10 @@ class TaskSampler:
     names : sequence of str, optional
         The data sets that are drawn from; all by default. Those without a snapshot to hold out are
         left aside.
+    reserved : mapping of int, optional
+        For data sets by name the index of a time that is kept for validation: no task shows it.
+    reserved_only : bool
+        Draw the validation tasks instead, in which those times are the ones to predict.
 
     Raises
     ------
@@ -131,8 +140,12 @@ class TaskSampler:
         config: SamplingConfig,
         seed: int,
         names: Sequence[str] | None = None,
+        reserved: Mapping[str, int] | None = None,
+        *,
+        reserved_only: bool = False,
     ):
         self.corpus, self.config, self.seed = corpus, config, seed
+        self._reserved, self._reserved_only = dict(reserved or {}), reserved_only
         self._ids = {name: number for number, name in enumerate(corpus.entries)}
         self.names = [name for name in (names or corpus.entries) if len(self._held_out_able(name))]
         if not self.names:
@@ -144,8 +157,13 @@ class TaskSampler:
             )
 
     def _held_out_able(self, name: str) -> list[int]:
-        cells = self.corpus.entries[name].cells
-        return [at for at in range(1, len(cells) - 1) if cells[at] >= MIN_TARGET_CELLS]
+        reserved = self._reserved.get(name)
+        if self._reserved_only:
+            return [] if reserved is None else [reserved]
+        inner = held_out_able(self.corpus.entries[name].cells)
+        # without the reserved one, three times must be left
+        few = len(self.corpus.entries[name].cells) < 4
+        return [] if reserved is not None and few else [at for at in inner if at != reserved]
 
     @cached_property
     def _shares(self) -> NDArray[np.float64]:
@@ -165,9 +183,12 @@ class TaskSampler:
         name = self.names[rng.choice(len(self.names), p=self._shares)]
         data_set, entry = self.corpus[name], self.corpus.entries[name]
         held_out = int(rng.choice(self._held_out_able(name)))
-        before = held_out - self._steps(held_out, rng)
-        after = held_out + self._steps(len(entry.cells) - 1 - held_out, rng)
-        observed = [at for at in range(len(entry.cells)) if at <= before or at >= after]
+        shown = [at for at in range(len(entry.cells)) if at != self._reserved.get(name)]
+        earlier = [at for at in shown if at < held_out]
+        later = [at for at in shown if at > held_out]
+        before = earlier[-self._steps(len(earlier), rng)]
+        after = later[self._steps(len(later), rng) - 1]
+        observed = [at for at in shown if at <= before or at >= after]
         snapshots = [data_set.draw(at, config.frame_cells, rng) for at in observed]
         left = observed.index(before)
         sources = [data_set.draw(at, config.cells, rng) for at in (before, after)]

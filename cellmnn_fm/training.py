@@ -123,7 +123,7 @@ def train(
         losses_of,
         run,
         folder=folder,
-        validate=None if validate is None else lambda model: validate(model, time_scale),
+        validate=validate and (lambda model: {"held_out": validate(model, time_scale)}),
         progress=progress,
     )
     return TrainedModel(found.model, time_scale, found.losses, found.seconds)

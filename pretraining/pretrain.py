@@ -59,6 +59,7 @@ def main(
         SamplingConfig(**settings["sampling"]),
         leave_out=leave_out or [],
         validation=settings.get("validation", []),
+        reserve=settings.get("reserve", []),
         seed=settings.get("seed", 0),
         accelerator=accelerator,
         folder=output,

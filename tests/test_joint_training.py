@@ -157,7 +157,22 @@ def test_the_best_by_validation_is_kept(corpus):
     trained = pretrain(corpus, config, training, SAMPLING, validation=["set1"])
     assert [step for step, _ in trained.checks] == [3, 6, 9]
     score = validator(corpus, SAMPLING, ["set1"], torch.device("cpu"))
-    assert score(trained.model) == pytest.approx(min(found for _, found in trained.checks))
+    found = [figures["zero_shot"] for _, figures in trained.checks]
+    assert score(trained.model) == pytest.approx(min(found))
+
+
+def test_reserved_times_are_for_validation_alone(corpus):
+    config = corpus_config(corpus, **MODEL)
+    training = replace(SHORT, check_every=3)
+    trained = pretrain(
+        corpus, config, training, SAMPLING, validation=["set1"], reserve=["set2", "set4"]
+    )
+    assert all(set(found) == {"zero_shot", "in_corpus"} for _, found in trained.checks)
+    assert trained.model.frame_counts[2] == len(corpus.entries["set2"].times) - 1
+    with pytest.raises(
+        InputError, match="reserve: expected data sets with a time that can be"
+    ):
+        pretrain(corpus, config, training, SAMPLING, reserve=["nothing"])
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

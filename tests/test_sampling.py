@@ -142,3 +142,23 @@ def test_what_cannot_be_drawn_is_refused(corpus, tmp_path):
     short.add_course("two", TimeCourse([np.zeros((9, 2)), np.ones((9, 2))], [0.0, 1.0]))
     with pytest.raises(InputError, match="corpus: expected data sets with an interior snapshot"):
         TaskSampler(short, SamplingConfig(), 0)
+
+
+def test_reserved_times_are_shown_by_no_task(corpus):
+    reserved = {"small": 2, "large": 3}
+    names = list(reserved)
+    training = TaskSampler(corpus, PLAIN, 0, names, reserved)
+    validation = TaskSampler(corpus, PLAIN, 0, names, reserved, reserved_only=True)
+    times = np.array([0.0, 1.0, 3.0, 4.0, 8.0])
+    for slot in range(40):
+        for sampler in (training, validation):
+            task = sampler.draw(slot)
+            name = list(corpus.entries)[task.dataset_id]
+            kept = np.delete(times, reserved[name])
+            if sampler is validation:
+                assert len(task.times) == 4
+                np.testing.assert_allclose(task.times / 3, kept / 8)
+                assert task.target_time / 3 == pytest.approx(times[reserved[name]] / 8)
+            else:
+                assert len(task.times) == 3
+                assert set(np.round(task.times / 2 * 8, 6)) <= set(kept)
