@@ -169,9 +169,7 @@ def test_reserved_times_are_for_validation_alone(corpus):
     )
     assert all(set(found) == {"zero_shot", "in_corpus"} for _, found in trained.checks)
     assert trained.model.frame_counts[2] == len(corpus.entries["set2"].times) - 1
-    with pytest.raises(
-        InputError, match="reserve: expected data sets with a time that can be"
-    ):
+    with pytest.raises(InputError, match="reserve: expected data sets with a time that can be"):
         pretrain(corpus, config, training, SAMPLING, reserve=["nothing"])
 
 
