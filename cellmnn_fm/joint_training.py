@@ -91,6 +91,17 @@ class HeldOutStep(nn.Module):
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
         """Parts of the loss, each with its weight."""
         states, weights, output, frame = predict_targets(self.model, batch)
+        with torch.autocast(states.device.type, enabled=False):
+            return self._losses(batch, states, weights, output, frame)
+
+    def _losses(
+        self,
+        batch: TaskBatch,
+        states: Tensor,
+        weights: Tensor,
+        output: CellMNNOutput,
+        frame: FrameState,
+    ) -> dict[str, Tensor]:
         assert output.learned_velocity is not None
         assert output.determinant is not None
         distance = energy_distance(states, batch.targets, weights, batch.target_weights)
@@ -118,21 +129,20 @@ def predict_targets(
     Beside them all that the model says, and the frames between the neighbours.
     """
     frames: list[FrameState] = []
-    for number, (snapshots, times, left) in enumerate(
-        zip(batch.observed, batch.times, batch.left, strict=True)
-    ):
-        real = int(batch.num_dims[number])
-        observed = [snapshot[:, :real] for snapshot in snapshots]
-        frame = fit_frame(observed, times, latent_dim=model.config.latent_dim)
-        frames.append(model.bent(frame).interval(left))
-    frame = stack_frames(frames)
+    per_task = zip(batch.num_dims.tolist(), batch.observed, batch.times, batch.left, strict=True)
+    with torch.autocast(batch.sources.device.type, enabled=False):
+        for real, snapshots, times, left in per_task:
+            observed = [snapshot[:, :real] for snapshot in snapshots]
+            frame = fit_frame(observed, times, latent_dim=model.config.latent_dim)
+            frames.append(model.bent(frame).interval(left))
+        frame = stack_frames(frames)
     embeds = None
     if model.config.dataset_embed_dim:
         embeds = model.dataset_embeddings(batch.dataset_ids)
         if model.config.encoder_hidden_size:
             # both stay in every graph, whichever a task uses: processes must agree on that
             inferred = model.encode(batch.observed, batch.times)
-            embeds = torch.where(batch.uses_table[:, None], embeds, inferred)
+            embeds = torch.where(batch.uses_table[:, None], embeds, inferred.to(embeds.dtype))
         embeds = embeds[:, None].expand(-1, 2, -1)
     output = model(
         batch.sources,

@@ -306,7 +306,10 @@ class CellMNNModel(CellMNNPreTrainedModel):
             if dataset_embeds is None:
                 dataset_embeds = self.dataset_embeddings(dataset_ids)
             inputs.append(dataset_embeds[..., None, :].expand(*times.shape, cells, -1))
-        raw = self.hypernetwork(torch.cat(inputs, dim=-1))
+        raw = {
+            name: part.to(coordinates.dtype)  # out of autocast, which is for the network alone
+            for name, part in self.hypernetwork(torch.cat(inputs, dim=-1)).items()
+        }
 
         # padded dimensions stand still: P = I, λ = 0 and b = 0 there
         dimension = torch.arange(config.latent_dim, device=coordinates.device)
@@ -367,24 +370,28 @@ class CellMNNModel(CellMNNPreTrainedModel):
         self._require_fitting(z, times, frame)
         target_times = target_times.expand(*times.shape, target_times.shape[-1])
         frame = (frame or self.bent(self.frame_state())) if self.config.frame else None
-        coordinates = z if frame is None else frame.to_frame(z, times)
+        in_full = torch.autocast(z.device.type, enabled=False)
+        with in_full:
+            coordinates = z if frame is None else frame.to_frame(z, times)
         ode, growth_rate = self.linear_ode(coordinates, times, dataset_ids, dataset_embeds)
-        delta_t = target_times - times[..., None]
-        states, velocity = (
-            part.movedim(-2, -3)  # (..., cells, targets, latent_dim) → (..., targets, cells, ...)
-            for part in ode.flow_and_velocity(coordinates, delta_t[..., None, :])
-        )
-        learned_velocity = velocity
-        if frame is not None:
-            learned_velocity = frame.root_at(target_times).apply(velocity)
-            motion = frame.motion(states, target_times, forward=delta_t >= 0)
-            velocity = motion + learned_velocity
-            states = frame.from_frame(states, target_times)
+        with in_full:
+            delta_t = target_times - times[..., None]
+            states, velocity = (
+                part.movedim(-2, -3)  # (..., cells, targets, dim) → (..., targets, cells, dim)
+                for part in ode.flow_and_velocity(coordinates, delta_t[..., None, :])
+            )
+            learned_velocity = velocity
+            if frame is not None:
+                learned_velocity = frame.root_at(target_times).apply(velocity)
+                motion = frame.motion(states, target_times, forward=delta_t >= 0)
+                velocity = motion + learned_velocity
+                states = frame.from_frame(states, target_times)
+            determinant = ode.determinant()
         return CellMNNOutput(
             states=states,
             velocity=velocity,
             learned_velocity=learned_velocity,
-            determinant=ode.determinant(),
+            determinant=determinant,
             log_growth=None
             if growth_rate is None
             else growth_rate[..., None, :] * delta_t[..., None],

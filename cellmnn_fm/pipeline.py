@@ -110,6 +110,13 @@ class CellMNNPipeline(FittedQueries):
         InputError
             On unusable input, before any training.
         """
+        if self._foundation is not None:
+            raise InputError(
+                "fit",
+                "a pipeline without a pretrained model",
+                "one with",
+                "call adapt, which needs no training, or CellMNNPipeline().fit",
+            )
         source = read_source(adata, use_rep, layer)
         cell_times = read_times(adata, time_key)
         options = _space_options(subspace, subspace_mode, symbols, on_duplicates)

@@ -112,6 +112,8 @@ def test_a_new_data_set_needs_no_training(base, tmp_path):
     np.testing.assert_array_equal(directly.X, adapted.interpolate(adata, 1.5).X)
     with pytest.raises(InputError, match="time_key: expected the column of times, found none"):
         pipeline.interpolate(adata, 1.5)
+    with pytest.raises(InputError, match="fit: expected a pipeline without a pretrained model"):
+        pipeline.fit(adata, time_key="day")
 
 
 def test_evaluation_adds_what_is_said_without_training(base):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, InputError, TimeCourse
 from cellmnn_fm.adaptation import adapt
@@ -210,6 +212,20 @@ def test_accumulated_parts_are_the_whole_step(corpus):
     ]
     for one, other in zip(runs[0].losses, runs[1].losses, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+def test_half_precision_is_for_the_network_alone(corpus):
+    config = corpus_config(corpus, **MODEL)
+    full = pretrain(corpus, config, SHORT, SAMPLING)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+        half = pretrain(corpus, config, SHORT, SAMPLING, accelerator=accelerator)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert half.losses[0] != full.losses[0]
+    for one, other in zip(half.losses, full.losses, strict=True):
+        assert one["distance"] == pytest.approx(other["distance"], rel=0.05)
 
 
 def test_adapted_models_are_their_base(corpus):
