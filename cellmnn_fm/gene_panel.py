@@ -261,7 +261,7 @@ def merge_duplicates(
         require_unique(
             [symbols[at] for at in kept],
             "human symbols",
-            'say on_duplicates="sum", "mean" or "first"',
+            "merge them with on_duplicates (--on-duplicates) sum, mean or first",
         )
     if on_duplicates == "first":
         _, first = np.unique(codes, return_index=True)

@@ -71,7 +71,8 @@ def test_symbols_that_are_not_there_are_refused():
 
 def test_duplicates_are_an_error_that_names_them():
     with pytest.raises(
-        InputError, match=r"human symbols: expected unique names, found A, C repeated; say on_dup"
+        InputError,
+        match=r"human symbols: expected unique names, found A, C repeated; merge them with on_dup",
     ):
         merge_duplicates(["A", "B", "A", "C", "", "", "C"])
 
