@@ -52,7 +52,7 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 
 base: $(VENV)/.installed ## cellmnn-base anew: corpus, pretraining, into the package; 2 minutes
 	rm -rf corpus cellmnn_fm/models/cellmnn-base
-	$(BIN)/python pretraining/build_corpus.py corpus
+	OMP_NUM_THREADS=1 $(BIN)/python pretraining/build_corpus.py corpus
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/pretrain.py corpus \
 		--config pretraining/configs/base.yaml --output cellmnn_fm/models/cellmnn-base
 

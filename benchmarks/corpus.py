@@ -5,7 +5,8 @@
 - Pretraining steps on a corpus of 100,000 and on one of 10,000,000 synthetic cells, each in a
   process of its own: steps per second, and the anonymous resident memory (RssAnon, Linux) at the
   end. Cells are in memory-mapped files, whose pages are not anonymous.
-- Tasks per second of two processes at one thread each, over those of one process at one thread.
+- Tasks per second of two processes at one thread each, over those of one process at one thread:
+  with as many tasks for each process, and with as many in all.
 
 Result: benchmarks/results/corpus.json.
 """
@@ -39,6 +40,7 @@ RESULTS = Path(__file__).parent / "results"
 DIMS, TIMES, SETS = 8, 5, 10
 SMALL, LARGE = 100_000, 10_000_000
 STEPS = 100
+TASKS = 12  # a step
 MODEL = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
@@ -51,11 +53,12 @@ MODEL = {
 
 def main(
     corpus: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    tasks: Annotated[int, typer.Option(hidden=True)] = TASKS,
     large: Annotated[int, typer.Option(help="Cells of the large corpus.")] = LARGE,
 ) -> None:
     """Make the corpora, and measure."""
     if corpus is not None:  # one of the launched processes
-        found = train(corpus)
+        found = train(corpus, tasks)
         if int(os.environ.get("RANK", "0")) == 0:
             print(json.dumps(found))
         return
@@ -69,9 +72,14 @@ def main(
             values = [np.mean([one[name] for one in measured[at::2]]) for at in (0, 1)]
             results[name] = [round(float(value), 2) for value in values]
             results[f"{name}_ratio"] = round(float(values[1] / values[0]), 3)
-        rates = [launch(small, processes) for processes in (1, 2)]
-        results["tasks_per_second"] = [round(rate, 1) for rate in rates]
-        results["two_processes_over_one"] = round(rates[1] / rates[0], 2)
+        rates = {
+            "one process": launch(small, 1, TASKS),
+            "two processes, as many tasks each": launch(small, 2, 2 * TASKS),
+            "two processes, as many tasks in all": launch(small, 2, TASKS),
+        }
+        alone = rates["one process"]
+        results["tasks_per_second"] = {name: round(rate, 1) for name, rate in rates.items()}
+        results["over_one_process"] = {name: round(rate / alone, 2) for name, rate in rates.items()}
     print(json.dumps(results, indent=1))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "corpus.json").write_text(json.dumps(results, indent=1))
@@ -94,13 +102,13 @@ def make(folder: Path, cells: int) -> None:
         corpus.add_course(f"set{number}", TimeCourse(snapshots, np.arange(TIMES, dtype=float)))
 
 
-def train(folder: Path) -> dict[str, float]:
+def train(folder: Path, tasks: int = TASKS) -> dict[str, float]:
     """Steps per second and memory of a run; the first steps warm up and are not timed."""
     import torch
 
     torch.set_num_threads(1)
     corpus = Corpus(folder)
-    config, sampling = corpus_config(corpus, **MODEL), SamplingConfig()
+    config, sampling = corpus_config(corpus, **MODEL), SamplingConfig(tasks=tasks)
     accelerator = Accelerator(cpu=True)
 
     def run(steps: int) -> float:
@@ -119,14 +127,15 @@ def train(folder: Path) -> dict[str, float]:
     }
 
 
-def launch(corpus: Path, processes: int) -> float:
+def launch(corpus: Path, processes: int, tasks: int) -> float:
     """Tasks per second of so many processes at one thread each."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, __file__, "--corpus", str(corpus)]
+    run = [__file__, "--corpus", str(corpus), "--tasks", str(tasks)]
+    command = [sys.executable, *launcher, *run]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found = json.loads(output.stdout.strip().splitlines()[-1])
-    return found["steps_per_second"] * SamplingConfig().tasks
+    return found["steps_per_second"] * tasks
 
 
 if __name__ == "__main__":

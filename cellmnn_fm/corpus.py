@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MANIFEST_FILE = "manifest.json"
 _SHARED_FOLDER = "shared_subspace"
-_ROWS = 1000  # of an Arrow batch: datasets writes so many at once
+_STATES_FILE = "states.arrow"
 
 
 @dataclass(frozen=True)
@@ -67,44 +67,29 @@ class CorpusSet:
     Parameters
     ----------
     entry : CorpusEntry
-    states : Dataset
+    table : Dataset
         One row for each cell, with its latent state "z".
     """
 
-    def __init__(self, entry: CorpusEntry, states: Dataset):
-        self.entry = entry
-        self._states = states
+    def __init__(self, entry: CorpusEntry, table: Dataset):
+        self.entry, self.table = entry, table
         self._starts = np.concatenate([[0], np.cumsum(entry.cells)])
 
     @cached_property
-    def _batches(self) -> list[NDArray[np.float32]]:
-        """Views of the file, of which nothing is in memory until it is read."""
-        column = self._states.data.column("z")
-        return [
-            chunk.flatten().to_numpy(zero_copy_only=True).reshape(len(chunk), -1)
-            for chunk in column.chunks
-        ]
-
-    @cached_property
-    def _batch_starts(self) -> NDArray[np.int64]:
-        return np.concatenate([[0], np.cumsum([len(batch) for batch in self._batches])])
+    def states(self) -> NDArray[np.float32]:
+        """All cells (cells, latent_dim): a view of the file, not in memory until it is read."""
+        (batch,) = self.table.data.column("z").chunks
+        return batch.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
 
     def draw(self, index: int, most: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """At most `most` cells of a snapshot, drawn without replacement, (cells, latent_dim)."""
         cells = self.entry.cells[index]
         chosen = rng.choice(cells, min(cells, most), replace=False, shuffle=False)
-        rows = np.sort(chosen) + self._starts[index]
-        batch = np.searchsorted(self._batch_starts, rows, side="right") - 1
-        return np.concatenate(
-            [
-                self._batches[at][rows[batch == at] - self._batch_starts[at]]
-                for at in np.unique(batch)
-            ]
-        )
+        return self.states[np.sort(chosen) + self._starts[index]]
 
     def course(self) -> TimeCourse:
         """All of it, in memory, in its real dimensions."""
-        everything = np.concatenate(self._batches)[:, : self.entry.num_dims]
+        everything = self.states[:, : self.entry.num_dims]
         snapshots = np.split(everything, self._starts[1:-1])
         return TimeCourse(snapshots, np.array(self.entry.times))
 
@@ -195,10 +180,10 @@ class Corpus:
             if name not in self.entries:
                 known = ", ".join(list(self.entries)[:8])
                 raise InputError("data set", f"one of {known}, ...", name, "choose one of those")
-            from datasets import load_from_disk
+            from datasets import Dataset
 
-            states = load_from_disk(str(self._set_folder(name) / "states"))
-            self._open[name] = CorpusSet(self.entries[name], states)
+            table = Dataset.from_file(str(self._set_folder(name) / _STATES_FILE))
+            self._open[name] = CorpusSet(self.entries[name], table)
         return self._open[name]
 
     @cached_property
@@ -281,8 +266,7 @@ class Corpus:
         features = Features({"z": List(Value("float32"), length=self.latent_dim)})
         folder = self._set_folder(name)
         shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
-        table = Dataset.from_dict({"z": states}, features=features)
-        table.save_to_disk(str(folder / "states"), num_shards=1)
+        _write_states(Dataset.from_dict({"z": states}, features=features), folder)
         if space is not None:
             padded = space.subspace.padded(self.latent_dim)
             save_file(dict(vars(padded)), folder / "subspace.safetensors")
@@ -315,9 +299,9 @@ class Corpus:
         (folder / "data").mkdir(parents=True, exist_ok=True)
         configs = []
         for name in self.entries:
-            self[name]._states.to_parquet(folder / "data" / f"{_file_name(name)}.parquet")
+            self[name].table.to_parquet(folder / "data" / f"{_file_name(name)}.parquet")
             configs += [f"- config_name: {name}", f"  data_files: data/{_file_name(name)}.parquet"]
-            ignored = shutil.ignore_patterns("states")
+            ignored = shutil.ignore_patterns(_STATES_FILE)
             target = folder / "sets" / _file_name(name)
             shutil.copytree(self._set_folder(name), target, ignore=ignored, dirs_exist_ok=True)
         shutil.copy(self.folder / _MANIFEST_FILE, folder)
@@ -340,8 +324,7 @@ class Corpus:
         corpus = cls(folder)
         for name in corpus.entries:
             file = source / "data" / f"{_file_name(name)}.parquet"
-            states = corpus._set_folder(name) / "states"
-            Dataset.from_parquet(str(file)).save_to_disk(str(states), num_shards=1)
+            _write_states(Dataset.from_parquet(str(file)), corpus._set_folder(name))
         return corpus
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> None:
@@ -403,6 +386,16 @@ def _file_name(name: str) -> str:
             "data set name", "letters, digits, '.', '_' and '-'", repr(name), "rename it"
         )
     return name
+
+
+def _write_states(table: Dataset, folder: Path) -> None:
+    """One Arrow batch, so that all cells lie side by side and any can be read at once."""
+    from datasets.arrow_writer import ArrowWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ArrowWriter(path=str(folder / _STATES_FILE), features=table.features) as writer:
+        writer.write_table(table.data.table, writer_batch_size=len(table))
+        writer.finalize()
 
 
 def _write_manifest(folder: Path, settings: dict[str, Any], entries: list[CorpusEntry]) -> None:

@@ -51,9 +51,10 @@ def test_cells_are_drawn_from_the_right_snapshot_without_replacement(corpus):
 
 
 def test_states_are_views_of_the_file(corpus):
-    batches = Corpus(corpus.folder)["two"]._batches
-    assert sum(map(len, batches)) == sum(corpus.entries["two"].cells)
-    assert not any(batch.flags.owndata or batch.flags.writeable for batch in batches)
+    states = Corpus(corpus.folder)["two"].states
+    assert len(states) == sum(corpus.entries["two"].cells)
+    assert not states.flags.owndata
+    assert not states.flags.writeable
 
 
 def test_adding_leaves_the_others_alone(corpus):
