@@ -289,7 +289,7 @@ class CellMNNPipeline(FittedQueries):
         Warns
         -----
         UserWarning
-            If it was pretrained on the data set, which is no test of it then.
+            If it was pretrained on the data set, or on one that shares cells with it.
         """
         candidates = preset_candidates(preset, frame=frame)
         if self._foundation is not None:
@@ -298,9 +298,10 @@ class CellMNNPipeline(FittedQueries):
                     "subspace", "none: a pretrained model has its own", "one", "leave it out"
                 )
             subspace, subspace_mode = self._foundation.shared, self._foundation.subspace_mode
-            if adata.uns.get("name") in self._foundation.datasets:
+            same_cells = [str(adata.uns.get("name", "")), *map(str, adata.uns.get("overlaps", ()))]
+            if seen := [name for name in same_cells if name in self._foundation.datasets]:
                 warnings.warn(
-                    f"the model was pretrained on {adata.uns['name']}, held-out times included: "
+                    f"the model was pretrained on {', '.join(seen)}, held-out times included: "
                     "zero_shot is no test of it here",
                     stacklevel=2,
                 )
