@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cellmnn_fm import GeneOptions, InputError, fit_shared_subspace
+from cellmnn_fm.console import plain_errors
 from cellmnn_fm.corpus import Corpus
 from cellmnn_fm.synthetic import branching_course
 
@@ -41,11 +42,12 @@ def main(
     synthetic: Annotated[int, typer.Option(help="How many synthetic courses.")] = SYNTHETIC,
 ) -> None:
     """Build or complete a corpus."""
-    listed = read_list()
-    check_files(data, listed)
-    corpus = build(output, data, listed, mode, latent_dim, synthetic)
-    cells = sum(sum(entry.cells) for entry in corpus.entries.values())
-    print(f"{output}: {len(corpus)} data sets, {cells:,} cells, {corpus.latent_dim} dimensions")
+    with plain_errors("interrupted: the same command goes on with the next data set"):
+        listed = read_list()
+        check_files(data, listed)
+        corpus = build(output, data, listed, mode, latent_dim, synthetic)
+        cells = sum(sum(entry.cells) for entry in corpus.entries.values())
+        print(f"{output}: {len(corpus)} data sets, {cells:,} cells, {corpus.latent_dim} dimensions")
 
 
 # ---------------------------------------------------------------------------------------------

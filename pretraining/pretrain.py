@@ -20,6 +20,8 @@ import typer
 import yaml
 from accelerate import Accelerator
 
+from cellmnn_fm import InputError
+from cellmnn_fm.console import plain_errors
 from cellmnn_fm.corpus import Corpus
 from cellmnn_fm.foundation import save_foundation
 from cellmnn_fm.joint_training import corpus_config, pretrain
@@ -44,44 +46,57 @@ def main(
     ] = None,
 ) -> None:
     """Read the config, train, save."""
-    settings: dict[str, Any] = yaml.safe_load(config.read_text())
-    if steps is not None:
-        settings["training"]["steps"] = steps
-    opened = Corpus(corpus)
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision, log_with=tracker, project_dir=str(output)
-    )
-    if tracker is not None:
-        accelerator.init_trackers("cellmnn_fm", config=_flat(settings))
-    trained = pretrain(
-        opened,
-        corpus_config(opened, **settings["model"]),
-        TrainingConfig(**settings["training"]),
-        SamplingConfig(**settings["sampling"]),
-        leave_out=leave_out or [],
-        validation=settings.get("validation", []),
-        reserve=settings.get("reserve", []),
-        seed=settings.get("seed", 0),
-        accelerator=accelerator,
-        folder=output,
-        progress=True,
-    )
-    if accelerator.is_main_process:
-        record = {
-            "settings": settings,
-            "leave_out": leave_out or [],
-            "steps": len(trained.losses),
-            "seconds": round(trained.seconds, 1),
-            "validation": trained.checks,
-            "processes": accelerator.num_processes,
-            "device": str(accelerator.device.type),
-            "threads": os.environ.get("OMP_NUM_THREADS"),
-        }
-        save_foundation(output, trained.model, opened, record)
-        remove_training_state(output)
-        last = trained.losses[-1] if trained.losses else {}
-        print(f"{output}: {len(trained.losses)} steps in {trained.seconds:.0f} s, {last}")
-    accelerator.end_training()
+    with plain_errors("interrupted: the same command goes on from the last saved state"):
+        settings: dict[str, Any] = yaml.safe_load(config.read_text())
+        if steps is not None:
+            settings["training"]["steps"] = steps
+        opened = Corpus(corpus)
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision, log_with=tracker, project_dir=str(output)
+        )
+        if tracker is not None:
+            if not accelerator.log_with:
+                raise InputError(
+                    "tracker", f"{tracker} installed", "no such package", f"pip install {tracker}"
+                )
+            accelerator.init_trackers("cellmnn_fm", config=_flat(settings))
+        try:
+            configs = (
+                corpus_config(opened, **settings["model"]),
+                TrainingConfig(**settings["training"]),
+                SamplingConfig(**settings["sampling"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                str(config), "sections model, training and sampling", f"{error}", "correct it"
+            ) from error
+        trained = pretrain(
+            opened,
+            *configs,
+            leave_out=leave_out or [],
+            validation=settings.get("validation", []),
+            reserve=settings.get("reserve", []),
+            seed=settings.get("seed", 0),
+            accelerator=accelerator,
+            folder=output,
+            progress=True,
+        )
+        if accelerator.is_main_process:
+            record = {
+                "settings": settings,
+                "leave_out": leave_out or [],
+                "steps": len(trained.losses),
+                "seconds": round(trained.seconds, 1),
+                "validation": trained.checks,
+                "processes": accelerator.num_processes,
+                "device": str(accelerator.device.type),
+                "threads": os.environ.get("OMP_NUM_THREADS"),
+            }
+            save_foundation(output, trained.model, opened, record)
+            remove_training_state(output)
+            last = trained.losses[-1] if trained.losses else {}
+            print(f"{output}: {len(trained.losses)} steps in {trained.seconds:.0f} s, {last}")
+        accelerator.end_training()
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, str]:
