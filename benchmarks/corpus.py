@@ -19,9 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +26,7 @@ import datasets
 import numpy as np
 import typer
 from accelerate import Accelerator
+from memory import apart
 
 from cellmnn_fm import TimeCourse
 from cellmnn_fm.corpus import Corpus
@@ -83,12 +81,6 @@ def main(
     print(json.dumps(results, indent=1))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "corpus.json").write_text(json.dumps(results, indent=1))
-
-
-def apart(task: Callable[..., Any], *arguments: Any) -> Any:
-    """What the task returns from a new process, whose memory counts from nothing."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(task, *arguments).result()
 
 
 def make(folder: Path, cells: int) -> None:

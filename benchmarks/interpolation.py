@@ -29,10 +29,9 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import bootstrap
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.evaluation import Protocol
+from cellmnn_fm.evaluation import Protocol, with_interval
 from cellmnn_fm.latent_space import GeneOptions, SubspaceMode
 from cellmnn_fm.members import fit_shared_subspace
 
@@ -107,13 +106,6 @@ def evaluate_set(file: Path, result: Path, options: dict[str, Any]) -> None:
 # All data sets
 
 
-def interval(values: list[float]) -> str:
-    """Mean over sets with a 95 % bootstrap interval."""
-    spread = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0))
-    low, high = spread.confidence_interval
-    return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
-
-
 def report(found: list[dict], markdown: Path) -> None:
     """Print the table of ratios to OT-Interpolate, and write it as markdown."""
     header = ["data set", "OT-Interpolate W1", *(m.replace("_", " ") for m in METHODS), "s a fold"]
@@ -126,11 +118,11 @@ def report(found: list[dict], markdown: Path) -> None:
         baseline = f"{summary['ot_interpolate']['w1_mean']:.3f}"
         seconds = f"{summary['two_sided']['seconds']:.2f}"
         rows.append([one["file"].removesuffix(".h5ad"), baseline, *cells, seconds])
-    rows.append([f"mean of {len(found)}", "", *(interval(ratios[m]) for m in METHODS), ""])
+    rows.append([f"mean of {len(found)}", "", *(with_interval(ratios[m]) for m in METHODS), ""])
     paired = np.array(ratios["two_sided"]) / np.array(ratios["untrained_two_sided"])
     milliseconds = np.median([o["summary"]["untrained_two_sided"]["seconds"] for o in found]) * 1e3
     notes = [
-        f"fitted over untrained, both two-sided, paired by set: {interval(list(paired))}",
+        f"fitted over untrained, both two-sided, paired by set: {with_interval(list(paired))}",
         f"untrained frame: {milliseconds:.0f} ms a fold (median over sets)",
     ]
     table = Table(title="Ratio of W1 to OT-Interpolate", title_justify="left")

@@ -11,6 +11,7 @@ import typer
 
 from .console import (
     Backed,
+    Base,
     File,
     Frame,
     Layer,
@@ -138,9 +139,7 @@ def interpolate(
 
 @app.command()
 def adapt(
-    base: Annotated[
-        str, typer.Argument(metavar="BASE", help="A pretrained model: cellmnn-base, or a folder.")
-    ],
+    base: Base,
     file: File,
     time_key: TimeKey,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapted model.")],
@@ -175,9 +174,7 @@ def adapt(
 
 @app.command()
 def trajectory(
-    base: Annotated[
-        str, typer.Argument(metavar="BASE", help="A pretrained model: cellmnn-base, or a folder.")
-    ],
+    base: Base,
     dataset: Annotated[str, typer.Option(help="A data set that it was pretrained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Cells by time, .h5ad.")],
     times: Annotated[

@@ -51,6 +51,9 @@ OnDuplicatesOption = Annotated[
 Backed = Annotated[
     bool, typer.Option("--backed", help="Leave X on disk and read it in chunks: less memory.")
 ]
+Base = Annotated[
+    str, typer.Argument(metavar="BASE", help="A pretrained model: cellmnn-base, or a folder.")
+]
 Frame = Annotated[bool, typer.Option(help="Work in the Gaussian frame of the snapshots.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notices.")]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from .errors import InputError
+from .errors import InputError, listed
 from .gene_panel import GenePanel
 from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode
 from .reading import read_source, read_times
@@ -178,8 +178,8 @@ class Corpus:
     def __getitem__(self, name: str) -> CorpusSet:
         if name not in self._open:
             if name not in self.entries:
-                known = ", ".join(list(self.entries)[:8])
-                raise InputError("data set", f"one of {known}, ...", name, "choose one of those")
+                known = listed(self.entries)
+                raise InputError("data set", f"one of {known}", name, "choose one of those")
             from datasets import Dataset
 
             table = Dataset.from_file(str(self._set_folder(name) / _STATES_FILE))

@@ -92,6 +92,15 @@ def half_split_floor(snapshot: NDArray, rng: np.random.Generator) -> float:
     return wasserstein1(snapshot[order[:half]], snapshot[order[half : 2 * half]])
 
 
+def with_interval(values: Sequence[float]) -> str:
+    """Mean over data sets with a 95 % bootstrap interval, as tables have it."""
+    from scipy.stats import bootstrap
+
+    found = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0))
+    low, high = found.confidence_interval
+    return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
+
+
 @dataclass(frozen=True)
 class Score:
     """One method on one held-out time with one seed.

@@ -101,13 +101,7 @@ class GeneMoments:
             )
         if cells < 2:
             raise InputError("cells", "at least 2", cells, "give more cells")
-        if not scatter.any():
-            raise InputError(
-                "expression",
-                "cells that differ from each other",
-                "all of them equal",
-                "check that the matrix holds the measured values",
-            )
+        require_varying(scatter)
         length = _nonzero(np.sqrt(scatter)) if standardize else np.sqrt(cells - 1)
         rows = _leading((directions / length).astype(np.float32), rank)
         eigenvalues = np.square(rows, dtype=np.float64).sum(axis=1)
@@ -146,6 +140,17 @@ class GeneMoments:
     def _own_variance(self) -> NDArray[np.float64]:
         total = (self.variance > 0).astype(float) if self.standardized else self.variance
         return np.maximum(total - np.square(self.eigenvectors) @ self.eigenvalues, 0)
+
+
+def require_varying(spread: NDArray) -> None:
+    """Refuse cells that are all equal, whose `spread` is 0 in every gene or dimension."""
+    if not spread.any():
+        raise InputError(
+            "expression",
+            "cells that differ from each other",
+            "all of them equal",
+            "check that the matrix holds the measured values",
+        )
 
 
 def _leading(rows: NDArray[np.float32], rank: int) -> NDArray[np.float32]:

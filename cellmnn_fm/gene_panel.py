@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .errors import InputError
+from .errors import InputError, listed
 
 OnDuplicates = Literal["error", "sum", "mean", "first"]
 
@@ -208,7 +208,7 @@ def human_symbols(var: pd.DataFrame, source: str | Mapping[str, str] | None = No
         raise InputError(
             f'var["{source}"]',
             "a column of human symbols",
-            f"columns {', '.join(map(str, var.columns)) or '(none)'}",
+            f"columns {listed(var.columns) or '(none)'}",
             "name one of those, or give a table",
         )
     column = source or ("human_symbol" if "human_symbol" in var else None)
@@ -277,8 +277,7 @@ def merge_duplicates(
 def require_unique(names: Sequence[str], what: str, fix: str) -> None:
     """Refuse repeated names, and name them."""
     if repeated := sorted(_repeated(names)):
-        shown = ", ".join(repeated[:8]) + (", ..." if len(repeated) > 8 else "")
-        raise InputError(what, "unique names", f"{shown} repeated", fix)
+        raise InputError(what, "unique names", f"{listed(repeated)} repeated", fix)
 
 
 def _repeated(names: Sequence[str]) -> set[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .configuration_cellmnn import CellMNNConfig
 from .corpus import Corpus
-from .errors import InputError
+from .errors import InputError, listed
 from .gaussian_frame import FrameState, fit_frame, stack_frames
 from .losses import energy_distance, invertibility_penalty, kinetic_energy
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
@@ -205,8 +205,8 @@ def pretrain(
     accelerator = accelerator or Accelerator()
     groups = corpus.groups
     if unknown := sorted({*leave_out, *validation} - set(groups.values())):
-        known = ", ".join(sorted(set(groups.values()))[:8])
-        raise InputError("groups", f"some of {known}, ...", ", ".join(unknown), "correct the names")
+        known = listed(sorted(set(groups.values())))
+        raise InputError("groups", f"some of {known}", ", ".join(unknown), "correct the names")
     world = accelerator.num_processes
     per_part, rest = divmod(sampling.tasks, world * training.accumulation)
     if rest:

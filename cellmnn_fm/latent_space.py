@@ -259,15 +259,15 @@ class LatentSpace:
         return subspace.of_genes(np.argsort(order)), inferred
 
 
-def own_moments(source: Source, n_dims: int, rows: NDArray[np.bool_] | None = None) -> GeneMoments:
-    """Covariance of the genes as they are, for `n_dims` components, in one pass over the cells."""
-    rank = max(DEFAULT_RANK, 2 * n_dims)  # what chunks lose by merging lies far below
-    return GeneMoments.gather(source.chunks(rows), rank=rank, standardize=False)
-
-
 def _require_known(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise InputError(what, " or ".join(known), value, "choose one of those")
+
+
+def _own_moments(source: Source, n_dims: int, rows: NDArray[np.bool_] | None) -> GeneMoments:
+    """Covariance of the genes as they are, for `n_dims` components, in one pass over the cells."""
+    rank = max(DEFAULT_RANK, 2 * n_dims)  # what chunks lose by merging lies far below
+    return GeneMoments.gather(source.chunks(rows), rank=rank, standardize=False)
 
 
 def _fit_own(
@@ -279,7 +279,7 @@ def _fit_own(
         return Subspace.standardized(matrix if rows is None else matrix[rows], n_dims)
     n_dims = n_dims or DEFAULT_LATENT_DIM
     if source.on_disk:
-        return Subspace.of_moments(own_moments(source, n_dims, rows), n_dims)
+        return Subspace.of_moments(_own_moments(source, n_dims, rows), n_dims)
     matrix = source.matrix()
     return Subspace.pca(matrix if rows is None else matrix[rows], n_dims, seed)
 
@@ -304,7 +304,7 @@ def _fit_aligned(
 ) -> tuple[GenePanel, Subspace, Coverage]:
     """Own components over all genes, rotated by those in common if there are any."""
     symbols = human_symbols(source.var, genes.symbols)
-    moments = own_moments(source, shared.latent_dim, rows)
+    moments = _own_moments(source, shared.latent_dim, rows)
     subspace = Subspace.of_moments(moments, shared.latent_dim)
     coverage = shared.coverage(symbols, moments)
     if coverage.matched:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from .errors import InputError
+from .errors import InputError, listed
 from .gene_moments import Matrix
 from .gene_panel import require_unique
 
@@ -208,12 +208,6 @@ def require_finite(values: NDArray, name: str) -> None:
             f"{bad} of {values.size} NaN or infinite",
             "remove or impute them",
         )
-
-
-def listed(items: Sequence[Hashable] | NDArray | pd.Index, most: int = 8) -> str:
-    """The first few of them, for a message."""
-    names = [f"{item:g}" if isinstance(item, float) else str(item) for item in items]
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _item(mapping: Any, key: str, name: str) -> Any:

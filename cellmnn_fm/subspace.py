@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from .errors import InputError
-from .gene_moments import GeneMoments, Matrix
+from .gene_moments import GeneMoments, Matrix, require_varying
 
 _NEGLIGIBLE = 1e-6  # a score whose spread is below this part of the largest carries nothing
 _NOISE_FLOOR = 1e-6  # least noise of a gene in a ridge, as a part of the mean signal
@@ -99,13 +98,7 @@ class Subspace:
     ) -> Subspace:
         """From orthonormal `vectors` (genes, dims), and the spread of the scores along them."""
         spread = scale > _NEGLIGIBLE * scale.max()
-        if not spread.any():
-            raise InputError(
-                "expression",
-                "cells that differ from each other",
-                "all of them equal",
-                "check that the matrix holds the measured values",
-            )
+        require_varying(spread)
         vectors, scale = vectors[:, spread], scale[spread]
         return cls.of_arrays(mean, vectors * scale, vectors / scale, noise, np.eye(len(scale)))
 
@@ -118,6 +111,11 @@ class Subspace:
     def latent_dim(self) -> int:
         """How many dimensions the latent space has."""
         return self.loadings.shape[1]
+
+    @property
+    def own_loadings(self) -> NDArray[np.float64]:
+        """Loadings of the own scores, whose squares are the variance that they keep."""
+        return self.loadings.astype(np.float64) @ self.alignment.T.astype(np.float64)
 
     def project(self, x: Matrix) -> NDArray[np.float32]:
         """Latent states (cells, latent_dim) of `x` (cells, genes)."""
@@ -154,10 +152,10 @@ class Subspace:
         Tipping and Bishop 1999, J R Stat Soc B 61:611.
         """
         # the prior is that of the own scores, which have unit variance
-        unaligned = self.loadings.astype(np.float64) @ self.alignment.T.astype(np.float64)
-        floor = _NOISE_FLOOR * float(np.square(unaligned).mean())
+        own = self.own_loadings
+        floor = _NOISE_FLOOR * float(np.square(own).mean())
         noise = np.maximum(self.noise_variance[columns], floor)
-        projection = ridge_projection(unaligned[columns], noise) @ self.alignment
+        projection = ridge_projection(own[columns], noise) @ self.alignment
         return replace(self.of_genes(columns), projection=projection.astype(np.float32))
 
     def aligned(self, anchor: NDArray) -> Subspace:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from .gene_moments import GeneMoments
 from .gene_panel import Coverage
-from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode, own_moments
+from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode
 from .reading import Source
 from .shared_subspace import SharedSubspace
 
@@ -78,8 +80,7 @@ def report_subspaces(
     """
     genes = genes or GeneOptions()
     n_dims = n_dims or shared.latent_dim
-    moments = own_moments(source, n_dims)
-    total = float(moments.variance.sum())
+    total = float(GeneMoments.gather(source.chunks(), rank=0).variance.sum())
     modes: tuple[SubspaceMode, ...] = ("shared", "aligned")
     spaces = {
         mode: LatentSpace.fit(source, cell_times, SpaceOptions(mode, shared, genes), n_dims=n_dims)
@@ -92,5 +93,5 @@ def report_subspaces(
         coverage=spaces["aligned"].coverage,
         variance_shared=kept["shared"] / total,
         variance_aligned=kept["aligned"] / total,
-        variance_own_pca=float(moments.eigenvalues[:n_dims].sum()) / total,
+        variance_own_pca=float(np.square(spaces["aligned"].subspace.own_loadings).sum()) / total,
     )

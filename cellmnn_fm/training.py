@@ -18,31 +18,22 @@ from .errors import InputError
 from .gaussian_frame import fit_frame
 from .losses import energy_distance, invertibility_penalty, kinetic_energy, mmd2, pair_weights
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
-from .optimisation import optimise
+from .optimisation import Optimised, optimise
 from .recipes import TrainingConfig
 from .time_course import TimeCourse, TimeScale
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """What training returns.
+class TrainedModel(Optimised):
+    """What training on one time course returns.
 
     Attributes
     ----------
-    model : CellMNNModel
-        In evaluation mode, on the device it was trained on.
     time_scale : TimeScale
         Between the user's time and the model's.
-    losses : list of dict
-        Loss and its parts at every step of the main process.
-    seconds : float
-        Spent in the loop, earlier sessions of a resumed run included.
     """
 
-    model: CellMNNModel
     time_scale: TimeScale
-    losses: list[dict[str, float]]
-    seconds: float
 
 
 def train(
@@ -126,7 +117,7 @@ def train(
         validate=validate and (lambda model: {"held_out": validate(model, time_scale)}),
         progress=progress,
     )
-    return TrainedModel(found.model, time_scale, found.losses, found.seconds)
+    return TrainedModel(**vars(found), time_scale=time_scale)
 
 
 def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNModel:

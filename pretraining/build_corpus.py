@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,7 +45,7 @@ def main(
     with plain_errors("interrupted: the same command goes on with the next data set"):
         listed = read_list()
         check_files(data, listed)
-        corpus = build(output, data, listed, mode, latent_dim, synthetic)
+        corpus = build(output, open_files(data, listed), listed, mode, latent_dim, synthetic)
         cells = sum(sum(entry.cells) for entry in corpus.entries.values())
         print(f"{output}: {len(corpus)} data sets, {cells:,} cells, {corpus.latent_dim} dimensions")
 
@@ -70,21 +70,25 @@ def check_files(data: Path, listed: Sequence[dict[str, Any]]) -> None:
             raise InputError(str(file), f"checksum {one['sha256']}", found, "get the listed file")
 
 
+def open_files(data: Path, listed: Sequence[dict[str, Any]]) -> dict[str, anndata.AnnData]:
+    """The listed data sets by name, their values left on disk."""
+    return {one["name"]: anndata.read_h5ad(data / one["file"], backed="r") for one in listed}
+
+
 # ---------------------------------------------------------------------------------------------
 # The corpus
 
 
 def build(
     output: Path,
-    data: Path,
+    adatas: Mapping[str, anndata.AnnData],
     listed: Sequence[dict[str, Any]],
     mode: Literal["shared", "aligned"] = "aligned",
     latent_dim: int = LATENT_DIM,
     synthetic: int = SYNTHETIC,
 ) -> Corpus:
-    """A corpus of the listed files and of synthetic courses."""
+    """A corpus of the listed data sets and of synthetic courses."""
     datasets.disable_progress_bars()
-    adatas = {one["name"]: anndata.read_h5ad(data / one["file"], backed="r") for one in listed}
     if (output / "manifest.json").exists():
         corpus = Corpus(output)
     else:

@@ -19,23 +19,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anndata
-import datasets
 import numpy as np
 import typer
 import yaml
-from build_corpus import GENES, LATENT_DIM, SYNTHETIC, read_list
-from leave_group_out import HERE, interval
+from build_corpus import GENES, build, read_list
+from leave_group_out import HERE
 
-from cellmnn_fm import CellMNNModel, fit_shared_subspace
+from cellmnn_fm import CellMNNModel
 from cellmnn_fm.adaptation import Start, adapt
 from cellmnn_fm.candidates import preset_candidates
-from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.evaluation import MIN_HELD_OUT_CELLS, Candidate, Fold, evaluate
+from cellmnn_fm.evaluation import (
+    MIN_HELD_OUT_CELLS,
+    Candidate,
+    Fold,
+    evaluate,
+    with_interval,
+)
 from cellmnn_fm.joint_training import corpus_config, pretrain
 from cellmnn_fm.latent_space import SpaceOptions
 from cellmnn_fm.recipes import TrainingConfig
 from cellmnn_fm.sampling import SamplingConfig
-from cellmnn_fm.synthetic import branching_course
 from cellmnn_fm.time_course import TimeScale
 
 METHODS = ("joint", "separate", "separate_in_frame", "untrained_two_sided")
@@ -51,19 +54,12 @@ def main(
     seeds: int = 3,
 ) -> None:
     """Train the joint model, evaluate all, print the table."""
-    datasets.disable_progress_bars()
     settings = yaml.safe_load(config.read_text())
     adatas = {one["name"]: anndata.read_h5ad(data / one["file"]) for one in read_list()}
     held_out = {name: middle_time(adata) for name, adata in adatas.items()}
     seen = {name: without(adata, held_out[name]) for name, adata in adatas.items()}
-    shared = fit_shared_subspace(seen, n_dims=LATENT_DIM, genes=GENES)
     folder = Path(tempfile.mkdtemp())
-    corpus = Corpus.create(folder / "corpus", shared=shared)
-    for name, adata in seen.items():
-        corpus.add_anndata(name, adata, genes=GENES)
-    for seed in range(SYNTHETIC):
-        course = branching_course(seed, LATENT_DIM)
-        corpus.add_course(f"synthetic_{seed:03d}", course, synthetic=True)
+    corpus = build(folder / "corpus", seen, read_list())
     model = pretrain(
         corpus,
         corpus_config(corpus, **settings["model"]),
@@ -82,7 +78,7 @@ def main(
             adata,
             [joint_candidate(model, start), *separate_candidates()],
             time_key="time",
-            options=SpaceOptions("aligned", shared, GENES),
+            options=SpaceOptions("aligned", corpus.shared, GENES),
             held_out=[held_out[name]],
             seeds=seeds,
         )
@@ -140,7 +136,7 @@ def report(outcome: dict[str, Any], file: Path) -> None:
         cells = [f"{w1[method][-1]:.3f}" for method in METHODS]
         lines.append("| " + " | ".join([name, f"{one['folds'][0]['time']:g}", *cells]) + " |")
     ratios = [
-        interval([a / b for a, b in zip(w1["joint"], w1[method], strict=True)])
+        with_interval([a / b for a, b in zip(w1["joint"], w1[method], strict=True)])
         for method in METHODS[1:]
     ]
     lines.append("| **joint over it, mean** | | | " + " | ".join(ratios) + " |")

@@ -21,18 +21,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anndata
-import numpy as np
 import torch
 import typer
 import yaml
-from build_corpus import GENES, LATENT_DIM, SYNTHETIC, build, read_list
-from scipy.stats import bootstrap
+from build_corpus import GENES, LATENT_DIM, SYNTHETIC, build, open_files, read_list
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.adaptation import adapt
 from cellmnn_fm.candidates import foundation_candidate
 from cellmnn_fm.corpus import group_overlapping
-from cellmnn_fm.evaluation import Candidate, Fold, evaluate
+from cellmnn_fm.evaluation import Candidate, Fold, evaluate, with_interval
 from cellmnn_fm.foundation import save_foundation
 from cellmnn_fm.joint_training import corpus_config, pretrain
 from cellmnn_fm.latent_space import SpaceOptions
@@ -107,7 +105,7 @@ def make_base(
     listed = [one for one in read_list() if one["name"] not in members]
     corpus_folder = folder.with_name(f"{folder.name}_corpus")
     shutil.rmtree(corpus_folder, ignore_errors=True)
-    corpus = build(corpus_folder, data, listed, mode, LATENT_DIM, SYNTHETIC)
+    corpus = build(corpus_folder, open_files(data, listed), listed, mode, LATENT_DIM, SYNTHETIC)
     validation = [name for name in settings["validation"] if name in corpus.groups.values()]
     trained = pretrain(
         corpus,
@@ -168,13 +166,6 @@ def summary(name: str, outcome: dict[str, Any]) -> str:
     return f"{name}: zero-shot {ratios[0]:.3f}, untrained {ratios[1]:.3f}"
 
 
-def interval(values: list[float]) -> str:
-    """Mean over sets with a 95 % bootstrap interval."""
-    spread = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0))
-    low, high = spread.confidence_interval
-    return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
-
-
 def report(results: Path) -> None:
     """Print the table, and write it as Markdown beside the results."""
     found = {
@@ -203,10 +194,10 @@ def report(results: Path) -> None:
     }
     for label, names in parts.items():
         if len(names) > 1:
-            cells = [interval([ratios[method][name] for name in names]) for method in methods]
+            cells = [with_interval([ratios[method][name] for name in names]) for method in methods]
             lines.append(f"| **{label}, {len(names)}** | | " + " | ".join(cells) + " |")
             paired = [ratios["zero_shot"][name] / ratios["untrained"][name] for name in names]
-            lines.append(f"| {label}, zero-shot over untrained | | {interval(paired)} | | |")
+            lines.append(f"| {label}, zero-shot over untrained | | {with_interval(paired)} | | |")
     text = "\n".join(lines)
     print(text)
     results.with_suffix(".md").write_text(text + "\n")
