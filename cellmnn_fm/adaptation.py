@@ -1,7 +1,9 @@
-"""From a model of many data sets to one of a data set that it never saw, or knows by name."""
+"""From a model of many data sets to one of others, and to one of a single data set."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,8 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .errors import InputError
-from .gaussian_frame import fit_frame
+from .gaussian_frame import FrameState, fit_frame
 from .modeling_cellmnn import CellMNNModel
+from .subspace import Subspace
 from .time_course import TimeCourse
 
 Start = Literal["encoder", "mean"]
@@ -42,45 +45,126 @@ def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder"
     InputError
         If the base has no frame or encoder, or fewer dimensions.
     """
-    config = base.config
-    if course.latent_dim > config.latent_dim:
-        raise InputError(
-            "time course",
-            f"at most the {config.latent_dim} dimensions of the model",
-            course.latent_dim,
-            "project it to fewer",
+    return adapt_jointly(base, [course], start, course.subspace)
+
+
+@torch.no_grad()
+def adapt_jointly(
+    base: CellMNNModel,
+    courses: Sequence[TimeCourse],
+    start: Start | int = "encoder",
+    subspace: Subspace | None = None,
+) -> CellMNNModel:
+    """As :func:`adapt`, for several time courses: one row of the table for each."""
+    embeddings, frames = [], []
+    for course in courses:
+        if course.latent_dim > base.config.latent_dim:
+            raise InputError(
+                "time course",
+                f"at most the {base.config.latent_dim} dimensions of the model",
+                course.latent_dim,
+                "project it to fewer",
+            )
+        times = torch.as_tensor(course.model_times, dtype=torch.float32, device=base.device)
+        snapshots = [torch.as_tensor(one, device=base.device) for one in course.snapshots]
+        embeddings.append(_embedding(base, snapshots, times, start))
+        frame = base.config.frame
+        frames.append(
+            fit_frame(snapshots, times, latent_dim=base.config.latent_dim) if frame else None
         )
-    padding = config.latent_dim - course.latent_dim
-    times = torch.as_tensor(course.model_times, dtype=torch.float32, device=base.device)
-    snapshots = [torch.as_tensor(snapshot, device=base.device) for snapshot in course.snapshots]
-    adapted = CellMNNModel(
-        config.replaced(
-            num_datasets=1,
-            dataset_dims=[course.latent_dim],
-            num_frame_times=len(times) if config.frame else 0,
-            num_genes=0 if course.subspace is None else len(course.subspace.gene_mean),
-        )
-    )
-    if course.subspace is not None:
-        adapted.set_subspace(**vars(course.subspace.padded(config.latent_dim)))
-    adapted.to(base.device)  # type: ignore[arg-type]
-    network = {
+    dims = [course.latent_dim for course in courses]
+    return _with_network_of(base, dims, embeddings, frames, subspace)
+
+
+@torch.no_grad()
+def of_dataset(model: CellMNNModel, row: int, subspace: Subspace | None = None) -> CellMNNModel:
+    """What a model of many data sets says of one of them, as a model of that one.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+    row : int
+        In its table.
+    subspace : Subspace, optional
+        The map from the genes of the data set to its states, to be stored with the model.
+    """
+    embedding = model.dataset_embeddings.weight[row] if model.config.dataset_embed_dim else None
+    frame = model.frame_state(row) if model.config.frame else None
+    return _with_network_of(model, [int(model.dataset_dims[row])], [embedding], [frame], subspace)
+
+
+@torch.no_grad()
+def extended(base: CellMNNModel, tuned: CellMNNModel) -> CellMNNModel:
+    """The base with the data sets of another model in its table, and with that one's network.
+
+    Parameters
+    ----------
+    base : CellMNNModel
+        Its rows stay as they are.
+    tuned : CellMNNModel
+        Of the same sizes; its rows come after those of the base.
+    """
+    grown, first = copy.deepcopy(base), base.config.num_datasets
+    added = tuned.config.num_datasets
+    most = max(base.config.num_frame_times, tuned.config.num_frame_times)
+    dims = [*base.dataset_dims.tolist(), *tuned.dataset_dims.tolist()]
+    grown.resize_dataset_embeddings(first + added, most)
+    grown.config = grown.config.replaced(dataset_dims=dims)
+    grown.dataset_dims.copy_(torch.tensor(dims))
+    grown.load_state_dict(_network(tuned), strict=False)
+    for row in range(added):
+        if base.config.dataset_embed_dim:
+            embedding = tuned.dataset_embeddings.weight[row]
+            grown.dataset_embeddings.weight[first + row] = embedding
+        if base.config.frame:
+            grown.set_frame_state(tuned.frame_state(row), first + row)
+    return grown.eval()
+
+
+def _network(model: CellMNNModel) -> dict[str, Tensor]:
+    """All that is not of particular data sets."""
+    return {
         name: value
-        for name, value in base.named_parameters()
-        if not name.startswith("dataset_embeddings")  # those are of the base's data sets
+        for name, value in model.named_parameters()
+        if not name.startswith("dataset_embeddings")
     }
-    adapted.load_state_dict(network, strict=False)
-    if config.dataset_embed_dim:
-        embedding = _embedding(base, [pad(one, (0, padding)) for one in snapshots], times, start)
-        adapted.dataset_embeddings.weight.copy_(embedding[None])
-    if config.frame:
-        adapted.set_frame_state(fit_frame(snapshots, times, latent_dim=config.latent_dim))
-    return adapted.eval()
+
+
+def _with_network_of(
+    base: CellMNNModel,
+    dims: list[int],
+    embeddings: Sequence[Tensor | None],
+    frames: Sequence[FrameState | None],
+    subspace: Subspace | None,
+) -> CellMNNModel:
+    """A model of other data sets."""
+    config = base.config
+    with torch.random.fork_rng():  # the weights are replaced at once
+        model = CellMNNModel(
+            config.replaced(
+                num_datasets=len(dims),
+                dataset_dims=dims,
+                num_frame_times=max(0 if one is None else len(one.times) for one in frames),
+                num_genes=0 if subspace is None else len(subspace.gene_mean),
+            )
+        )
+    if subspace is not None:
+        model.set_subspace(**vars(subspace.padded(config.latent_dim)))
+    model.to(base.device)  # type: ignore[arg-type]
+    model.load_state_dict(_network(base), strict=False)
+    for row, (embedding, frame) in enumerate(zip(embeddings, frames, strict=True)):
+        if embedding is not None:
+            model.dataset_embeddings.weight[row] = embedding
+        if frame is not None:
+            model.set_frame_state(frame, row)
+    return model.eval()
 
 
 def _embedding(
     base: CellMNNModel, snapshots: list[Tensor], times: Tensor, start: Start | int
-) -> Tensor:
+) -> Tensor | None:
+    if not base.config.dataset_embed_dim:
+        return None
     if start == "mean":
         return base.dataset_embeddings.weight.mean(0)
     if isinstance(start, (int, np.integer)):
@@ -90,4 +174,6 @@ def _embedding(
     seen = torch.cat(snapshots)  # z-scored, as the tasks of the training are
     spread, centre = torch.std_mean(seen, dim=0, correction=0)
     spread = torch.where(spread > 0, spread, 1.0)
-    return base.encode([[(one - centre) / spread for one in snapshots]], [times])[0]
+    padding = base.config.latent_dim - seen.shape[-1]
+    scaled = [pad((one - centre) / spread, (0, padding)) for one in snapshots]
+    return base.encode([scaled], [times])[0]

@@ -32,13 +32,13 @@ def preset_candidates(preset: EvaluatedPreset, *, frame: bool = False) -> list[C
     if preset not in get_args(EvaluatedPreset):
         raise InputError("preset", "default, paper or leaky", preset, "choose one of the three")
     candidates = [
-        Candidate(_fit_preset("default", frame), _ALL),
-        Candidate(_fit_preset("default", True, steps=0), {"untrained_two_sided": "two_sided"}),
+        Candidate(fit_preset("default", frame), _ALL),
+        Candidate(fit_preset("default", True, steps=0), {"untrained_two_sided": "two_sided"}),
     ]
     if preset in ("paper", "leaky"):
-        candidates.append(Candidate(_fit_preset("paper"), {"paper": "forward"}))
+        candidates.append(Candidate(fit_preset("paper"), {"paper": "forward"}))
     if preset == "leaky":
-        candidates.append(Candidate(_fit_preset("paper", leaky=True), {"paper_leaky": "forward"}))
+        candidates.append(Candidate(fit_preset("paper", leaky=True), {"paper_leaky": "forward"}))
     return candidates
 
 
@@ -51,9 +51,21 @@ def foundation_candidate(base: CellMNNModel) -> Candidate:
     return Candidate(fit, {"zero_shot": "two_sided", "zero_shot_same_size": "two_sided_same_size"})
 
 
-def _fit_preset(
+def fit_preset(
     preset: Preset, frame: bool = False, *, steps: int | None = None, leaky: bool = False
 ) -> Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]:
+    """A fit from scratch, as a function of (fold, seed).
+
+    Parameters
+    ----------
+    preset : {"default", "paper"}
+    frame : bool
+    steps : int, optional
+        In place of the preset's.
+    leaky : bool
+        Whether to stop on the held-out W1, as published.
+    """
+
     def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
         def held_out_w1(model: CellMNNModel, time_scale: TimeScale) -> float:
             predicted = interpolate(model, fold.around, fold.time, time_scale, two_sided=False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,9 +21,11 @@ from .console import (
     Symbols,
     TimeKey,
     UseRep,
+    Verdict,
     plain_errors,
-    print_table,
+    print_evaluation,
     read_file,
+    read_named,
     read_symbols,
     silence_transformers,
     with_folder,
@@ -32,9 +33,7 @@ from .console import (
 from .subspace_commands import subspace_app
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluation
-
-BASE = "cellmnn-base"
+    pass
 
 # heavy modules are imported inside the commands: --help must answer at once
 
@@ -65,9 +64,10 @@ def fit(
         int | None, typer.Option(help="Training steps; the preset's if absent.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and cells drawn.")] = 0,
+    verdict: Verdict = True,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a model to a time course.
+    """Fit a model to a time course, from scratch.
 
     Stopped or killed, the same command goes on from the last saved state.
     """
@@ -92,6 +92,7 @@ def fit(
             preset=preset,
             steps=steps,
             seed=seed,
+            verdict=verdict,
             folder=output,
             progress=not quiet,
         )
@@ -104,12 +105,88 @@ def fit(
                     f"{len(pipeline.panel)} variables, {dims} dimensions, "
                     f"{len(record.losses)} steps in {record.seconds:.1f} s"
                 )
+                if record.verdict is not None:
+                    typer.echo(record.verdict["sentence"])
+
+
+@app.command()
+def finetune(
+    base: Base,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.h5ad...", help="Time courses, learned jointly.")
+    ],
+    time_key: TimeKey,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
+    mode: Annotated[
+        Literal["full", "embedding", "lora"],
+        typer.Option(help="Change all, the new embedding alone, or the network at low rank."),
+    ] = "full",
+    steps: Annotated[int | None, typer.Option(help="Training steps; 50 if absent.")] = None,
+    start: Annotated[
+        str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
+    ] = "encoder",
+    anchor: Annotated[
+        float | None, typer.Option(help="How much the base counts; the measured weight if absent.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Of each data set, in order; that in the file or the file's if absent."),
+    ] = None,
+    use_rep: UseRep = None,
+    layer: Layer = None,
+    symbols: Symbols = None,
+    on_duplicates: OnDuplicatesOption = "error",
+    backed: Backed = False,
+    seed: Annotated[int, typer.Option(help="Of cells and snapshots drawn.")] = 0,
+    verdict: Verdict = True,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a pretrained model on one time course, or on several jointly.
+
+    Stopped or killed, the same command goes on from the last saved state.
+    """
+    with plain_errors("interrupted: the same command goes on from the last saved state"):
+        adatas = read_named(files, name, backed=backed)
+        from accelerate import PartialState
+
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        only = next(iter(adatas)) if len(adatas) == 1 else None
+        tuned = CellMNNPipeline.from_pretrained(base).fit(
+            adatas if only is None else adatas[only],
+            time_key=time_key,
+            use_rep=use_rep,
+            layer=layer,
+            symbols=read_symbols(symbols),
+            on_duplicates=on_duplicates,
+            mode=mode,
+            steps=steps,
+            start=start,
+            anchor=anchor,
+            name=only,
+            seed=seed,
+            verdict=verdict,
+            folder=output,
+            progress=not quiet,
+        )
+        if PartialState().is_main_process:
+            tuned.save_pretrained(output)
+            if not quiet:
+                for one in adatas:
+                    record = (tuned if only else tuned.of_dataset(one)).record
+                    typer.echo(
+                        f"{output}: {one}, {sum(record.cells)} cells at {len(record.times)} times, "
+                        f"{len(record.losses)} steps in {record.seconds:.1f} s"
+                    )
+                    if record.verdict is not None:
+                        typer.echo(record.verdict["sentence"])
 
 
 @app.command()
 def interpolate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder of a fitted model, or cellmnn-base.")
+        str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")
     ],
     file: File,
     at: Annotated[float, typer.Option(help="Time to predict, in the unit of the time course.")],
@@ -273,7 +350,7 @@ def evaluate(
             seeds=seeds,
             progress=not quiet,
         )
-        _print_evaluation(file.stem, evaluation)
+        print_evaluation(file.stem, evaluation)
         if json_file is not None:
             with_folder(json_file).write_text(
                 json.dumps({"file": file.name, **evaluation.to_dict()}, indent=1)
@@ -303,108 +380,15 @@ def demo(
     truth is known, and follow cells of a data set that cellmnn-base knows.
     """
     with plain_errors():
+        from .demo import demo_base, demo_file, demo_known_systems
+
         output.mkdir(parents=True, exist_ok=True)
         if file is None:
-            _demo_known_systems(output, seeds, progress=not quiet)
-            _demo_base(output)
+            demo_known_systems(output, seeds, progress=not quiet)
+            demo_base(output)
         else:
-            _demo_file(file, time_key, output, seeds, progress=not quiet)
+            demo_file(file, time_key, output, seeds, progress=not quiet)
         typer.echo(f"tables and figures: {output}")
-
-
-def _demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
-    from .plotting import plot_interpolation, plot_velocity_field
-    from .synthetic import KNOWN_SYSTEMS, recover
-
-    rows = []
-    for system in KNOWN_SYSTEMS.values():
-        for seed in range(seeds):
-            found = recover(system, seed=seed, progress=progress)
-            rows.append(
-                {
-                    "system": system.name,
-                    "seed": seed,
-                    "velocity_error": found.velocity_error,
-                    "w1": found.w1,
-                    "floor": found.floor,
-                    "ratio_to_floor": found.w1 / found.floor,
-                    "seconds": found.trained.seconds,
-                }
-            )
-            if seed:
-                continue
-            truth = found.course.snapshots[system.held_out]
-            time = system.times[system.held_out]
-            plot_interpolation(found.course, time, found.predicted.states, truth).savefig(
-                output / f"{system.name}_snapshot.png", dpi=150
-            )
-            plot_velocity_field(
-                found.trained.model, found.course, found.trained.time_scale
-            ).savefig(output / f"{system.name}_velocity.png", dpi=150)
-    (output / "known_systems.json").write_text(json.dumps(rows, indent=1))
-    print_table(
-        "known systems: a held-out snapshot against the truth",
-        rows,
-        {
-            "system": str,
-            "seed": str,
-            "velocity_error": "{:.1%}".format,
-            "w1": "{:.4f}".format,
-            "floor": "{:.4f}".format,
-            "ratio_to_floor": "{:.2f}".format,
-            "seconds": "{:.1f}".format,
-        },
-    )
-
-
-def _demo_base(output: Path) -> None:
-    from .pipeline import CellMNNPipeline
-    from .plotting import plot_trajectories
-
-    silence_transformers()
-    found = CellMNNPipeline.from_pretrained(BASE).trajectory("hesc_endoderm")
-    found.write_h5ad(output / "hesc_endoderm_trajectory.h5ad")
-    plot_trajectories(found).savefig(output / "hesc_endoderm_trajectory.png", dpi=150)
-
-
-def _demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
-    from .pipeline import CellMNNPipeline
-    from .plotting import plot_evaluation, plot_interpolation, plot_losses, plot_velocity_field
-
-    adata = read_file(file)
-    silence_transformers()
-    pipeline = CellMNNPipeline().fit(adata, time_key=time_key, progress=progress)
-    pipeline.save_pretrained(output / "model")
-    course, record = pipeline.time_course(adata), pipeline.record
-    halfway = float(course.times[:2].mean())
-    predicted = pipeline.interpolate(adata, halfway)
-    predicted.write_h5ad(output / "interpolated.h5ad")
-    base = CellMNNPipeline.from_pretrained(BASE)
-    evaluation = base.evaluate(adata, time_key=time_key, seeds=seeds, progress=progress)
-    (output / "evaluation.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
-    figures = {
-        "interpolation": plot_interpolation(course, halfway, predicted.obsm["X_cellmnn"]),
-        "velocity": plot_velocity_field(pipeline.model, course, record.time_scale),
-        "training": plot_losses(record.losses),
-        "evaluation": plot_evaluation(evaluation),
-    }
-    for name, figure in figures.items():
-        figure.savefig(output / f"{name}.png", dpi=150)
-    _print_evaluation(file.stem, evaluation)
-
-
-def _print_evaluation(name: str, evaluation: Evaluation) -> None:
-    settings = evaluation.settings
-    rows = [{"method": method, **row} for method, row in evaluation.summary.items()]
-    title = f"{name}: held-out W1, {settings['n_dims']} dimensions, {settings['protocol']}"
-    columns: dict[str, Callable[[Any], str]] = {
-        "method": str,
-        "w1_mean": "{:.3f}".format,
-        "w1_sd": lambda spread: "" if spread is None else f"{spread:.3f}",
-        "ratio_to_ot_interpolate": "{:.3f}".format,
-        "seconds": "{:.2f}".format,
-    }
-    print_table(title, rows, columns)
 
 
 if __name__ == "__main__":  # for launchers: accelerate launch -m cellmnn_fm.cli

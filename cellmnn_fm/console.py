@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from anndata import AnnData
+
+    from .evaluation import Evaluation
 
 # heavy modules are imported inside the functions: --help must answer at once
 
 # packages of optional dependencies
-_EXTRAS = {"ot": "eval", "matplotlib": "plot", "datasets": "train"}
+_EXTRAS = {"matplotlib": "plot", "datasets": "train", "peft": "train"}
 
 File = Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="AnnData time course.")]
 TimeKey = Annotated[str, typer.Option(help="Column of obs with the time of each cell.")]
@@ -54,6 +57,14 @@ Backed = Annotated[
 Base = Annotated[
     str, typer.Argument(metavar="BASE", help="A pretrained model: cellmnn-base, or a folder.")
 ]
+Verdict = Annotated[
+    bool,
+    typer.Option(
+        "--verdict/--no-verdict",
+        help="Say at the end whether predictions of left-out times beat OT-Interpolate; one more "
+        "fit for each of them.",
+    ),
+]
 Frame = Annotated[bool, typer.Option(help="Work in the Gaussian frame of the snapshots.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notices.")]
 
@@ -77,6 +88,24 @@ def read_file(file: Path, *, backed: bool = False) -> AnnData:
         ) from error
 
 
+def read_named(
+    files: list[Path], names: list[str] | None = None, *, backed: bool = False
+) -> dict[str, AnnData]:
+    """The AnnData in several files, by their names: as given, in the file, or of the file."""
+    from .errors import InputError
+
+    if names is not None and len(names) != len(files):
+        raise InputError("names", f"{len(files)}, one for each file", len(names), "give as many")
+    found: dict[str, AnnData] = {}
+    for at, file in enumerate(files):
+        adata = read_file(file, backed=backed)
+        name = names[at] if names else str(adata.uns.get("name", file.stem))
+        if name in found:
+            raise InputError("names of data sets", "different ones", f"{name} twice", "name them")
+        found[name] = adata
+    return found
+
+
 def read_symbols(symbols: str | None) -> str | dict[str, str] | None:
     """The name of a column as it is, and the table in a file."""
     if symbols is None or not Path(symbols).is_file():
@@ -96,6 +125,29 @@ def with_folder(path: Path) -> Path:
     """The same path, in a folder that is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def start_tracker(accelerator: Accelerator, tracker: str | None, settings: dict[str, Any]) -> None:
+    """Start the experiment tracker that was asked for, with settings by section and name.
+
+    Raises
+    ------
+    InputError
+        If it is not installed, which accelerate passes over.
+    """
+    if tracker is None:
+        return
+    if not accelerator.log_with:
+        from .errors import InputError
+
+        raise InputError(
+            "tracker", f"{tracker} installed", "no such package", f"pip install {tracker}"
+        )
+    flat = {}
+    for section, values in settings.items():
+        for name, value in (values if isinstance(values, dict) else {"": values}).items():
+            flat[f"{section}.{name}".rstrip(".")] = str(value)
+    accelerator.init_trackers("cellmnn_fm", config=flat)
 
 
 def silence_transformers() -> None:
@@ -153,3 +205,18 @@ def print_table(
     for row in rows:
         table.add_row(*(render(row[name]) for name, render in columns.items()))
     Console().print(table)
+
+
+def print_evaluation(name: str, evaluation: Evaluation) -> None:
+    """Print the table of an evaluation."""
+    settings = evaluation.settings
+    rows = [{"method": method, **row} for method, row in evaluation.summary.items()]
+    title = f"{name}: held-out W1, {settings['n_dims']} dimensions, {settings['protocol']}"
+    columns: dict[str, Callable[[Any], str]] = {
+        "method": str,
+        "w1_mean": "{:.3f}".format,
+        "w1_sd": lambda spread: "" if spread is None else f"{spread:.3f}",
+        "ratio_to_ot_interpolate": "{:.3f}".format,
+        "seconds": "{:.2f}".format,
+    }
+    print_table(title, rows, columns)

@@ -62,24 +62,18 @@ class CorpusEntry:
 
 
 class CorpusSet:
-    """The snapshots of one data set, read from the memory-mapped file when they are asked for.
+    """The snapshots of one data set.
 
     Parameters
     ----------
     entry : CorpusEntry
-    table : Dataset
-        One row for each cell, with its latent state "z".
+    states : (cells, latent_dim)
+        All cells, ordered by time; may be a view of a file that is not in memory until it is read.
     """
 
-    def __init__(self, entry: CorpusEntry, table: Dataset):
-        self.entry, self.table = entry, table
+    def __init__(self, entry: CorpusEntry, states: NDArray[np.float32]):
+        self.entry, self.states = entry, states
         self._starts = np.concatenate([[0], np.cumsum(entry.cells)])
-
-    @cached_property
-    def states(self) -> NDArray[np.float32]:
-        """All cells (cells, latent_dim): a view of the file, not in memory until it is read."""
-        (batch,) = self.table.data.column("z").chunks
-        return batch.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
 
     def draw(self, index: int, most: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """At most `most` cells of a snapshot, drawn without replacement, (cells, latent_dim)."""
@@ -92,6 +86,31 @@ class CorpusSet:
         everything = self.states[:, : self.entry.num_dims]
         snapshots = np.split(everything, self._starts[1:-1])
         return TimeCourse(snapshots, np.array(self.entry.times))
+
+
+class CoursesInMemory:
+    """A few time courses in one latent space, to draw tasks from, without a file.
+
+    Parameters
+    ----------
+    courses : mapping of TimeCourse
+        By name, each with at most `latent_dim` dimensions.
+    latent_dim : int
+    """
+
+    def __init__(self, courses: Mapping[str, TimeCourse], latent_dim: int):
+        self.latent_dim = latent_dim
+        self.entries = {name: _entry(name, course) for name, course in courses.items()}
+        self._sets = {
+            name: CorpusSet(self.entries[name], _padded(course, latent_dim))
+            for name, course in courses.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, name: str) -> CorpusSet:
+        return self._sets[name]
 
 
 class Corpus:
@@ -180,10 +199,9 @@ class Corpus:
             if name not in self.entries:
                 known = listed(self.entries)
                 raise InputError("data set", f"one of {known}", name, "choose one of those")
-            from datasets import Dataset
-
-            table = Dataset.from_file(str(self._set_folder(name) / _STATES_FILE))
-            self._open[name] = CorpusSet(self.entries[name], table)
+            (batch,) = self._table(name).data.column("z").chunks
+            states = batch.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
+            self._open[name] = CorpusSet(self.entries[name], states)
         return self._open[name]
 
     @cached_property
@@ -261,21 +279,18 @@ class Corpus:
             raise InputError(
                 name, f"at most {self.latent_dim} dimensions", course.latent_dim, "drop some"
             )
-        padding = self.latent_dim - course.latent_dim
-        states = np.pad(np.concatenate(course.snapshots), ((0, 0), (0, padding)))
         features = Features({"z": List(Value("float32"), length=self.latent_dim)})
+        states = {"z": _padded(course, self.latent_dim)}
         folder = self._set_folder(name)
         shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
-        _write_states(Dataset.from_dict({"z": states}, features=features), folder)
+        _write_states(Dataset.from_dict(states, features=features), folder)
         if space is not None:
             padded = space.subspace.padded(self.latent_dim)
             save_file(dict(vars(padded)), folder / "subspace.safetensors")
             space.panel.save(folder / "gene_panel.json")
-        self.entries[name] = CorpusEntry(
-            name=name,
-            times=course.times.tolist(),
-            cells=[len(snapshot) for snapshot in course.snapshots],
-            num_dims=course.latent_dim,
+        self.entries[name] = _entry(
+            name,
+            course,
             overlaps=list(overlaps),
             synthetic=synthetic,
             provenance=dict(provenance or {}),
@@ -299,7 +314,7 @@ class Corpus:
         (folder / "data").mkdir(parents=True, exist_ok=True)
         configs = []
         for name in self.entries:
-            self[name].table.to_parquet(folder / "data" / f"{_file_name(name)}.parquet")
+            self._table(name).to_parquet(folder / "data" / f"{_file_name(name)}.parquet")
             configs += [f"- config_name: {name}", f"  data_files: data/{_file_name(name)}.parquet"]
             ignored = shutil.ignore_patterns(_STATES_FILE)
             target = folder / "sets" / _file_name(name)
@@ -354,6 +369,11 @@ class Corpus:
         found = snapshot_download(repo_id, repo_type="dataset", revision=revision, token=token)
         return cls.from_parquet(found, folder)
 
+    def _table(self, name: str) -> Dataset:
+        from datasets import Dataset
+
+        return Dataset.from_file(str(self._set_folder(name) / _STATES_FILE))
+
     def _set_folder(self, name: str) -> Path:
         return self.folder / "sets" / _file_name(name)
 
@@ -378,6 +398,17 @@ def group_overlapping(overlaps: Mapping[str, Iterable[str]]) -> dict[str, str]:
                 first = next(one for one in overlaps if group[one] in merged)
                 group = {one: group[first] if of in merged else of for one, of in group.items()}
     return group
+
+
+def _entry(name: str, course: TimeCourse, **others: Any) -> CorpusEntry:
+    cells = [len(snapshot) for snapshot in course.snapshots]
+    return CorpusEntry(name, course.times.tolist(), cells, course.latent_dim, **others)
+
+
+def _padded(course: TimeCourse, latent_dim: int) -> NDArray[np.float32]:
+    """All cells, ordered by time, (cells, latent_dim)."""
+    padding = latent_dim - course.latent_dim
+    return np.pad(np.concatenate(course.snapshots), ((0, 0), (0, padding)))
 
 
 def _file_name(name: str) -> str:

@@ -15,8 +15,9 @@ from rich.progress import Progress
 from .errors import InputError
 from .latent_space import LatentSpace, SpaceOptions
 from .members import seen_only
+from .metrics import half_split_floor, ot_interpolate, wasserstein1
 from .modeling_cellmnn import CellMNNModel
-from .reading import read_source, read_times
+from .reading import Source, read_source, read_times
 from .subspace import Subspace
 from .time_course import TimeCourse, TimeScale
 from .trajectories import interpolate
@@ -29,76 +30,6 @@ Prediction = Literal["forward", "two_sided", "two_sided_same_size"]
 
 MIN_HELD_OUT_CELLS = 15
 MAX_CELLS = 1000
-
-
-def wasserstein1(
-    x: NDArray,
-    y: NDArray,
-    x_weights: NDArray | None = None,
-    y_weights: NDArray | None = None,
-) -> float:
-    """Exact 1-Wasserstein distance between two snapshots, Euclidean.
-
-    Parameters
-    ----------
-    x, y : (cells, dims)
-    x_weights, y_weights : (cells,), optional
-        Only their proportions matter; equal by default.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> x = np.random.default_rng(0).normal(size=(10, 2))
-    >>> round(wasserstein1(x, x + [3, 4]), 4)
-    5.0
-    """
-    import ot
-
-    masses = [
-        np.full(len(cells), 1 / len(cells)) if weights is None else weights / weights.sum()
-        for cells, weights in ((x, x_weights), (y, y_weights))
-    ]
-    cost = ot.dist(x.astype(np.float64), y.astype(np.float64), metric="euclidean")
-    return float(ot.emd2(*masses, cost, numItermax=10_000_000))
-
-
-def ot_interpolate(
-    earlier: NDArray, later: NDArray, share: float, rng: np.random.Generator
-) -> NDArray:
-    """OT-Interpolate: every earlier cell goes a `share` of the way to its transport partner.
-
-    Parameters
-    ----------
-    earlier, later : (cells, dims)
-    share : float
-        0 is the earlier time, 1 the later, linear in real time.
-    rng : numpy.random.Generator
-        Draws one partner where the exact plan splits a cell.
-    """
-    import ot
-
-    cost = ot.dist(earlier.astype(np.float64), later.astype(np.float64))
-    plan = ot.emd(ot.unif(len(earlier)), ot.unif(len(later)), cost, numItermax=10_000_000)
-    cumulative = plan.cumsum(axis=1)
-    level = rng.random((len(earlier), 1)) * cumulative[:, -1:]
-    partner = (cumulative < level).sum(axis=1)
-    return (1 - share) * earlier + share * later[partner]
-
-
-def half_split_floor(snapshot: NDArray, rng: np.random.Generator) -> float:
-    """W1 between random halves: what sampling alone costs, overstated for few cells."""
-    order = rng.permutation(len(snapshot))
-    half = len(snapshot) // 2
-    return wasserstein1(snapshot[order[:half]], snapshot[order[half : 2 * half]])
-
-
-def with_interval(values: Sequence[float]) -> str:
-    """Mean over data sets with a 95 % bootstrap interval, as tables have it."""
-    from scipy.stats import bootstrap
-
-    found = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0))
-    low, high = found.confidence_interval
-    return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"
 
 
 @dataclass(frozen=True)
@@ -277,12 +208,10 @@ def evaluate(
     source = read_source(adata, use_rep, layer)
     cell_times = read_times(adata, time_key)
     options = options or SpaceOptions()
-    name = str(adata.uns.get("name", ""))
-    times, counts = np.unique(cell_times, return_counts=True)
-    inner = zip(times[1:-1], counts[1:-1], strict=True)
-    able = [at for at, cells in inner if cells >= MIN_HELD_OUT_CELLS]
+    able = held_out_times(cell_times)
     held_out = able if held_out is None else [at for at in able if at in held_out]
     if not held_out:
+        times, counts = np.unique(cell_times, return_counts=True)
         found = ", ".join(f"{n} at {at:g}" for at, n in zip(times, counts, strict=True))
         raise InputError(
             "held-out times",
@@ -290,20 +219,27 @@ def evaluate(
             f"cells: {found}",
             "an evaluation needs 3 or more times",
         )
+    name = str(adata.uns.get("name", ""))
     scores: list[Score] = []
+    dims = [n_dims, 0]
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("evaluating", total=len(held_out) * seeds)
         for at in held_out:
-            seen = cell_times != at if protocol == "strict" else np.full(len(cell_times), True)
             fold_options = options
             if protocol == "strict":
-                fold_options = seen_only(source, name, seen, options)
-            latent_dim = n_dims if options.mode == "own" else None
-            space = LatentSpace.fit(source, cell_times, fold_options, n_dims=latent_dim, rows=seen)
-            states, _ = space.project(source, options.genes)
-            scored_in = _components(space, states[seen], n_dims)
+                fold_options = seen_only(source, name, cell_times != at, options)
+            fold_of = held_out_fold(
+                source,
+                cell_times,
+                at,
+                fold_options,
+                latent_dim=n_dims if options.mode == "own" else None,
+                n_dims=n_dims,
+                protocol=protocol,
+            )
             for seed in range(seeds):
-                fold = _make_fold(states, cell_times, at, seed, scored_in)
+                fold = fold_of(seed)
+                dims = [fold.scored_in(fold.truth[:1]).shape[1], fold.truth.shape[1]]
                 scores += _baselines(fold, seed)
                 for candidate in candidates:
                     scores += _candidate_scores(candidate, fold, seed)
@@ -311,9 +247,9 @@ def evaluate(
     settings = {
         "time_key": time_key,
         "cells": len(cell_times),
-        "times": times.tolist(),
-        "n_dims": scored_in(states[:1]).shape[1],
-        "latent_dim": states.shape[1],
+        "times": np.unique(cell_times).tolist(),
+        "n_dims": dims[0],
+        "latent_dim": dims[1],
         "subspace_mode": options.mode,
         "protocol": protocol,
         "seeds": seeds,
@@ -321,10 +257,49 @@ def evaluate(
     return Evaluation(settings, scores)
 
 
+def held_out_times(cell_times: NDArray) -> list[float]:
+    """Times between two others with enough cells to compare a prediction with."""
+    times, counts = np.unique(cell_times, return_counts=True)
+    inner = zip(times[1:-1], counts[1:-1], strict=True)
+    return [float(at) for at, cells in inner if cells >= MIN_HELD_OUT_CELLS]
+
+
+def held_out_fold(
+    source: Source,
+    cell_times: NDArray,
+    at: float,
+    options: SpaceOptions,
+    *,
+    latent_dim: int | None,
+    n_dims: int,
+    protocol: Protocol = "strict",
+) -> Callable[[int], Fold]:
+    """What a fit may see when one time is left out, as a function of the seed.
+
+    Parameters
+    ----------
+    source : Source
+    cell_times : (cells,)
+    at : float
+        The time that is left out.
+    options : SpaceOptions
+    latent_dim : int, optional
+        Of the fit, as for :meth:`LatentSpace.fit`.
+    n_dims : int
+        W1 is taken in so many leading components.
+    protocol : {"strict", "published"}
+    """
+    seen = cell_times != at if protocol == "strict" else np.full(len(cell_times), True)
+    space = LatentSpace.fit(source, cell_times, options, n_dims=latent_dim, rows=seen)
+    states, _ = space.project(source, options.genes)
+    scored_in = _components(space, states[seen], n_dims)
+    return lambda seed: _make_fold(states, cell_times, at, seed, scored_in)
+
+
 def _components(space: LatentSpace, states: NDArray, n_dims: int) -> Callable[[NDArray], NDArray]:
     """From latent states to z-scored principal components of the expression they stand for."""
     if space.mode == "own":
-        return lambda z: z
+        return lambda z: z[:, :n_dims]
     if space.mode == "aligned":
         return lambda z: space.subspace.own_scores(z)[:, :n_dims]
     # distances of expression are those of Rz where D = QR

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from .corpus import CorpusEntry
 from .gene_panel import Coverage
 from .latent_space import GeneOptions, SubspaceMode
 from .time_course import TimeScale
@@ -36,6 +38,13 @@ class FitRecord:
         Parts of the loss at every step.
     seconds : float
         Of the training.
+    name : str
+        Of the data set.
+    base : dict, optional
+        Of a fine-tuned model: "name", "revision" on the Hub and "sha256" of the weights that it
+        started from.
+    verdict : dict, optional
+        How its predictions of left-out snapshots compare; see :class:`cellmnn_fm.verdict.Verdict`.
     """
 
     time_key: str
@@ -50,6 +59,9 @@ class FitRecord:
     settings: dict
     losses: list[dict[str, float]]
     seconds: float
+    name: str = ""
+    base: dict[str, str | None] | None = None
+    verdict: dict[str, Any] | None = None
 
     def save(self, file: Path) -> None:
         """Write the record to a JSON file."""
@@ -58,8 +70,32 @@ class FitRecord:
     @classmethod
     def load(cls, file: Path) -> FitRecord:
         """Read a record from a JSON file."""
-        content = json.loads(file.read_text())
+        return cls.from_dict(json.loads(file.read_text()))
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> FitRecord:
+        """The record that `asdict` made a dictionary of."""
+        content = dict(content)
         content["gene_options"] = GeneOptions(**content["gene_options"])
         content["coverage"] = Coverage(**content["coverage"])
         content["time_scale"] = TimeScale(**content["time_scale"])
         return cls(**content)
+
+    @classmethod
+    def of_entry(cls, entry: CorpusEntry, subspace_mode: SubspaceMode, num_genes: int) -> FitRecord:
+        """What is known of a data set of a corpus."""
+        return cls(
+            time_key="time",
+            use_rep=None,
+            layer=None,
+            subspace_mode=subspace_mode,
+            gene_options=GeneOptions(on_duplicates="mean"),
+            coverage=Coverage(num_genes, num_genes, num_genes),
+            time_scale=TimeScale.of(entry.times),
+            times=entry.times,
+            cells=entry.cells,
+            settings={},
+            losses=[],
+            seconds=0.0,
+            name=entry.name,
+        )

@@ -11,7 +11,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from .corpus import Corpus, CorpusEntry
-from .errors import InputError
+from .errors import InputError, listed
+from .fit_record import FitRecord
 from .gene_panel import GenePanel
 from .latent_space import SubspaceMode
 from .modeling_cellmnn import CellMNNModel
@@ -20,13 +21,13 @@ from .subspace import Subspace
 from .time_course import TimeScale
 
 FOUNDATION_FILE = "foundation.json"
-_GENES_FILE = "gene_panel.json"
+GENES_FILE = "gene_panel.json"
 _SUBSPACES_FILE = "datasets.safetensors"
 
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A data set that a model was pretrained on, without its cells.
+    """A data set that a model was trained on, without its cells.
 
     Attributes
     ----------
@@ -36,12 +37,15 @@ class KnownDataset:
     panel : GenePanel, optional
     subspace : Subspace, optional
         Its genes and their map to latent states; None for coordinates without genes.
+    record : FitRecord, optional
+        Of a data set that the model was fine-tuned on.
     """
 
     row: int
     entry: CorpusEntry
     panel: GenePanel | None
     subspace: Subspace | None
+    record: FitRecord | None = None
 
     @property
     def time_scale(self) -> TimeScale:
@@ -78,9 +82,71 @@ class Foundation:
             If there is none; names those that are.
         """
         if name not in self.datasets:
-            known = ", ".join(self.datasets)
+            known = listed(self.datasets, len(self.datasets))
             raise InputError("data set", f"one of {known}", name, "choose one of those")
         return self.datasets[name]
+
+    @classmethod
+    def of_corpus(cls, corpus: Corpus, record: dict[str, Any]) -> Foundation:
+        """That of a model that was trained on a corpus.
+
+        Data sets that the run left out, by the groups in `record["leave_out"]`, are not named, nor
+        is anything of them kept; synthetic ones neither.
+        """
+        left_out, groups = set(record.get("leave_out", [])), corpus.groups
+        datasets = {}
+        for row, (name, entry) in enumerate(corpus.entries.items()):
+            if groups[name] not in left_out and not entry.synthetic:
+                panel, subspace = corpus.subspace(name) or (None, None)
+                datasets[name] = KnownDataset(row, entry, panel, subspace)
+        return cls(corpus.subspace_mode, corpus.shared, datasets, record)
+
+    def save(self, folder: Path, model: CellMNNModel) -> None:
+        """Save the model with all that a query needs."""
+        model.save_pretrained(folder)
+        self.shared.panel.save(folder / GENES_FILE)
+        arrays, entries, panels, records = {}, [], [], {}
+        for name, known in self.datasets.items():
+            entries.append({"row": known.row, **asdict(known.entry)})
+            panels.append(None if known.panel is None else asdict(known.panel))
+            if known.subspace is not None:
+                for part, values in vars(known.subspace).items():
+                    arrays[f"{known.row}.{part}"] = values
+            if known.record is not None:
+                records[name] = asdict(known.record)
+        save_file(arrays, folder / _SUBSPACES_FILE)
+        content = {
+            "subspace_mode": self.subspace_mode,
+            "datasets": entries,
+            "panels": panels,
+            "record": self.record,
+        }
+        if records:
+            content["fine_tuned"] = records
+        (folder / FOUNDATION_FILE).write_text(json.dumps(content))
+
+    @classmethod
+    def load(cls, folder: Path, model: CellMNNModel) -> Foundation:
+        """What :meth:`save` wrote beside the model."""
+        content = json.loads((folder / FOUNDATION_FILE).read_text())
+        arrays = load_file(folder / _SUBSPACES_FILE)
+        records = content.get("fine_tuned", {})
+        datasets = {}
+        for one, panel in zip(content["datasets"], content["panels"], strict=True):
+            row, name, genes, subspace = one.pop("row"), one["name"], None, None
+            if panel is not None:
+                genes = GenePanel(tuple(panel["names"]), tuple(panel["symbols"]))
+                parts = [arrays[f"{row}.{part}"] for part in Subspace.__dataclass_fields__]
+                subspace = Subspace(*parts)
+            record = FitRecord.from_dict(records[name]) if name in records else None
+            datasets[name] = KnownDataset(row, CorpusEntry(**one), genes, subspace, record)
+        shared = SharedSubspace(
+            GenePanel.load(folder / GENES_FILE),
+            model.get_buffer("loadings").cpu().numpy(),
+            float(model.get_buffer("noise_variance")[0]),
+            {},
+        )
+        return cls(content["subspace_mode"], shared, datasets, content["record"])
 
 
 def save_foundation(
@@ -93,9 +159,8 @@ def save_foundation(
     folder : Path
     model : CellMNNModel
     corpus : Corpus
-        Data sets that the run left out are not named, nor is anything of them saved.
     record : dict
-        How it was trained; "leave_out" lists groups.
+        How it was trained, see :meth:`Foundation.of_corpus`.
     """
     shared = corpus.shared
     saved = CellMNNModel(model.config.replaced(num_genes=len(shared.panel)))
@@ -104,45 +169,4 @@ def save_foundation(
         loadings=shared.loadings,
         noise_variance=np.full(len(shared.panel), shared.noise_variance),
     )
-    saved.save_pretrained(folder)
-    shared.panel.save(folder / _GENES_FILE)
-    left_out, groups = set(record.get("leave_out", [])), corpus.groups
-    arrays, entries, panels = {}, [], []
-    for row, (name, entry) in enumerate(corpus.entries.items()):
-        if groups[name] in left_out or entry.synthetic:
-            continue
-        entries.append({"row": row, **asdict(entry)})
-        known = corpus.subspace(name)
-        panels.append(None if known is None else asdict(known[0]))
-        if known is not None:
-            for part, values in vars(known[1]).items():
-                arrays[f"{row}.{part}"] = values
-    save_file(arrays, folder / _SUBSPACES_FILE)
-    content = {
-        "subspace_mode": corpus.subspace_mode,
-        "datasets": entries,
-        "panels": panels,
-        "record": record,
-    }
-    (folder / FOUNDATION_FILE).write_text(json.dumps(content))
-
-
-def load_foundation(folder: Path, model: CellMNNModel) -> Foundation:
-    """What :func:`save_foundation` saved beside the model."""
-    content = json.loads((folder / FOUNDATION_FILE).read_text())
-    arrays = load_file(folder / _SUBSPACES_FILE)
-    datasets = {}
-    for one, panel in zip(content["datasets"], content["panels"], strict=True):
-        row, genes, subspace = one.pop("row"), None, None
-        if panel is not None:
-            genes = GenePanel(tuple(panel["names"]), tuple(panel["symbols"]))
-            parts = [arrays[f"{row}.{name}"] for name in Subspace.__dataclass_fields__]
-            subspace = Subspace(*parts)
-        datasets[one["name"]] = KnownDataset(row, CorpusEntry(**one), genes, subspace)
-    shared = SharedSubspace(
-        GenePanel.load(folder / _GENES_FILE),
-        model.get_buffer("loadings").cpu().numpy(),
-        float(model.get_buffer("noise_variance")[0]),
-        {},
-    )
-    return Foundation(content["subspace_mode"], shared, datasets, content["record"])
+    Foundation.of_corpus(corpus, record).save(folder, saved)

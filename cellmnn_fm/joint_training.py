@@ -20,7 +20,7 @@ from .errors import InputError, listed
 from .gaussian_frame import FrameState, fit_frame, stack_frames
 from .losses import energy_distance, invertibility_penalty, kinetic_energy
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
-from .optimisation import Optimised, optimise
+from .optimisation import LossesOf, Optimised, optimise
 from .recipes import TrainingConfig
 from .sampling import SamplingConfig, Task, TaskSampler, held_out_able
 from .time_course import TimeScale
@@ -82,15 +82,19 @@ class HeldOutStep(nn.Module):
     ----------
     model : CellMNNModel
     training : TrainingConfig
+    from_table : bool
+        Whether all tasks use the embedding in the table, so that none has to be inferred.
     """
 
-    def __init__(self, model: CellMNNModel, training: TrainingConfig):
+    def __init__(self, model: CellMNNModel, training: TrainingConfig, *, from_table: bool = False):
         super().__init__()
-        self.model, self.training_config = model, training
+        self.model, self.training_config, self.from_table = model, training, from_table
 
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
         """Parts of the loss, each with its weight."""
-        states, weights, output, frame = predict_targets(self.model, batch)
+        states, weights, output, frame = predict_targets(
+            self.model, batch, from_table=self.from_table
+        )
         with torch.autocast(states.device.type, enabled=False):
             return self._losses(batch, states, weights, output, frame)
 
@@ -122,7 +126,7 @@ class HeldOutStep(nn.Module):
 
 
 def predict_targets(
-    model: CellMNNModel, batch: TaskBatch
+    model: CellMNNModel, batch: TaskBatch, *, from_table: bool = False
 ) -> tuple[Tensor, Tensor, CellMNNOutput, FrameState]:
     """Predicted cells (tasks, 2 cells, latent_dim) of the held-out snapshots, and their weights.
 
@@ -139,7 +143,7 @@ def predict_targets(
     embeds = None
     if model.config.dataset_embed_dim:
         embeds = model.dataset_embeddings(batch.dataset_ids)
-        if model.config.encoder_hidden_size:
+        if model.config.encoder_hidden_size and not from_table:
             # both stay in every graph, whichever a task uses: processes must agree on that
             inferred = model.encode(batch.observed, batch.times)
             embeds = torch.where(batch.uses_table[:, None], embeds, inferred.to(embeds.dtype))
@@ -158,6 +162,35 @@ def predict_targets(
     drawn = batch.source_weights / batch.source_weights.sum(-1, keepdim=True)
     weights = (sides[..., None] * drawn).flatten(1)
     return output.states.squeeze(2).flatten(1, 2), weights, output, frame
+
+
+def task_losses(
+    sampler: TaskSampler, training: TrainingConfig, accelerator: Accelerator
+) -> LossesOf:
+    """What :func:`optimise` minimises: losses of the tasks of this process in a part of a step.
+
+    Raises
+    ------
+    InputError
+        If tasks do not spread evenly over processes.
+    """
+    sampling, world = sampler.config, accelerator.num_processes
+    per_part, rest = divmod(sampling.tasks, world * training.accumulation)
+    if rest:
+        raise InputError(
+            "tasks",
+            f"a multiple of {world} processes times accumulation {training.accumulation}",
+            sampling.tasks,
+            "change one of them",
+        )
+
+    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
+        first = counter * per_part * world + accelerator.process_index
+        tasks = [sampler.draw(first + world * at) for at in range(per_part)]
+        with accelerator.autocast():
+            return wrapped(collate(tasks, sampling.cells, accelerator.device))
+
+    return losses_of
 
 
 def pretrain(
@@ -207,18 +240,10 @@ def pretrain(
     if unknown := sorted({*leave_out, *validation} - set(groups.values())):
         known = listed(sorted(set(groups.values())))
         raise InputError("groups", f"some of {known}", ", ".join(unknown), "correct the names")
-    world = accelerator.num_processes
-    per_part, rest = divmod(sampling.tasks, world * training.accumulation)
-    if rest:
-        raise InputError(
-            "tasks",
-            f"a multiple of {world} processes times accumulation {training.accumulation}",
-            sampling.tasks,
-            "change one of them",
-        )
     kept = [name for name in groups if groups[name] not in {*leave_out, *validation}]
     reserved = {name: _middle_time(corpus, name) for name in reserve}
     sampler = TaskSampler(corpus, sampling, seed, kept, reserved)
+    losses_of = task_losses(sampler, training, accelerator)
     device = accelerator.device
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -227,14 +252,6 @@ def pretrain(
     for number, name in enumerate(corpus.entries):
         if name in kept:
             _store_frame(model, corpus, name, number, reserved.get(name))
-    step = HeldOutStep(model, training)
-
-    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
-        first = counter * per_part * world + accelerator.process_index
-        tasks = [sampler.draw(first + world * at) for at in range(per_part)]
-        with accelerator.autocast():
-            return wrapped(collate(tasks, sampling.cells, device))
-
     unseen = [name for name in groups if groups[name] in validation]
     validators = {}
     if unseen:
@@ -246,7 +263,7 @@ def pretrain(
         "training": asdict(training),
         "sampling": asdict(sampling),
         "seed": seed,
-        "processes": world,
+        "processes": accelerator.num_processes,
         "leave_out": sorted(leave_out),
         "validation": sorted(validation),
         "reserve": sorted(reserve),
@@ -260,7 +277,7 @@ def pretrain(
         training,
         losses_of,
         run,
-        step=step,
+        step=HeldOutStep(model, training),
         folder=folder,
         validate=(lambda model: {name: score(model) for name, score in validators.items()})
         if validators

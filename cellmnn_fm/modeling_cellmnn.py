@@ -49,7 +49,7 @@ class CellMNNOutput(ModelOutput):
 
 
 class LinearODEHead(nn.Linear):
-    """Last layer of the hypernetwork: hidden state → raw parameters of the ODE, by name."""
+    """Last layer of the hypernetwork: hidden state → raw parameters of the ODE, side by side."""
 
     def __init__(self, config: CellMNNConfig):
         dim = config.latent_dim
@@ -62,11 +62,6 @@ class LinearODEHead(nn.Linear):
         super().__init__(config.hidden_size, sum(sizes.values()))
         self.sizes = sizes
 
-    def forward(self, hidden: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Split the raw output (..., sizes) by name."""
-        parts = super().forward(hidden).split(list(self.sizes.values()), dim=-1)
-        return dict(zip(self.sizes, parts, strict=True))
-
 
 class CellMNNHypernetwork(nn.Module):
     """An MLP from the operating point (state, time, data set) to the parameters of a linear ODE."""
@@ -78,13 +73,15 @@ class CellMNNHypernetwork(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
         self.activation = ACT2FN[config.hidden_act]
         self.head = LinearODEHead(config)
+        self.sizes = self.head.sizes
 
     def forward(self, operating_point: Tensor) -> dict[str, Tensor]:
         """Raw parameters by name, of operating points (..., latent_dim + 1 + embedding)."""
         hidden = operating_point
         for layer in self.layers:
             hidden = self.activation(layer(hidden))
-        return self.head(hidden)
+        parts = self.head(hidden).split(list(self.sizes.values()), dim=-1)
+        return dict(zip(self.sizes, parts, strict=True))
 
 
 class CellMNNPreTrainedModel(PreTrainedModel):
@@ -223,6 +220,45 @@ class CellMNNModel(CellMNNPreTrainedModel):
         self.frame_counts[dataset_id] = count
         for name in _FRAME_BUFFERS:
             getattr(self, f"frame_{name}")[dataset_id, :count].copy_(getattr(frame, name))
+
+    @torch.no_grad()
+    def resize_dataset_embeddings(
+        self, new_num_datasets: int, new_num_frame_times: int | None = None
+    ) -> None:
+        """Grow or shrink the table of data sets, as `resize_token_embeddings` does for tokens.
+
+        Rows that stay are left as they are, frames included. New ones have the mean embedding of
+        those before, no padding, and a frame that does nothing until one is set.
+
+        Parameters
+        ----------
+        new_num_datasets : int
+        new_num_frame_times : int, optional
+            Observed times that a stored frame may have; as before by default.
+        """
+        config = self.config
+        dims = config.dataset_dims or [config.latent_dim] * config.num_datasets
+        dims = dims + [config.latent_dim] * (new_num_datasets - len(dims))
+        config = config.replaced(
+            num_datasets=new_num_datasets,
+            num_frame_times=new_num_frame_times or config.num_frame_times,
+            dataset_dims=dims[:new_num_datasets],
+        )
+        with torch.random.fork_rng():
+            resized = CellMNNModel(config)
+        for name, old in [*self.named_buffers(), *self.named_parameters()]:
+            if not name.startswith(("frame_", "dataset_")):
+                continue
+            new = resized.get_parameter_or_buffer(name).detach().to(old)
+            if name == "dataset_embeddings.weight":
+                new[:] = old.mean(0)
+            common = tuple(slice(min(sizes)) for sizes in zip(old.shape, new.shape, strict=True))
+            new[common] = old[common]
+            if name in self._buffers:
+                self.register_buffer(name, new)
+            else:
+                self.dataset_embeddings = nn.Embedding.from_pretrained(new, freeze=False)
+        self.config = config
 
     @torch.no_grad()
     def set_subspace(self, **arrays: Any) -> None:

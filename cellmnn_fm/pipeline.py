@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 
-from .adaptation import Start, adapt
+from .adaptation import Start, of_dataset
 from .candidates import EvaluatedPreset, foundation_candidate, preset_candidates
-from .configuration_cellmnn import bundled
 from .errors import InputError
 from .evaluation import Evaluation, Protocol, evaluate
+from .finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, FineTuningMode, finetuning_config
 from .fit_record import FitRecord
-from .foundation import FOUNDATION_FILE, load_foundation
+from .fitting import Reading, adapt_base, finetune_base, fit_from_scratch
+from .foundation import FOUNDATION_FILE, GENES_FILE, Foundation
 from .gene_panel import GenePanel, OnDuplicates
-from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode, SymbolSource
+from .hub import WEIGHTS_FILE, locate, origin
+from .latent_space import GeneOptions, SpaceOptions, SubspaceMode, SymbolSource
 from .modeling_cellmnn import CellMNNModel
-from .queries import GENES_FILE, RECORD_FILE, FittedQueries
-from .reading import read_source, read_times
-from .recipes import Preset, preset_configs
+from .queries import RECORD_FILE, FittedQueries
+from .recipes import Preset
 from .results import pushed_cells
 from .shared_subspace import SharedSubspace
-from .time_course import TimeCourse
-from .training import train
 from .trajectories import follow
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ class CellMNNPipeline(FittedQueries):
 
     def fit(
         self,
-        adata: AnnData,
+        adata: AnnData | Mapping[str, AnnData],
         *,
         time_key: str,
         use_rep: str | None = None,
@@ -71,78 +70,121 @@ class CellMNNPipeline(FittedQueries):
         symbols: SymbolSource = None,
         on_duplicates: OnDuplicates = "error",
         frame: bool = False,
-        preset: Preset = "default",
+        preset: Preset | None = None,
+        mode: FineTuningMode | None = None,
+        start: Start | str | None = None,
+        anchor: float | None = None,
         steps: int | None = None,
+        name: str | None = None,
         seed: int = 0,
+        verdict: bool = True,
         folder: str | Path | None = None,
         progress: bool = False,
     ) -> CellMNNPipeline:
-        """Fit a model from scratch; returns a new pipeline.
+        """Fit a model; returns a new pipeline.
+
+        Without a model: from scratch, to one time course. A pretrained pipeline fine-tunes itself
+        and stays as it is: on one time course, for a model of that one; or on several, jointly, for
+        a pipeline that knows these too, see :meth:`of_dataset`.
 
         Parameters
         ----------
-        adata, time_key, use_rep, layer, n_dims
+        adata : AnnData, or mapping of AnnData by name
+        time_key, use_rep, layer
             As for `TimeCourse.from_anndata`. An embedding is z-scored for the model.
-        subspace : SharedSubspace or path, optional
-            A subspace that data sets share, or the folder of one.
-        subspace_mode : {"own", "shared", "aligned"}, optional
-            Own components; the shared space itself; or own components that are rotated to agree
-            with it. By default "aligned" with a subspace, "own" without.
         symbols : str or mapping, optional
             Column of `var` with human symbols, or a table from names to human symbols; found by
             rule if absent, see :func:`cellmnn_fm.gene_panel.human_symbols`.
         on_duplicates : {"error", "sum", "mean", "first"}
             What becomes of genes with the same human symbol in mode "shared".
-        frame : bool
-            Whether the model works in the Gaussian frame.
-        preset : {"default", "paper"}
+        n_dims, subspace, subspace_mode, frame, preset
+            Of a fit from scratch. At most so many dimensions; a subspace that data sets share, or
+            the folder of one; own components, the shared space itself, or own components that are
+            rotated to agree with it ("own", "shared", "aligned": the default with a subspace);
+            whether the model works in the Gaussian frame; "default" or "paper".
+        mode, start, anchor
+            Of fine-tuning, see :func:`cellmnn_fm.finetuning.finetune`: "full" (the default),
+            "embedding" or "lora"; the embedding to start from, "encoder", "mean" or that of a data
+            set by name; how much the base counts.
         steps : int, optional
-            Training steps in place of the preset's.
+            Training steps in place of the default ones.
+        name : str, optional
+            Of the data set; `uns["name"]` or "course" by default.
         seed : int
             Of the principal components, the weights and the cells drawn.
+        verdict : bool
+            Whether to say at the end how good predictions of left-out times are, see
+            :class:`cellmnn_fm.verdict.Verdict`; one more fit for each of them. It is in
+            `pipeline.record.verdict`.
         folder : path, optional
             Where the state of the training is kept, so that the same call resumes it.
         progress : bool
-            Whether to show a progress bar.
+            Whether to show progress bars.
 
         Raises
         ------
         InputError
-            On unusable input, before any training.
+            On unusable input, before any training, and if the pipeline is fitted already.
         """
-        if self._foundation is not None:
+        from_scratch = {
+            "n_dims": n_dims,
+            "subspace": subspace,
+            "subspace_mode": subspace_mode,
+            "frame": frame or None,
+            "preset": preset,
+        }
+        fine_tuning = {"mode": mode, "start": start, "anchor": anchor}
+        folder = None if folder is None else Path(folder)
+        common: dict[str, Any] = {
+            "seed": seed,
+            "verdict": verdict,
+            "folder": folder,
+            "progress": progress,
+        }
+        if self._model is None:
+            _refuse(fine_tuning, "a fit from scratch has no base", "fit a pretrained pipeline")
+            if isinstance(adata, Mapping):
+                raise InputError("adata", "one AnnData", "several", "fit a pretrained pipeline")
+            options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
+            fitted = fit_from_scratch(
+                adata,
+                Reading(time_key, use_rep, layer, options, n_dims),
+                preset=preset or "default",
+                frame=frame,
+                steps=steps,
+                name=name or _name_of(adata),
+                **common,
+            )
+            return CellMNNPipeline(*fitted)
+        if self._foundation is None:
             raise InputError(
                 "fit",
-                "a pipeline without a pretrained model",
-                "one with",
-                "call adapt, which needs no training, or CellMNNPipeline().fit",
+                "a pipeline without a model, or a pretrained one",
+                "one that is fitted already",
+                "call CellMNNPipeline().fit, or load the base again",
             )
-        source = read_source(adata, use_rep, layer)
-        cell_times = read_times(adata, time_key)
-        options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
-        space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims, seed=seed)
-        states, _ = space.project(source, options.genes)
-        course = TimeCourse.from_cells(states, cell_times, space.subspace)
-        config, training = preset_configs(preset, course, frame=frame)
-        if steps is not None:
-            training = replace(training, steps=steps)
-        folder = None if folder is None else Path(folder)
-        trained = train(course, config, training, seed=seed, folder=folder, progress=progress)
-        record = FitRecord(
-            time_key=time_key,
-            use_rep=use_rep,
-            layer=layer,
-            subspace_mode=space.mode,
-            gene_options=options.genes,
-            coverage=space.coverage,
-            time_scale=trained.time_scale,
-            times=course.times.tolist(),
-            cells=[len(snapshot) for snapshot in course.snapshots],
-            settings={"preset": preset, "frame": frame, "seed": seed, **asdict(training)},
-            losses=trained.losses,
-            seconds=trained.seconds,
+        _refuse(from_scratch, "a pretrained model has its own", "leave it out")
+        if name is not None and isinstance(adata, Mapping):
+            raise InputError("name", "none with several data sets", name, "they have theirs")
+        adatas = adata if isinstance(adata, Mapping) else {name or _name_of(adata): adata}
+        genes = GeneOptions(symbols, on_duplicates)
+        if verdict:
+            for one in adatas.values():
+                self._warn_if_seen(one)
+        model, foundation = finetune_base(
+            self.model,
+            self._foundation,
+            adatas,
+            self._reading(time_key, use_rep, layer, genes),
+            mode=mode or "full",
+            start=start or "encoder",
+            anchor=DEFAULT_ANCHOR if anchor is None else anchor,
+            training=finetuning_config(DEFAULT_STEPS if steps is None else steps),
+            origin=self.origin,
+            **common,
         )
-        return CellMNNPipeline(trained.model, record, space.panel)
+        tuned = CellMNNPipeline(model, foundation=foundation)
+        return tuned if isinstance(adata, Mapping) else tuned.of_dataset(next(iter(adatas)))
 
     def adapt(
         self,
@@ -170,30 +212,60 @@ class CellMNNPipeline(FittedQueries):
         InputError
             On unusable input, and if the pipeline is not a pretrained one.
         """
+        reading = self._reading(time_key, use_rep, layer, GeneOptions(symbols, on_duplicates))
+        fitted = adapt_base(
+            self.model,
+            self.foundation,
+            adata,
+            reading,
+            start=start,
+            name=_name_of(adata),
+            origin=self.origin,
+        )
+        return CellMNNPipeline(*fitted)
+
+    def of_dataset(self, name: str) -> CellMNNPipeline:
+        """What a pipeline of many data sets says of one of them, as a pipeline of that one.
+
+        Raises
+        ------
+        InputError
+            If it does not know the data set, or its genes.
+        """
+        known = self.foundation.dataset(name)
+        if known.panel is None or known.subspace is None:
+            raise InputError(name, "a data set with genes", "one of coordinates", "take another")
+        mode = self.foundation.subspace_mode
+        record = known.record or FitRecord.of_entry(known.entry, mode, len(known.panel))
+        model = of_dataset(self.model, known.row, known.subspace)
+        return CellMNNPipeline(model, record, known.panel, origin=self.origin)
+
+    def _reading(
+        self, time_key: str, use_rep: str | None, layer: str | None, genes: GeneOptions
+    ) -> Reading:
+        """How a pretrained pipeline reads the cells of a new data set."""
         base = self.foundation
-        source, cell_times = read_source(adata, use_rep, layer), read_times(adata, time_key)
-        genes = GeneOptions(symbols, on_duplicates)
-        space = LatentSpace.fit(
-            source, cell_times, SpaceOptions(base.subspace_mode, base.shared, genes)
+        return Reading(
+            time_key, use_rep, layer, SpaceOptions(base.subspace_mode, base.shared, genes)
         )
-        states, _ = space.project(source, genes)
-        course = TimeCourse.from_cells(states, cell_times, space.subspace)
-        row: Start | int = base.dataset(start).row if start not in get_args(Start) else start  # type: ignore[assignment]
-        record = FitRecord(
-            time_key=time_key,
-            use_rep=use_rep,
-            layer=layer,
-            subspace_mode=space.mode,
-            gene_options=genes,
-            coverage=space.coverage,
-            time_scale=course.time_scale,
-            times=course.times.tolist(),
-            cells=[len(snapshot) for snapshot in course.snapshots],
-            settings={"start": start, "steps": 0},
-            losses=[],
-            seconds=0.0,
-        )
-        return CellMNNPipeline(adapt(self.model, course, row), record, space.panel)
+
+    def _warn_if_seen(self, adata: AnnData) -> None:
+        same_cells = [str(adata.uns.get("name", "")), *map(str, adata.uns.get("overlaps", ()))]
+        if seen := [name for name in same_cells if name in self.foundation.datasets]:
+            warnings.warn(
+                f"the model was pretrained on {', '.join(seen)}, held-out times included: "
+                "what it predicts here is no test of it",
+                stacklevel=3,
+            )
+
+    def _fitted_to(self, adata: AnnData, time_key: str | None) -> FittedQueries:
+        if self._foundation is None:
+            return self
+        if time_key is None:
+            raise InputError(
+                "time_key", "the column of times", "none", "name it: a pretrained model has none"
+            )
+        return self.adapt(adata, time_key=time_key)
 
     def trajectory(
         self,
@@ -226,27 +298,6 @@ class CellMNNPipeline(FittedQueries):
         wanted = np.asarray(known.entry.times if times is None else times, dtype=np.float64)
         states = follow(self.model, known.row, wanted, known.time_scale, cells=cells, seed=seed)
         return pushed_cells(states, wanted, known.panel, known.subspace, name=dataset)
-
-    def interpolate(
-        self,
-        adata: AnnData,
-        at: float,
-        *,
-        time_key: str | None = None,
-        two_sided: bool = True,
-        n_steps: int = 1,
-    ) -> AnnData:
-        """See :meth:`FittedQueries.interpolate`; a pretrained pipeline adapts itself first."""
-        if self._foundation is None:
-            return super().interpolate(
-                adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
-            )
-        if time_key is None:
-            raise InputError(
-                "time_key", "the column of times", "none", "name it: a pretrained model has none"
-            )
-        adapted = self.adapt(adata, time_key=time_key)
-        return adapted.interpolate(adata, at, two_sided=two_sided, n_steps=n_steps)
 
     def evaluate(
         self,
@@ -298,13 +349,7 @@ class CellMNNPipeline(FittedQueries):
                     "subspace", "none: a pretrained model has its own", "one", "leave it out"
                 )
             subspace, subspace_mode = self._foundation.shared, self._foundation.subspace_mode
-            same_cells = [str(adata.uns.get("name", "")), *map(str, adata.uns.get("overlaps", ()))]
-            if seen := [name for name in same_cells if name in self._foundation.datasets]:
-                warnings.warn(
-                    f"the model was pretrained on {', '.join(seen)}, held-out times included: "
-                    "zero_shot is no test of it here",
-                    stacklevel=2,
-                )
+            self._warn_if_seen(adata)
             candidates.append(foundation_candidate(self.model))
         options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
         evaluation = evaluate(
@@ -343,10 +388,10 @@ class CellMNNPipeline(FittedQueries):
         InputError
             If a file of it is missing or does not load.
         """
-        folder = _found(name_or_path)
+        folder, revision = locate(name_or_path)
         pretrained = (folder / FOUNDATION_FILE).is_file()
         record_file = FOUNDATION_FILE if pretrained else RECORD_FILE
-        for name in ("config.json", "model.safetensors", record_file, GENES_FILE):
+        for name in ("config.json", WEIGHTS_FILE, record_file, GENES_FILE):
             if not (folder / name).is_file():
                 raise InputError(
                     str(folder),
@@ -354,13 +399,16 @@ class CellMNNPipeline(FittedQueries):
                     f"no {name}",
                     "fit one there, or correct the path",
                 )
+        base = origin(name_or_path, folder, revision)
         try:
             model = CellMNNModel.from_pretrained(folder)
             if pretrained:
-                return cls(model, foundation=load_foundation(folder, model))
-            return cls(
-                model, FitRecord.load(folder / record_file), GenePanel.load(folder / GENES_FILE)
+                return cls(model, foundation=Foundation.load(folder, model), origin=base)
+            record, panel = (
+                FitRecord.load(folder / record_file),
+                GenePanel.load(folder / GENES_FILE),
             )
+            return cls(model, record, panel, origin=base)
         except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
             raise InputError(
                 str(folder),
@@ -370,22 +418,14 @@ class CellMNNPipeline(FittedQueries):
             ) from error
 
 
-def _found(name_or_path: str | Path) -> Path:
-    """The folder of a saved pipeline, downloaded from the Hub if it is nowhere else."""
-    folder = Path(bundled(name_or_path))
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import snapshot_download
+def _name_of(adata: AnnData) -> str:
+    return str(adata.uns.get("name", "course"))
 
-    try:
-        return Path(snapshot_download(str(name_or_path)))
-    except (OSError, ValueError) as error:  # whatever the client says of names and networks
-        raise InputError(
-            str(name_or_path),
-            "a folder, cellmnn-base, or a model of the Hub",
-            f"none of them ({error})",
-            "correct the name",
-        ) from error
+
+def _refuse(options: Mapping[str, Any], why: str, fix: str) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(name, f"none: {why}", str(value), fix)
 
 
 def _space_options(

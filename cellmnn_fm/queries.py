@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .fit_record import FitRecord
-from .foundation import Foundation
+from .foundation import GENES_FILE, Foundation
 from .gene_panel import Coverage, GenePanel
 from .latent_space import LatentSpace
+from .model_card import card_of_fit, card_of_foundation
 from .modeling_cellmnn import CellMNNModel
 from .optimisation import remove_training_state
 from .reading import Source, read_source, read_times
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 RECORD_FILE = "pipeline.json"
-GENES_FILE = "gene_panel.json"
 
 
 class FittedQueries:
@@ -39,7 +39,10 @@ class FittedQueries:
     panel : GenePanel, optional
         What a fitted pipeline consists of; without them the pipeline is there to be fitted.
     foundation : Foundation, optional
-        What a pretrained pipeline has in place of the latter two.
+        What a pipeline of many data sets has in place of the latter two. It adapts itself to the
+        cells that a question is about.
+    origin : dict, optional
+        Where it was loaded from: "name", "revision" on the Hub, "sha256" of the weights.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class FittedQueries:
         record: FitRecord | None = None,
         panel: GenePanel | None = None,
         foundation: Foundation | None = None,
+        origin: dict[str, str | None] | None = None,
     ):
         self._model, self._record, self._panel = model, record, panel
-        self._foundation = foundation
+        self._foundation, self.origin = foundation, origin
 
     @property
     def model(self) -> CellMNNModel:
@@ -86,8 +90,12 @@ class FittedQueries:
 
     def time_course(self, adata: AnnData, time_key: str | None = None) -> TimeCourse:
         """The latent time course of `adata`, which must hold genes of the fit, in any order."""
-        _, states, cell_times, _ = self._read(adata, time_key)
+        _, states, cell_times, _ = self._fitted_to(adata, time_key)._read(adata, time_key)
         return TimeCourse.from_cells(states, cell_times)
+
+    def _fitted_to(self, adata: AnnData, time_key: str | None) -> FittedQueries:
+        """The one that answers questions about `adata`."""
+        return self
 
     def _read(
         self, adata: AnnData, time_key: str | None
@@ -122,15 +130,16 @@ class FittedQueries:
             their loadings are those of a regression), `layers["cellmnn_expression"]` (expression
             as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
         """
-        source, states, cell_times, coverage = self._read(adata, time_key)
+        fitted = self._fitted_to(adata, time_key)
+        source, states, cell_times, coverage = fitted._read(adata, time_key)
         velocity = np.empty_like(states)
         for time in np.unique(cell_times):
             at = cell_times == time
-            velocity[at] = velocity_at(self.model, states[at], time, self.record.time_scale)
+            velocity[at] = velocity_at(fitted.model, states[at], time, fitted.record.time_scale)
         result = annotated(adata, states, velocity, coverage)
         if source.var.index.equals(adata.var.index):
-            subspace, inferred = self.latent_space.over_genes(
-                source, states, self.record.gene_options
+            subspace, inferred = fitted.latent_space.over_genes(
+                source, states, fitted.record.gene_options
             )
             add_genes(result, subspace, inferred, layers=layers)
         return result
@@ -173,26 +182,31 @@ class FittedQueries:
         UserWarning
             If less than half of the genes match, or `at` is outside the observed times.
         """
-        _, states, cell_times, coverage = self._read(adata, time_key)
+        fitted = self._fitted_to(adata, time_key)
+        _, states, cell_times, coverage = fitted._read(adata, time_key)
         course = TimeCourse.from_cells(states, cell_times)
-        time_scale = self.record.time_scale
-        predicted = interpolate(
-            self.model, course, at, time_scale, two_sided=two_sided, n_steps=n_steps
-        )
-        velocity = velocity_at(self.model, predicted.states, predicted.time, time_scale)
+        model, time_scale = fitted.model, fitted.record.time_scale
+        predicted = interpolate(model, course, at, time_scale, two_sided=two_sided, n_steps=n_steps)
+        velocity = velocity_at(model, predicted.states, predicted.time, time_scale)
         names = [adata.obs_names[cell_times == time] for time in course.times]
         result = predicted_snapshot(
-            predicted, velocity, course.times, names, self.panel, self.subspace, coverage
+            predicted, velocity, course.times, names, fitted.panel, fitted.subspace, coverage
         )
         result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps}
         return result
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save the model, its genes and its record to `folder`."""
+        """Save the model, its genes, its record and a stub of a model card to `folder`."""
         folder = Path(folder)
-        self.model.save_pretrained(folder)
-        self.record.save(folder / RECORD_FILE)
-        self.panel.save(folder / GENES_FILE)
+        if self._foundation is not None:
+            self._foundation.save(folder, self.model)
+            card = card_of_foundation(self._foundation)
+        else:
+            self.model.save_pretrained(folder)
+            self.record.save(folder / RECORD_FILE)
+            self.panel.save(folder / GENES_FILE)
+            card = card_of_fit(self.record)
+        card.save(folder / "README.md")
         remove_training_state(folder)
 
     @staticmethod

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ortho_group
 
-from .corpus import Corpus
+from .corpus import Corpus, CoursesInMemory
 from .errors import InputError
 from .time_course import TimeScale
 
@@ -117,7 +117,7 @@ class TaskSampler:
 
     Parameters
     ----------
-    corpus : Corpus
+    corpus : Corpus or CoursesInMemory
     config : SamplingConfig
     seed : int
     names : sequence of str, optional
@@ -136,7 +136,7 @@ class TaskSampler:
 
     def __init__(
         self,
-        corpus: Corpus,
+        corpus: Corpus | CoursesInMemory,
         config: SamplingConfig,
         seed: int,
         names: Sequence[str] | None = None,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
 from .configuration_cellmnn import CellMNNConfig
-from .evaluation import wasserstein1
+from .metrics import wasserstein1
 from .recipes import TrainingConfig
 from .time_course import TimeCourse
 from .training import TrainedModel, train

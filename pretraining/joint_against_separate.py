@@ -28,15 +28,10 @@ from leave_group_out import HERE
 from cellmnn_fm import CellMNNModel
 from cellmnn_fm.adaptation import Start, adapt
 from cellmnn_fm.candidates import preset_candidates
-from cellmnn_fm.evaluation import (
-    MIN_HELD_OUT_CELLS,
-    Candidate,
-    Fold,
-    evaluate,
-    with_interval,
-)
+from cellmnn_fm.evaluation import MIN_HELD_OUT_CELLS, Candidate, Fold, evaluate
 from cellmnn_fm.joint_training import corpus_config, pretrain
 from cellmnn_fm.latent_space import SpaceOptions
+from cellmnn_fm.metrics import with_interval
 from cellmnn_fm.recipes import TrainingConfig
 from cellmnn_fm.sampling import SamplingConfig
 from cellmnn_fm.time_course import TimeScale

@@ -30,10 +30,11 @@ from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.adaptation import adapt
 from cellmnn_fm.candidates import foundation_candidate
 from cellmnn_fm.corpus import group_overlapping
-from cellmnn_fm.evaluation import Candidate, Fold, evaluate, with_interval
+from cellmnn_fm.evaluation import Candidate, Fold, evaluate
 from cellmnn_fm.foundation import save_foundation
 from cellmnn_fm.joint_training import corpus_config, pretrain
 from cellmnn_fm.latent_space import SpaceOptions
+from cellmnn_fm.metrics import with_interval
 from cellmnn_fm.recipes import TrainingConfig
 from cellmnn_fm.sampling import SamplingConfig
 from cellmnn_fm.time_course import TimeScale

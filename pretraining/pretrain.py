@@ -21,7 +21,7 @@ import yaml
 from accelerate import Accelerator
 
 from cellmnn_fm import InputError
-from cellmnn_fm.console import plain_errors
+from cellmnn_fm.console import plain_errors, start_tracker
 from cellmnn_fm.corpus import Corpus
 from cellmnn_fm.foundation import save_foundation
 from cellmnn_fm.joint_training import corpus_config, pretrain
@@ -54,12 +54,7 @@ def main(
         accelerator = Accelerator(
             mixed_precision=mixed_precision, log_with=tracker, project_dir=str(output)
         )
-        if tracker is not None:
-            if not accelerator.log_with:
-                raise InputError(
-                    "tracker", f"{tracker} installed", "no such package", f"pip install {tracker}"
-                )
-            accelerator.init_trackers("cellmnn_fm", config=_flat(settings))
+        start_tracker(accelerator, tracker, settings)
         try:
             configs = (
                 corpus_config(opened, **settings["model"]),
@@ -97,15 +92,6 @@ def main(
             last = trained.losses[-1] if trained.losses else {}
             print(f"{output}: {len(trained.losses)} steps in {trained.seconds:.0f} s, {last}")
         accelerator.end_training()
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, str]:
-    """What trackers take for a config."""
-    return {
-        f"{section}.{name}" if isinstance(values, dict) else section: str(value)
-        for section, values in settings.items()
-        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
-    }
 
 
 if __name__ == "__main__":

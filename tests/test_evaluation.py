@@ -9,13 +9,8 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.evaluation import (
-    Candidate,
-    evaluate,
-    half_split_floor,
-    ot_interpolate,
-    wasserstein1,
-)
+from cellmnn_fm.evaluation import Candidate, evaluate
+from cellmnn_fm.metrics import half_split_floor, ot_interpolate, wasserstein1
 
 
 def test_wasserstein1_agrees_with_scipy_on_a_line():

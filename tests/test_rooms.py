@@ -17,11 +17,11 @@ ORDER = [
     *("gene_moments", "subspace", "shared_subspace"),
     *("gaussian_frame", "conditioning", "configuration_cellmnn"),
     *("modeling_cellmnn", "reading", "latent_space", "members", "time_course"),
-    *("recipes", "trajectories", "evaluation", "subspace_report"),
-    *("corpus", "sampling"),
-    *("optimisation", "training", "adaptation", "foundation", "joint_training", "candidates"),
-    *("results", "fit_record", "queries", "pipeline", "plotting", "synthetic"),
-    *("console", "subspace_commands", "cli"),
+    *("recipes", "trajectories", "metrics", "evaluation", "verdict", "subspace_report"),
+    *("corpus", "sampling", "fit_record", "foundation", "model_card", "hub"),
+    *("optimisation", "training", "joint_training", "adaptation", "finetuning", "candidates"),
+    *("results", "fitting", "queries", "pipeline", "plotting", "synthetic"),
+    *("console", "subspace_commands", "demo", "cli"),
 ]
 
 # these are copied beside a checkpoint, where nothing else of the package is

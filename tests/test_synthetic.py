@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from cellmnn_fm.evaluation import wasserstein1
+from cellmnn_fm.metrics import wasserstein1
 from cellmnn_fm.synthetic import KNOWN_SYSTEMS, ROTATION_CONTRACTION, recover
 
 

@@ -1,0 +1,96 @@
+"""What `cellmnn demo` does: the main job on a file, or on systems whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .console import print_evaluation, print_table, read_file, silence_transformers
+
+BASE = "cellmnn-base"
+
+# heavy modules are imported inside the functions: --help must answer at once
+
+
+def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
+    """Recover known systems; figures, and a table of how close it comes."""
+    from .plotting import plot_interpolation, plot_velocity_field
+    from .synthetic import KNOWN_SYSTEMS, recover
+
+    rows = []
+    for system in KNOWN_SYSTEMS.values():
+        for seed in range(seeds):
+            found = recover(system, seed=seed, progress=progress)
+            rows.append(
+                {
+                    "system": system.name,
+                    "seed": seed,
+                    "velocity_error": found.velocity_error,
+                    "w1": found.w1,
+                    "floor": found.floor,
+                    "ratio_to_floor": found.w1 / found.floor,
+                    "seconds": found.trained.seconds,
+                }
+            )
+            if seed:
+                continue
+            truth = found.course.snapshots[system.held_out]
+            time = system.times[system.held_out]
+            plot_interpolation(found.course, time, found.predicted.states, truth).savefig(
+                output / f"{system.name}_snapshot.png", dpi=150
+            )
+            plot_velocity_field(
+                found.trained.model, found.course, found.trained.time_scale
+            ).savefig(output / f"{system.name}_velocity.png", dpi=150)
+    (output / "known_systems.json").write_text(json.dumps(rows, indent=1))
+    print_table(
+        "known systems: a held-out snapshot against the truth",
+        rows,
+        {
+            "system": str,
+            "seed": str,
+            "velocity_error": "{:.1%}".format,
+            "w1": "{:.4f}".format,
+            "floor": "{:.4f}".format,
+            "ratio_to_floor": "{:.2f}".format,
+            "seconds": "{:.1f}".format,
+        },
+    )
+
+
+def demo_base(output: Path) -> None:
+    """Follow cells of a data set that the base knows."""
+    from .pipeline import CellMNNPipeline
+    from .plotting import plot_trajectories
+
+    silence_transformers()
+    found = CellMNNPipeline.from_pretrained(BASE).trajectory("hesc_endoderm")
+    found.write_h5ad(output / "hesc_endoderm_trajectory.h5ad")
+    plot_trajectories(found).savefig(output / "hesc_endoderm_trajectory.png", dpi=150)
+
+
+def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
+    """Fit, interpolate and evaluate a time course; figures of each."""
+    from .pipeline import CellMNNPipeline
+    from .plotting import plot_evaluation, plot_interpolation, plot_losses, plot_velocity_field
+
+    adata = read_file(file)
+    silence_transformers()
+    pipeline = CellMNNPipeline().fit(adata, time_key=time_key, progress=progress)
+    pipeline.save_pretrained(output / "model")
+    course, record = pipeline.time_course(adata), pipeline.record
+    halfway = float(course.times[:2].mean())
+    predicted = pipeline.interpolate(adata, halfway)
+    predicted.write_h5ad(output / "interpolated.h5ad")
+    base = CellMNNPipeline.from_pretrained(BASE)
+    evaluation = base.evaluate(adata, time_key=time_key, seeds=seeds, progress=progress)
+    (output / "evaluation.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
+    figures = {
+        "interpolation": plot_interpolation(course, halfway, predicted.obsm["X_cellmnn"]),
+        "velocity": plot_velocity_field(pipeline.model, course, record.time_scale),
+        "training": plot_losses(record.losses),
+        "evaluation": plot_evaluation(evaluation),
+    }
+    for name, figure in figures.items():
+        figure.savefig(output / f"{name}.png", dpi=150)
+    print_evaluation(file.stem, evaluation)

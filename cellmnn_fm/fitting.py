@@ -1,0 +1,229 @@
+"""From AnnData to fitted models: from scratch, adapted, or fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from accelerate import Accelerator
+
+from .adaptation import Start, adapt, extended, of_dataset
+from .candidates import fit_preset
+from .corpus import CorpusEntry
+from .errors import InputError
+from .evaluation import Fold
+from .finetuning import FineTuningMode, finetune
+from .fit_record import FitRecord
+from .foundation import Foundation, KnownDataset
+from .gene_panel import GenePanel
+from .latent_space import LatentSpace, SpaceOptions
+from .modeling_cellmnn import CellMNNModel
+from .reading import read_source, read_times
+from .recipes import Preset, TrainingConfig, preset_configs
+from .sampling import SamplingConfig
+from .time_course import TimeCourse, TimeScale
+from .training import train
+from .verdict import FitFold, Verdict, judge
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the cells of a file become latent states.
+
+    Parameters
+    ----------
+    time_key, use_rep, layer
+        As for `TimeCourse.from_anndata`.
+    options : SpaceOptions
+    n_dims : int, optional
+        As for :meth:`LatentSpace.fit`.
+    """
+
+    time_key: str
+    use_rep: str | None
+    layer: str | None
+    options: SpaceOptions
+    n_dims: int | None = None
+
+    def course(self, adata: AnnData, seed: int = 0) -> tuple[TimeCourse, LatentSpace]:
+        """The time course of a file, in a latent space that is fitted to it."""
+        source, cell_times = (
+            read_source(adata, self.use_rep, self.layer),
+            read_times(adata, self.time_key),
+        )
+        space = LatentSpace.fit(source, cell_times, self.options, n_dims=self.n_dims, seed=seed)
+        states, _ = space.project(source, self.options.genes)
+        return TimeCourse.from_cells(states, cell_times, space.subspace), space
+
+    def record(self, course: TimeCourse, space: LatentSpace, **others: Any) -> FitRecord:
+        """The record of a fit to a time course that was read in this way."""
+        return FitRecord(
+            time_key=self.time_key,
+            use_rep=self.use_rep,
+            layer=self.layer,
+            subspace_mode=space.mode,
+            gene_options=self.options.genes,
+            coverage=space.coverage,
+            times=course.times.tolist(),
+            cells=[len(snapshot) for snapshot in course.snapshots],
+            **{"time_scale": course.time_scale, **others},
+        )
+
+    def judge(self, adata: AnnData, fit: FitFold, *, seed: int, progress: bool) -> Verdict:
+        """How predictions of left-out times compare, see :func:`cellmnn_fm.verdict.judge`."""
+        return judge(
+            adata,
+            fit,
+            time_key=self.time_key,
+            use_rep=self.use_rep,
+            layer=self.layer,
+            options=self.options,
+            latent_dim=self.n_dims,
+            seed=seed,
+            progress=progress,
+        )
+
+
+Fitted = tuple[CellMNNModel, FitRecord, GenePanel]
+
+
+def fit_from_scratch(
+    adata: AnnData,
+    reading: Reading,
+    *,
+    preset: Preset,
+    frame: bool,
+    steps: int | None,
+    seed: int,
+    verdict: bool,
+    name: str,
+    folder: Path | None,
+    progress: bool,
+) -> Fitted:
+    """A model of one time course that knows nothing else; see :meth:`CellMNNPipeline.fit`."""
+    course, space = reading.course(adata, seed)
+    config, training = preset_configs(preset, course, frame=frame)
+    if steps is not None:
+        training = replace(training, steps=steps)
+    trained = train(course, config, training, seed=seed, folder=folder, progress=progress)
+    found = None
+    if verdict:
+        fit = fit_preset(preset, frame, steps=steps)
+        found = reading.judge(adata, fit, seed=seed, progress=progress).to_dict()
+    record = reading.record(
+        course,
+        space,
+        time_scale=trained.time_scale,
+        settings={"preset": preset, "frame": frame, "seed": seed, **asdict(training)},
+        losses=trained.losses,
+        seconds=trained.seconds,
+        name=name,
+        verdict=found,
+    )
+    return trained.model, record, space.panel
+
+
+def adapt_base(
+    base: CellMNNModel,
+    foundation: Foundation,
+    adata: AnnData,
+    reading: Reading,
+    *,
+    start: str,
+    name: str,
+    origin: dict[str, str | None] | None,
+) -> Fitted:
+    """What a base says of a time course without any training."""
+    course, space = reading.course(adata)
+    settings = {"start": start, "steps": 0}
+    record = reading.record(
+        course, space, settings=settings, losses=[], seconds=0.0, name=name, base=origin
+    )
+    return adapt(base, course, _row(foundation, start)), record, space.panel
+
+
+def finetune_base(
+    base: CellMNNModel,
+    foundation: Foundation,
+    adatas: Mapping[str, AnnData],
+    reading: Reading,
+    *,
+    mode: FineTuningMode,
+    start: str,
+    anchor: float,
+    training: TrainingConfig,
+    sampling: SamplingConfig | None = None,
+    seed: int,
+    verdict: bool,
+    origin: dict[str, str | None] | None,
+    accelerator: Accelerator | None = None,
+    folder: Path | None,
+    progress: bool,
+) -> tuple[CellMNNModel, Foundation]:
+    """A base that knows these time courses too, all of them learned together.
+
+    See :meth:`CellMNNPipeline.fit` and :func:`cellmnn_fm.finetuning.finetune`.
+    """
+    for name in adatas:
+        if name in foundation.datasets:
+            raise InputError("data set", "a new name", f"{name}, which the base has", "name it")
+    read = {name: reading.course(adata, seed) for name, adata in adatas.items()}
+    courses = {name: course for name, (course, _) in read.items()}
+    options: dict[str, Any] = {
+        "mode": mode,
+        "start": _row(foundation, start),
+        "anchor": anchor,
+        "training": training,
+        "sampling": sampling,
+        "seed": seed,
+        "accelerator": accelerator,
+    }
+    tuned = finetune(base, courses, folder=folder, progress=progress, **options)
+    settings = {"mode": mode, "start": start, "anchor": anchor, "seed": seed, **asdict(training)}
+    datasets = dict(foundation.datasets)
+    for number, (name, (course, space)) in enumerate(read.items()):
+        found = None
+        if verdict:
+            fit = _without_a_time(base, courses, name, options)
+            found = reading.judge(adatas[name], fit, seed=seed, progress=progress).to_dict()
+        record = reading.record(
+            course,
+            space,
+            settings={**settings, "jointly_with": [other for other in courses if other != name]},
+            losses=tuned.losses,
+            seconds=tuned.seconds,
+            name=name,
+            base=origin,
+            verdict=found,
+        )
+        row = base.config.num_datasets + number
+        entry = CorpusEntry(name, record.times, record.cells, course.latent_dim)
+        subspace = space.subspace.padded(base.config.latent_dim)
+        datasets[name] = KnownDataset(row, entry, space.panel, subspace, record)
+    return extended(base, tuned.model), replace(foundation, datasets=datasets)
+
+
+def _row(foundation: Foundation, start: str) -> Start | int:
+    """A way to start, or the row of the data set of that name."""
+    return cast(Start, start) if start in get_args(Start) else foundation.dataset(start).row
+
+
+def _without_a_time(
+    base: CellMNNModel,
+    courses: Mapping[str, TimeCourse],
+    name: str,
+    options: Mapping[str, Any],
+) -> FitFold:
+    """The same fine-tuning, with a fold in place of one of the time courses."""
+
+    def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
+        tuned = finetune(base, {**courses, name: fold.training}, **options)
+        model = of_dataset(tuned.model, list(courses).index(name))
+        return model, fold.training.time_scale, len(tuned.losses)
+
+    return fit

@@ -1,0 +1,99 @@
+r"""Fine-tune a pretrained model with all settings of a config, on as many processes as there are.
+
+    python finetune/finetune.py cellmnn-base course.h5ad -o model --time-key day
+    accelerate launch --config_file pretraining/accelerate/one_node_8_gpus.yaml \
+        finetune/finetune.py base one.h5ad another.h5ad -o model --time-key day \
+        --config finetune/configs/lora.yaml
+
+`cellmnn finetune` does the same with the measured settings. Several files are learned jointly, for
+a model that knows them beside the data sets of the base. Stopped or killed, the same command goes
+on from the last saved state.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from accelerate import Accelerator
+
+from cellmnn_fm import CellMNNPipeline, GeneOptions, InputError
+from cellmnn_fm.console import plain_errors, read_named, read_symbols, start_tracker
+from cellmnn_fm.finetuning import DEFAULT_ANCHOR, finetuning_config
+from cellmnn_fm.fitting import Reading, finetune_base
+from cellmnn_fm.latent_space import SpaceOptions
+from cellmnn_fm.sampling import SamplingConfig
+
+HERE = Path(__file__).parent
+
+
+def main(
+    base: Annotated[str, typer.Argument(help="cellmnn-base, a folder, or a name on the Hub.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.h5ad...", help="Time courses.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
+    time_key: Annotated[str, typer.Option(help="Column of obs with the time of each cell.")],
+    config: Annotated[Path, typer.Option(help="Mode, training and sampling, .yaml.")] = HERE
+    / "configs"
+    / "full.yaml",
+    name: Annotated[list[str] | None, typer.Option(help="Of each data set, in order.")] = None,
+    use_rep: Annotated[str | None, typer.Option(help="Embedding in obsm, or X.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer in place of X.")] = None,
+    symbols: Annotated[str | None, typer.Option(help="Column or table of human symbols.")] = None,
+    on_duplicates: Annotated[str, typer.Option(help="error, sum, mean or first.")] = "error",
+    verdict: Annotated[bool, typer.Option(help="Compare with OT-Interpolate at the end.")] = True,
+    mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16.")] = None,
+    tracker: Annotated[str | None, typer.Option(help="tensorboard, trackio or wandb.")] = None,
+) -> None:
+    """Read config and files, train, save."""
+    with plain_errors("interrupted: the same command goes on from the last saved state"):
+        settings: dict[str, Any] = yaml.safe_load(config.read_text())
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision, log_with=tracker, project_dir=str(output)
+        )
+        start_tracker(accelerator, tracker, settings)
+        try:
+            training = finetuning_config(**settings["training"])
+            sampling = SamplingConfig(**settings["sampling"], table_share=1.0)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                str(config), "sections training and sampling", f"{error}", "correct it"
+            ) from error
+        adatas = read_named(files, name)
+        pipeline = CellMNNPipeline.from_pretrained(base)
+        known = pipeline.foundation
+        genes = GeneOptions(read_symbols(symbols), on_duplicates)  # type: ignore[arg-type]
+        options = SpaceOptions(known.subspace_mode, known.shared, genes)
+        model, known = finetune_base(
+            pipeline.model,
+            known,
+            adatas,
+            Reading(time_key, use_rep, layer, options),
+            mode=settings["mode"],
+            start=settings.get("start", "encoder"),
+            anchor=settings.get("anchor", DEFAULT_ANCHOR),
+            training=training,
+            sampling=sampling,
+            seed=settings.get("seed", 0),
+            verdict=verdict,
+            origin=pipeline.origin,
+            accelerator=accelerator,
+            folder=output,
+            progress=True,
+        )
+        tuned = CellMNNPipeline(model, foundation=known)
+        if len(adatas) == 1:
+            tuned = tuned.of_dataset(next(iter(adatas)))
+        if accelerator.is_main_process:
+            tuned.save_pretrained(output)
+            for one in adatas:
+                record = known.dataset(one).record
+                print(f"{output}: {one}, {len(record.losses)} steps in {record.seconds:.1f} s")
+                if record.verdict is not None:
+                    print(record.verdict["sentence"])
+        accelerator.end_training()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,244 @@
+r"""Does a base pay? Fine-tuned against fitted from scratch, on data sets that it never saw.
+
+    python pretraining/leave_group_out.py --bases bases     # a base without each group
+    python finetune/study.py steps --bases bases            # steps and seconds to quality
+    python finetune/study.py small-data --bases bases       # few cells, few times
+    python finetune/study.py report                         # tables and figures
+
+Each takes about an hour on one core (--part 0/2 and --part 1/2 share it), and goes on where it was
+stopped: there is one JSON file in results/ for each group. Everything is strict: of a held-out time
+nothing is seen, neither by components nor by scales; the base has seen neither the data set nor any
+that shares cells with it. W1 is taken in 5 dimensions, on at most three times a set, 3 seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import anndata
+import numpy as np
+import torch
+import typer
+
+# scripts of pretraining/ are not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
+from build_corpus import GENES
+from leave_group_out import TIME_KEYS, untrained
+
+from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
+from cellmnn_fm.corpus import group_overlapping
+from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
+from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
+from cellmnn_fm.latent_space import SpaceOptions
+from cellmnn_fm.metrics import ot_interpolate, wasserstein1
+from cellmnn_fm.reading import read_source, read_times
+from cellmnn_fm.recipes import preset_configs
+from cellmnn_fm.training import train
+from cellmnn_fm.trajectories import interpolate
+
+RESULTS = Path(__file__).parent / "results"
+STEPS = (0, 25, 50, 100, 200, 400)
+CELLS = (10, 20, 50, 100)
+TIMES = (2, 3, 4)
+FOLDS = 3  # held-out times of a data set, at most
+SEEDS = 3
+SCRATCH_STEPS = 150  # of the default preset
+
+Fit = Callable[[Fold, int], CellMNNModel]
+
+app = typer.Typer(no_args_is_help=True, help=__doc__)
+Data = Annotated[Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")]
+Bases = Annotated[Path, typer.Option(help="Folder of leave_group_out.py --bases.")]
+Part = Annotated[str, typer.Option(help="I/N: every N-th group from the I-th on.")]
+
+
+@app.command()
+def steps(data: Data = Path("../shared/data"), bases: Bases = Path("bases"), part: Part = "0/1"):
+    """Quality after so many steps, all cells and times."""
+
+    def arms(base: CellMNNModel) -> dict[str, Fit]:
+        fits: dict[str, Fit] = {"untrained": frame_alone(base)}
+        for count in STEPS:
+            fits[f"full {count}"] = fine_tuned(base, count)
+            fits[f"scratch {count}"] = from_scratch(count)
+        for count in (50, 400):
+            fits[f"scratch in frame {count}"] = from_scratch(count, frame=True)
+        for mode in ("lora", "embedding"):
+            fits[f"{mode} {DEFAULT_STEPS}"] = fine_tuned(base, DEFAULT_STEPS, mode=mode)
+        fits["full 50, start mean"] = fine_tuned(base, 50, start="mean")
+        fits["full 50, no anchor"] = fine_tuned(base, 50, anchor=0.0)
+        fits["full 400, no anchor"] = fine_tuned(base, 400, anchor=0.0)
+        return fits
+
+    def outcome(name: str, file: Path, base: CellMNNPipeline) -> dict[str, Any]:
+        adata = anndata.read_h5ad(file)
+        return {"all": compare(name, adata, base, arms(base.model))}
+
+    for_all_groups("steps", data, bases, part, outcome)
+
+
+@app.command()
+def small_data(
+    data: Data = Path("../shared/data"), bases: Bases = Path("bases"), part: Part = "0/1"
+):
+    """Quality with few cells in a snapshot, and with few snapshots."""
+
+    def arms(base: CellMNNModel, counts: tuple[int, ...]) -> dict[str, Fit]:
+        fits: dict[str, Fit] = {"untrained": frame_alone(base), "full 0": fine_tuned(base, 0)}
+        for count in counts:
+            fits[f"full {count}"] = fine_tuned(base, count)
+            fits[f"scratch {count}"] = from_scratch(count)
+        return {**fits, f"scratch {SCRATCH_STEPS}": from_scratch(SCRATCH_STEPS)}
+
+    def outcome(name: str, file: Path, base: CellMNNPipeline) -> dict[str, Any]:
+        adata, found = anndata.read_h5ad(file), {}
+        for cells in CELLS:
+            fits = arms(base.model, STEPS[1:] if cells == 20 else (DEFAULT_STEPS,))
+            found[f"{cells} cells"] = compare(name, adata, base, fits, cells=cells)
+        for times in TIMES:
+            fits = arms(base.model, (DEFAULT_STEPS,))
+            found[f"{times} times"] = compare(name, adata, base, fits, times=times)
+        return found
+
+    for_all_groups("small_data", data, bases, part, outcome)
+
+
+# ---------------------------------------------------------------------------------------------
+# What is compared
+
+
+def fine_tuned(base: CellMNNModel, count: int, **options: Any) -> Fit:
+    """A base after so many steps."""
+
+    def fit(fold: Fold, seed: int) -> CellMNNModel:
+        training = finetuning_config(count)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two snapshots leave nothing to learn from
+            courses = {"course": fold.training}
+            return finetune(base, courses, training=training, seed=seed, **options).model
+
+    return fit
+
+
+def from_scratch(count: int, *, frame: bool = False) -> Fit:
+    """The default preset with another number of steps."""
+
+    def fit(fold: Fold, seed: int) -> CellMNNModel:
+        config, training = preset_configs("default", fold.training, frame=frame)
+        return train(fold.training, config, replace(training, steps=count), seed=seed).model
+
+    return fit
+
+
+def frame_alone(base: CellMNNModel) -> Fit:
+    """The base without what it learned."""
+    candidate = untrained(base)
+    return lambda fold, seed: candidate.fit(fold, seed)[0]
+
+
+def compare(
+    name: str,
+    adata: anndata.AnnData,
+    base: CellMNNPipeline,
+    arms: dict[str, Fit],
+    *,
+    cells: int | None = None,
+    times: int | None = None,
+) -> list[dict[str, Any]]:
+    """W1 and seconds of each arm, by held-out time and seed, with fewer cells or times if asked."""
+    options = SpaceOptions(base.foundation.subspace_mode, base.foundation.shared, GENES)
+    time_key = TIME_KEYS.get(name, "time")
+    cell_times = read_times(adata, time_key)
+    rows = []
+    for at in spread(held_out_times(cell_times), FOLDS):
+        for seed in range(SEEDS):
+            rng = np.random.default_rng((seed, 4))
+            some = subset(cell_times, at, cells, times, rng)
+            if some is None:
+                continue
+            source = read_source(adata[some].copy())
+            fold = held_out_fold(source, cell_times[some], at, options, latent_dim=None, n_dims=5)(
+                seed
+            )
+            row: dict[str, Any] = {"time": at, "seed": seed, "w1": {}, "seconds": {}}
+            earlier, later = (fold.scored_in(one) for one in fold.around.snapshots)
+            before, after = fold.around.times
+            straight = ot_interpolate(earlier, later, (at - before) / (after - before), rng)
+            row["w1"]["ot_interpolate"] = wasserstein1(straight, fold.scored_in(fold.truth))
+            for label, fit in arms.items():
+                started = time.perf_counter()
+                model = fit(fold, seed)
+                row["seconds"][label] = time.perf_counter() - started
+                found = interpolate(model, fold.around, at, fold.training.time_scale)
+                row["w1"][label] = fold.w1(found.states, found.weights)
+            rows.append(row)
+    return rows
+
+
+def spread(values: list[float], most: int) -> list[float]:
+    """At most so many of them, evenly spread."""
+    if len(values) <= most:
+        return values
+    return [values[at] for at in np.linspace(0, len(values) - 1, most).round().astype(int)]
+
+
+def subset(
+    cell_times: np.ndarray,
+    at: float,
+    cells: int | None,
+    times: int | None,
+    rng: np.random.Generator,
+) -> np.ndarray | None:
+    """Rows: all cells of the held-out time, and of the others as few as asked; None if too few."""
+    others = np.array([one for one in np.unique(cell_times) if one != at])
+    if times is not None:
+        # those nearest in order, on both sides
+        order = np.argsort(np.abs(np.arange(len(others)) - (np.searchsorted(others, at) - 0.5)))
+        if len(others) < times:
+            return None
+        others = others[np.sort(order[:times])]
+    rows = [np.flatnonzero(cell_times == at)]
+    for one in others:
+        own = np.flatnonzero(cell_times == one)
+        rows.append(own if cells is None else rng.choice(own, min(cells, len(own)), replace=False))
+    return np.sort(np.concatenate(rows))
+
+
+def for_all_groups(study: str, data: Path, bases: Path, part: str, outcome: Callable) -> None:
+    """Make the results of all groups that have none yet."""
+    torch.set_num_threads(1)
+    folder = RESULTS / study
+    folder.mkdir(parents=True, exist_ok=True)
+    catalog = json.loads((data / "catalog.json").read_text())
+    groups = group_overlapping({one["name"]: one.get("overlaps") or [] for one in catalog})
+    files = {one["name"]: data / one["file"] for one in catalog}
+    first, count = map(int, part.split("/"))
+    missing = [
+        one
+        for one in sorted(set(groups.values()))[first::count]
+        if not (folder / f"{one}.json").exists()
+    ]
+    print(f"{len(missing)} groups to go, about {4 * len(missing)} minutes on one core")
+    for group in missing:
+        base = CellMNNPipeline.from_pretrained(bases / group)
+        found = {}
+        for name in [name for name in groups if groups[name] == group]:
+            try:
+                found[name] = outcome(name, files[name], base)
+            except InputError as error:
+                found[name] = {"skipped": str(error)}
+        partial = folder / f"{group}.partial"
+        partial.write_text(json.dumps(found, indent=1))
+        partial.replace(folder / f"{group}.json")
+        print(group, flush=True)
+
+
+if __name__ == "__main__":
+    app()
