@@ -11,6 +11,7 @@ import typer
 from .console import (
     Backed,
     Base,
+    Dataset,
     File,
     Frame,
     Layer,
@@ -194,6 +195,7 @@ def interpolate(
     time_key: Annotated[
         str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
     ] = None,
+    dataset: Dataset = None,
     two_sided: Annotated[
         bool, typer.Option(help="Push the snapshots before and after, or only the one before.")
     ] = True,
@@ -206,7 +208,9 @@ def interpolate(
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        predicted = CellMNNPipeline.from_pretrained(model).interpolate(
+        pipeline = CellMNNPipeline.from_pretrained(model)
+        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        predicted = pipeline.interpolate(
             adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
         )
         predicted.write_h5ad(with_folder(output))
@@ -276,10 +280,15 @@ def trajectory(
 
 @app.command()
 def annotate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fitted model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")
+    ],
     file: File,
     output: Annotated[Path, typer.Option("--output", "-o", help="The same cells, .h5ad.")],
-    time_key: Annotated[str | None, typer.Option(help="Where it differs from the fit.")] = None,
+    time_key: Annotated[
+        str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
+    ] = None,
+    dataset: Dataset = None,
     layers: Annotated[
         bool, typer.Option(help="Add expression and velocity of every gene, dense.")
     ] = True,
@@ -291,7 +300,8 @@ def annotate(
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(folder)
+        pipeline = CellMNNPipeline.from_pretrained(model)
+        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
         annotated = pipeline.annotate(adata, time_key=time_key, layers=layers)
         annotated.write_h5ad(with_folder(output))
         if not quiet:

@@ -57,6 +57,10 @@ Backed = Annotated[
 Base = Annotated[
     str, typer.Argument(metavar="BASE", help="A pretrained model: cellmnn-base, or a folder.")
 ]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="Which of the data sets that the model knows the cells are of."),
+]
 Verdict = Annotated[
     bool,
     typer.Option(

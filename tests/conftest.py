@@ -8,6 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellmnn_fm import fit_shared_subspace
+from cellmnn_fm.corpus import Corpus
+from cellmnn_fm.foundation import save_foundation
+from cellmnn_fm.joint_training import corpus_config, pretrain
+from cellmnn_fm.recipes import TrainingConfig
+from cellmnn_fm.sampling import SamplingConfig
+from cellmnn_fm.synthetic import branching_course
+
 DATA = Path(os.environ.get("CELLMNN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 NO_DATA = "real data are not there: set CELLMNN_DATA"
 
@@ -29,6 +37,56 @@ def adata():
     return anndata.AnnData(
         x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(8)])
     )
+
+
+@pytest.fixture(scope="session")
+def make_adata():
+    """Time courses of 4 times of 30 cells with the same three factors, each with some genes."""
+
+    def make(seed, genes):
+        rng = np.random.default_rng(seed)
+        day = np.repeat([0.0, 1.0, 2.0, 4.0], 30)
+        mix = np.random.default_rng(0).normal(size=(3, 30))[:, genes]
+        z = rng.normal(size=(120, 3)) + day[:, None] * [1.0, 0.5, 0.0]
+        x = (z @ mix + 0.3 * rng.normal(size=(120, len(genes)))).astype(np.float32)
+        obs = pd.DataFrame({"day": day}, index=[f"c{i}" for i in range(120)])
+        return anndata.AnnData(
+            x, obs=obs, var=pd.DataFrame(index=[f"GENE{gene}" for gene in genes])
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_base(make_adata):
+    """A small base of data sets "one" and "two" and a synthetic one, without "out"; its folder."""
+
+    def make(folder, subspace_mode="aligned"):
+        adatas = {
+            "one": make_adata(0, range(0, 20)),
+            "two": make_adata(1, range(5, 25)),
+            "out": make_adata(2, range(10, 30)),
+        }
+        shared = fit_shared_subspace(adatas, n_dims=4)
+        corpus = Corpus.create(folder / "corpus", shared=shared, subspace_mode=subspace_mode)
+        for name, adata in adatas.items():
+            corpus.add_anndata(name, adata, time_key="day")
+        corpus.add_course("made", branching_course(0, 4), synthetic=True)
+        config = corpus_config(
+            corpus,
+            hidden_size=8,
+            num_hidden_layers=1,
+            rank=2,
+            mean_head=True,
+            dataset_embed_dim=4,
+            encoder_hidden_size=8,
+        )
+        training, sampling = TrainingConfig(steps=3), SamplingConfig(tasks=2, cells=8)
+        trained = pretrain(corpus, config, training, sampling, leave_out=["out"])
+        save_foundation(folder / "model", trained.model, corpus, {"leave_out": ["out"], "steps": 3})
+        return folder / "model"
+
+    return make
 
 
 def pytest_terminal_summary(terminalreporter):

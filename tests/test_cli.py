@@ -111,11 +111,12 @@ def test_a_file_that_is_none_is_refused(tmp_path, content):
 
 
 def test_a_missing_extra_is_named(file, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ot", None)  # as if POT were not installed
-    result = run("evaluate", file, "--time-key", "day", "-q")
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    options = ["--time-key", "day", "--mode", "lora", "-o", tmp_path / "out", "-q"]
+    result = run("finetune", "cellmnn-base", file, *options)
     assert result.exit_code == 2
-    assert result.stderr == (
-        "error: ot: expected the package, found none; pip install 'cellmnn-fm[eval]'\n"
+    assert result.stderr.splitlines()[-1] == (
+        "error: peft: expected the package, found none; pip install 'cellmnn-fm[train]'"
     )
 
 

@@ -5,61 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from cellmnn_fm import (
-    CellMNNConfig,
-    CellMNNModel,
-    CellMNNPipeline,
-    InputError,
-    fit_shared_subspace,
-)
-from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.foundation import save_foundation
-from cellmnn_fm.joint_training import corpus_config, pretrain
-from cellmnn_fm.recipes import TrainingConfig
-from cellmnn_fm.sampling import SamplingConfig
-from cellmnn_fm.synthetic import branching_course
-
-
-def make_adata(seed, genes):
-    rng = np.random.default_rng(seed)
-    day = np.repeat([0.0, 1.0, 2.0, 4.0], 30)
-    mix = np.random.default_rng(0).normal(size=(3, 30))[:, genes]
-    z = rng.normal(size=(120, 3)) + day[:, None] * [1.0, 0.5, 0.0]
-    x = (z @ mix + 0.3 * rng.normal(size=(120, len(genes)))).astype(np.float32)
-    adata = anndata.AnnData(x)
-    adata.var_names = [f"GENE{gene}" for gene in genes]
-    adata.obs["day"] = day
-    return adata
+from cellmnn_fm import CellMNNConfig, CellMNNModel, CellMNNPipeline, InputError
 
 
 @pytest.fixture(scope="module", params=["aligned", "shared"])
-def base(request, tmp_path_factory):
+def base(request, tmp_path_factory, make_base):
     """A small base of two data sets and a synthetic one, without a third; the folder it is in."""
-    folder = tmp_path_factory.mktemp("base")
-    adatas = {
-        "one": make_adata(0, range(0, 20)),
-        "two": make_adata(1, range(5, 25)),
-        "out": make_adata(2, range(10, 30)),
-    }
-    shared = fit_shared_subspace(adatas, n_dims=4)
-    corpus = Corpus.create(folder / "corpus", shared=shared, subspace_mode=request.param)
-    for name, adata in adatas.items():
-        corpus.add_anndata(name, adata, time_key="day")
-    corpus.add_course("made", branching_course(0, 4), synthetic=True)
-    config = corpus_config(
-        corpus,
-        hidden_size=8,
-        num_hidden_layers=1,
-        rank=2,
-        mean_head=True,
-        dataset_embed_dim=4,
-        encoder_hidden_size=8,
-    )
-    training = TrainingConfig(steps=3)
-    sampling = SamplingConfig(tasks=2, cells=8)
-    trained = pretrain(corpus, config, training, sampling, leave_out=["out"])
-    save_foundation(folder / "model", trained.model, corpus, {"leave_out": ["out"], "steps": 3})
-    return folder / "model"
+    return make_base(tmp_path_factory.mktemp("base"), request.param)
 
 
 def test_it_knows_its_data_sets_and_nothing_of_others(base):
@@ -75,7 +27,7 @@ def test_it_knows_its_data_sets_and_nothing_of_others(base):
         _ = pipeline.record
 
 
-def test_a_known_data_set_is_followed_without_its_file(base):
+def test_a_known_data_set_is_followed_without_its_file(base, make_adata):
     pipeline = CellMNNPipeline.from_pretrained(base)
     found = pipeline.trajectory("two", [0.0, 1.5, 4.0], cells=2000)
     assert found.shape == (6000, 20)
@@ -89,7 +41,7 @@ def test_a_known_data_set_is_followed_without_its_file(base):
     assert len(pipeline.trajectory("two", cells=5)) == 20  # at its observed times
 
 
-def test_a_new_data_set_needs_no_training(base, tmp_path):
+def test_a_new_data_set_needs_no_training(base, make_adata, tmp_path):
     pipeline = CellMNNPipeline.from_pretrained(base)
     before = {name: value.clone() for name, value in pipeline.model.state_dict().items()}
     adata = make_adata(7, range(3, 23))
@@ -110,13 +62,16 @@ def test_a_new_data_set_needs_no_training(base, tmp_path):
     )
     directly = pipeline.interpolate(adata, 1.5, time_key="day")
     np.testing.assert_array_equal(directly.X, adapted.interpolate(adata, 1.5).X)
+    annotated = pipeline.annotate(adata, time_key="day")
+    np.testing.assert_array_equal(
+        annotated.obsm["X_cellmnn"], adapted.annotate(adata).obsm["X_cellmnn"]
+    )
+    assert pipeline.time_course(adata, "day").times.tolist() == [0.0, 1.0, 2.0, 4.0]
     with pytest.raises(InputError, match="time_key: expected the column of times, found none"):
         pipeline.interpolate(adata, 1.5)
-    with pytest.raises(InputError, match="fit: expected a pipeline without a pretrained model"):
-        pipeline.fit(adata, time_key="day")
 
 
-def test_evaluation_adds_what_is_said_without_training(base):
+def test_evaluation_adds_what_is_said_without_training(base, make_adata):
     pipeline = CellMNNPipeline.from_pretrained(base)
     adata = make_adata(7, range(3, 23))
     found = pipeline.evaluate(adata, time_key="day", seeds=1, n_dims=2)

@@ -16,7 +16,7 @@ from cellmnn_fm.trajectories import velocity_at
 
 @pytest.fixture
 def fitted(adata):
-    return CellMNNPipeline().fit(adata, time_key="day", n_dims=4, steps=20)
+    return CellMNNPipeline().fit(adata, time_key="day", n_dims=4, steps=20, verdict=False)
 
 
 def test_fit_returns_a_new_pipeline(adata, fitted):
@@ -25,7 +25,7 @@ def test_fit_returns_a_new_pipeline(adata, fitted):
     assert fitted.record.cells == [30, 30, 30]
     assert len(fitted.record.losses) == 20
     empty = CellMNNPipeline()
-    assert empty.fit(adata, time_key="day", steps=1) is not empty
+    assert empty.fit(adata, time_key="day", steps=1, verdict=False) is not empty
     with pytest.raises(InputError, match="pipeline: expected a fitted one"):
         empty.interpolate(adata, 0.5)
 
@@ -88,7 +88,7 @@ def test_genes_may_come_in_any_order_and_some_may_be_missing(adata, fitted):
 
 def test_coordinates_must_all_be_there(adata):
     adata.uns["space"] = "pca"
-    pipeline = CellMNNPipeline().fit(adata, time_key="day", steps=1)
+    pipeline = CellMNNPipeline().fit(adata, time_key="day", steps=1, verdict=False)
     with pytest.raises(InputError, match=r"coordinates: expected the 8 .* found 6 of them"):
         pipeline.interpolate(adata[:, 2:].copy(), 0.5)
 
@@ -107,7 +107,12 @@ def test_a_shared_subspace_is_part_of_the_checkpoint(adata, shared, tmp_path, mo
     """What a new process says of genes, it knows from the checkpoint alone."""
     shared.save(tmp_path / "subspace")
     fitted = CellMNNPipeline().fit(
-        adata, time_key="day", subspace=tmp_path / "subspace", subspace_mode=mode, steps=5
+        adata,
+        time_key="day",
+        subspace=tmp_path / "subspace",
+        subspace_mode=mode,
+        steps=5,
+        verdict=False,
     )
     assert fitted.model.config.latent_dim == 4
     assert fitted.record.subspace_mode == mode
@@ -133,7 +138,9 @@ pipeline.interpolate(adata, 0.5).write_h5ad({str(tmp_path / "found.h5ad")!r})
 
 
 def test_aligned_is_the_default_of_a_shared_subspace(adata, shared):
-    fitted = CellMNNPipeline().fit(adata, time_key="day", subspace=shared, n_dims=3, steps=1)
+    fitted = CellMNNPipeline().fit(
+        adata, time_key="day", subspace=shared, n_dims=3, steps=1, verdict=False
+    )
     assert fitted.record.subspace_mode == "aligned"
     assert fitted.model.config.latent_dim == 3
     own = fitted.subspace.own_scores(fitted.annotate(adata).obsm["X_cellmnn"])
@@ -149,7 +156,9 @@ def test_aligned_is_the_default_of_a_shared_subspace(adata, shared):
 def test_annotation_of_observed_cells(adata, shared, tmp_path, mode):
     """Velocities in gene space are those in latent space; genes of no fit get loadings too."""
     options = {} if mode == "own" else {"subspace": shared, "subspace_mode": mode}
-    fitted = CellMNNPipeline().fit(adata[:, :6].copy(), time_key="day", steps=5, **options)
+    fitted = CellMNNPipeline().fit(
+        adata[:, :6].copy(), time_key="day", steps=5, verdict=False, **options
+    )
     found = fitted.annotate(adata)
     assert found.var["cellmnn_inferred"].tolist() == [False] * 6 + [True] * 2
     assert "cellmnn" not in adata.uns
@@ -181,14 +190,16 @@ def test_a_course_on_disk_is_fitted_in_chunks(adata, tmp_path):
     adata.X = sparse.csr_matrix(np.where(adata.X > 0, adata.X, 0))
     adata.write_h5ad(tmp_path / "course.h5ad")
     backed = anndata.read_h5ad(tmp_path / "course.h5ad", backed="r")
-    fitted = CellMNNPipeline().fit(backed, time_key="day", n_dims=3, steps=5)
+    fitted = CellMNNPipeline().fit(backed, time_key="day", n_dims=3, steps=5, verdict=False)
     found, expected = fitted.interpolate(backed, 0.5), fitted.interpolate(adata, 0.5)
     np.testing.assert_allclose(found.X, expected.X, atol=1e-5)
 
 
 def test_embeddings_come_back_as_coordinates(adata):
     adata.obsm["X_emb"] = adata.X[:, :3] * 10 + 100
-    pipeline = CellMNNPipeline().fit(adata, time_key="day", use_rep="X_emb", steps=20)
+    pipeline = CellMNNPipeline().fit(
+        adata, time_key="day", use_rep="X_emb", steps=20, verdict=False
+    )
     found = pipeline.interpolate(adata, 0.5)
     assert list(found.var_names) == ["X_emb_0", "X_emb_1", "X_emb_2"]
     assert abs(found.X.mean() - adata.obsm["X_emb"][:60].mean()) < 5
@@ -196,7 +207,9 @@ def test_embeddings_come_back_as_coordinates(adata):
 
 
 def test_the_frame_is_saved_with_the_model(adata, tmp_path):
-    fitted = CellMNNPipeline().fit(adata, time_key="day", frame=True, n_dims=3, steps=5)
+    fitted = CellMNNPipeline().fit(
+        adata, time_key="day", frame=True, n_dims=3, steps=5, verdict=False
+    )
     fitted.save_pretrained(tmp_path)
     frame = CellMNNPipeline.from_pretrained(tmp_path).model.frame_state()
     for name, value in vars(fitted.model.frame_state()).items():
@@ -207,7 +220,7 @@ def test_the_frame_is_saved_with_the_model(adata, tmp_path):
 def test_repeated_gene_names_are_refused(adata):
     adata.var_names = ["same", "same", *adata.var_names[2:]]
     with pytest.raises(InputError, match="var_names: expected unique names, found same repeated"):
-        CellMNNPipeline().fit(adata, time_key="day", steps=1)
+        CellMNNPipeline().fit(adata, time_key="day", steps=1, verdict=False)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pipeline.json"])
