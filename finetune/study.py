@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anndata
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import typer
@@ -30,14 +31,14 @@ import typer
 # scripts of pretraining/ are not installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
 from build_corpus import GENES
-from leave_group_out import TIME_KEYS, untrained
+from leave_group_out import DEVELOPMENT, TIME_KEYS, untrained
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.corpus import group_overlapping
 from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
 from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
 from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.metrics import ot_interpolate, wasserstein1
+from cellmnn_fm.metrics import ot_interpolate, wasserstein1, with_interval
 from cellmnn_fm.reading import read_source, read_times
 from cellmnn_fm.recipes import preset_configs
 from cellmnn_fm.training import train
@@ -236,6 +237,154 @@ def for_all_groups(study: str, data: Path, bases: Path, part: str, outcome: Call
         partial.write_text(json.dumps(found, indent=1))
         partial.replace(folder / f"{group}.json")
         print(group, flush=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# What was found
+
+
+@app.command()
+def report() -> None:
+    """Tables and figures of the results that are there."""
+    if (RESULTS / "steps").exists():
+        report_steps(read_results("steps")["all"])
+    if (RESULTS / "small_data").exists():
+        report_small_data(read_results("small_data"))
+
+
+def read_results(study: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """By condition and data set, the rows of :func:`compare`; what has none is left out."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for file in sorted((RESULTS / study).glob("*.json")):
+        for name, conditions in json.loads(file.read_text()).items():
+            for condition, rows in conditions.items():
+                if isinstance(rows, list) and rows:
+                    found.setdefault(condition, {})[name] = rows
+    return found
+
+
+def ratios(sets: dict[str, list[dict[str, Any]]], arm: str, over: str = "ot_interpolate"):
+    """For each data set the mean W1 over that of another arm."""
+    return [
+        float(
+            np.mean([row["w1"][arm] for row in rows]) / np.mean([row["w1"][over] for row in rows])
+        )
+        for rows in sets.values()
+    ]
+
+
+def report_steps(sets: dict[str, list[dict[str, Any]]]) -> None:
+    """Quality and seconds by steps."""
+
+    def seconds(arm: str) -> float:
+        return float(np.median([row["seconds"][arm] for rows in sets.values() for row in rows]))
+
+    lines = [
+        "| steps | fine-tuned | seconds | from scratch | seconds | fine-tuned over scratch |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for count in STEPS:
+        base, scratch = f"full {count}", f"scratch {count}"
+        lines.append(
+            f"| {count} | {with_interval(ratios(sets, base))} | {seconds(base):.2f} "
+            f"| {with_interval(ratios(sets, scratch))} | {seconds(scratch):.2f} "
+            f"| {with_interval(ratios(sets, base, scratch))} |"
+        )
+    lines += ["", "| other ways | ratio to OT-Interpolate | over full 50 |", "|---|---:|---:|"]
+    for arm in sorted({arm for rows in sets.values() for arm in rows[0]["seconds"]}):
+        if arm not in {f"{kind} {count}" for kind in ("full", "scratch") for count in STEPS}:
+            lines.append(
+                f"| {arm} | {with_interval(ratios(sets, arm))} "
+                f"| {with_interval(ratios(sets, arm, 'full 50'))} |"
+            )
+    for label, names in (
+        ("development", [name for name in sets if name in DEVELOPMENT]),
+        ("others", [name for name in sets if name not in DEVELOPMENT]),
+    ):
+        part = {name: sets[name] for name in names}
+        if len(part) > 1:
+            lines.append(
+                f"\n{label}, {len(part)} sets: full 50 at {with_interval(ratios(part, 'full 50'))}, "
+                f"over full 0 {with_interval(ratios(part, 'full 50', 'full 0'))}, "
+                f"scratch 400 at {with_interval(ratios(part, 'scratch 400'))}"
+            )
+    write("steps.md", lines)
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+    for kind, label in (("full", "fine-tuned"), ("scratch", "from scratch")):
+        found = [ratios(sets, f"{kind} {count}") for count in STEPS]
+        means, errors = [np.mean(one) for one in found], [sem(one) for one in found]
+        for ax, x in (
+            (axes[0], list(STEPS)),
+            (axes[1], [seconds(f"{kind} {count}") for count in STEPS]),
+        ):
+            ax.errorbar(x, means, errors, marker="o", capsize=2, label=label)
+    axes[0].set(xlabel="steps", ylabel="W1 over OT-Interpolate", ylim=(0.94, 1.2))
+    axes[1].set(xlabel="seconds, one core", xscale="log")
+    for ax in axes:
+        ax.axhline(np.mean(ratios(sets, "untrained")), color="grey", ls="--", label="frame alone")
+        ax.axhline(1, color="black", lw=0.5)
+    axes[0].legend(frameon=False)
+    figure.savefig(RESULTS / "steps.png", dpi=120)
+
+
+def report_small_data(conditions: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+    """Quality with few cells and few times."""
+    arms = ("untrained", "full 0", f"full {DEFAULT_STEPS}", f"scratch {SCRATCH_STEPS}")
+    lines = [
+        "| | sets | frame alone | base, 0 steps | fine-tuned, 50 | from scratch, 150 |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    kinds = {"cells": CELLS, "times": TIMES}
+    for kind, values in kinds.items():
+        for value in values:
+            sets = conditions[f"{value} {kind}"]
+            cells = " | ".join(with_interval(ratios(sets, arm)) for arm in arms)
+            lines.append(f"| {value} {kind} | {len(sets)} | {cells} |")
+    sets = conditions["20 cells"]
+    lines += [
+        "",
+        "| 20 cells, steps | fine-tuned | from scratch | over scratch | over the frame alone |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for count in STEPS[1:]:
+        base, scratch = f"full {count}", f"scratch {count}"
+        cells = " | ".join(
+            with_interval(one)
+            for one in (
+                ratios(sets, base),
+                ratios(sets, scratch),
+                ratios(sets, base, scratch),
+                ratios(sets, base, "untrained"),
+            )
+        )
+        lines.append(f"| {count} | {cells} |")
+    write("small_data.md", lines)
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
+    labels = ("frame alone", "base, 0 steps", "fine-tuned", "from scratch")
+    for ax, (kind, values) in zip(axes, kinds.items(), strict=True):
+        for arm, label in zip(arms, labels, strict=True):
+            found = [ratios(conditions[f"{value} {kind}"], arm) for value in values]
+            means, errors = [np.mean(one) for one in found], [sem(one) for one in found]
+            ax.errorbar(values, means, errors, marker="o", capsize=2, label=label)
+        ax.axhline(1, color="black", lw=0.5)
+    axes[0].set(xlabel="cells in a snapshot", ylabel="W1 over OT-Interpolate", xscale="log")
+    axes[0].set_xticks(CELLS, [str(one) for one in CELLS])
+    axes[1].set(xlabel="snapshots")
+    axes[1].set_xticks(TIMES)
+    axes[0].legend(frameon=False)
+    figure.savefig(RESULTS / "small_data.png", dpi=120)
+
+
+def sem(values: list[float]) -> float:
+    """Standard error of the mean over data sets."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def write(name: str, lines: list[str]) -> None:
+    """Print a table and keep it."""
+    text = "\n".join(lines)
+    print(text)
+    (RESULTS / name).write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cellmnn_fm import InputError, TimeCourse, fit_shared_subspace
-from cellmnn_fm.corpus import Corpus, group_overlapping
+from cellmnn_fm.corpus import Corpus, CoursesInMemory, group_overlapping
 
 
 def make_course(seed, dims=3, cells=30, times=4):
@@ -183,3 +183,21 @@ def test_the_listed_files_are_those_of_the_collection(data_folder):
         assert hashlib.sha256(file.read_bytes()).hexdigest() == one["sha256"]
         assert one["licence"] == catalog[one["name"]]["licence"]
         assert anndata.read_h5ad(file, backed="r").uns["name"] == one["name"]
+
+
+def test_courses_in_memory_are_those_on_disk(tmp_path):
+    rng = np.random.default_rng(0)
+    courses = {
+        "a": TimeCourse([rng.normal(size=(n, 3)) for n in (9, 5, 7)], [0.0, 1.0, 4.0]),
+        "b": TimeCourse([rng.normal(size=(n, 4)) for n in (6, 8)], [0.0, 2.0]),
+    }
+    corpus = Corpus.create(tmp_path / "corpus", latent_dim=4)
+    for name, course in courses.items():
+        corpus.add_course(name, course)
+    memory = CoursesInMemory(courses, 4)
+    assert memory.entries == corpus.entries
+    assert len(memory) == len(corpus) == 2
+    for name in courses:
+        for at in range(len(corpus.entries[name].times)):
+            drawn = [one[name].draw(at, 6, np.random.default_rng(1)) for one in (memory, corpus)]
+            np.testing.assert_array_equal(*drawn)

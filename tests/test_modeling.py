@@ -254,3 +254,35 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
     assert "missing hypernetwork.layers.0.weight" in message
     assert "unexpected stranger" in message
     assert "hypernetwork.head.bias of shape (7,) in place of" in message
+
+
+def test_the_table_grows_and_shrinks(tmp_path):
+    """Rows that stay are bit for bit; new ones are the mean, unpadded, with a frame of identity."""
+    options = {"num_datasets": 3, "dataset_embed_dim": 4, "dataset_dims": [5, 3, 5]}
+    model = make_model(frame=True, num_frame_times=3, num_genes=7, **options)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.resize_dataset_embeddings(5, new_num_frame_times=6)
+    config = model.config
+    assert (config.num_datasets, config.num_frame_times) == (5, 6)
+    assert config.dataset_dims == model.dataset_dims.tolist() == [5, 3, 5, 5, 5]
+    assert model.dataset_embeddings.weight.requires_grad
+    for name, value in before.items():
+        found = model.state_dict()[name][tuple(slice(size) for size in value.shape)]
+        assert torch.equal(found, value), name
+    weight = before["dataset_embeddings.weight"]
+    torch.testing.assert_close(model.dataset_embeddings.weight[3:], weight.mean(0).repeat(2, 1))
+    z = torch.randn(9, 5)
+    frame = model.frame_state(4)
+    torch.testing.assert_close(frame.to_frame(z, torch.tensor(1.5)), z)
+    model.save_pretrained(tmp_path)
+    again = CellMNNModel.from_pretrained(tmp_path)
+    assert all(torch.equal(v, again.state_dict()[n]) for n, v in model.state_dict().items())
+    model.resize_dataset_embeddings(3, new_num_frame_times=3)
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+def test_a_table_without_embeddings_grows_too():
+    model = make_model()
+    model.resize_dataset_embeddings(2)
+    assert model.config.num_datasets == 2
+    assert model.dataset_dims.tolist() == [5, 5]
