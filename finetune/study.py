@@ -263,14 +263,15 @@ def read_results(study: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return found
 
 
-def ratios(sets: dict[str, list[dict[str, Any]]], arm: str, over: str = "ot_interpolate"):
+def ratios(
+    sets: dict[str, list[dict[str, Any]]], arm: str, over: str = "ot_interpolate"
+) -> list[float]:
     """For each data set the mean W1 over that of another arm."""
-    return [
-        float(
-            np.mean([row["w1"][arm] for row in rows]) / np.mean([row["w1"][over] for row in rows])
-        )
-        for rows in sets.values()
-    ]
+
+    def mean(rows: list[dict[str, Any]], method: str) -> float:
+        return float(np.mean([row["w1"][method] for row in rows]))
+
+    return [mean(rows, arm) / mean(rows, over) for rows in sets.values()]
 
 
 def report_steps(sets: dict[str, list[dict[str, Any]]]) -> None:
@@ -304,7 +305,8 @@ def report_steps(sets: dict[str, list[dict[str, Any]]]) -> None:
         part = {name: sets[name] for name in names}
         if len(part) > 1:
             lines.append(
-                f"\n{label}, {len(part)} sets: full 50 at {with_interval(ratios(part, 'full 50'))}, "
+                f"\n{label}, {len(part)} sets: "
+                f"full 50 at {with_interval(ratios(part, 'full 50'))}, "
                 f"over full 0 {with_interval(ratios(part, 'full 50', 'full 0'))}, "
                 f"scratch 400 at {with_interval(ratios(part, 'scratch 400'))}"
             )
