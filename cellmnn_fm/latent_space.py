@@ -38,7 +38,7 @@ class GeneOptions:
     on_duplicates: OnDuplicates = "error"
 
     def __post_init__(self) -> None:
-        _require_known("on_duplicates", self.on_duplicates, get_args(OnDuplicates))
+        require_known("on_duplicates", self.on_duplicates, get_args(OnDuplicates))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SpaceOptions:
     genes: GeneOptions = field(default_factory=GeneOptions)
 
     def __post_init__(self) -> None:
-        _require_known("subspace mode", self.mode, get_args(SubspaceMode))
+        require_known("subspace mode", self.mode, get_args(SubspaceMode))
         if (self.mode == "own") != (self.shared is None):
             raise InputError(
                 f"subspace mode {self.mode}",
@@ -181,15 +181,34 @@ class LatentSpace:
         UserWarning
             If less than half of the genes match.
         """
-        subspace, chunks, coverage = self._read(source, genes or GeneOptions())
+        subspace, chunks, coverage, _ = self._read(source, genes or GeneOptions())
         return np.concatenate([subspace.project(chunk) for chunk in chunks]), coverage
+
+    def expression(
+        self,
+        source: Source,
+        genes: GeneOptions | None = None,
+        rows: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float32]:
+        """Measured expression (cells, genes) of the panel, dense, of some rows of a file.
+
+        Genes that the file lacks have the values that the latent states stand for.
+        """
+        subspace, chunks, _, present = self._read(source, genes or GeneOptions(), rows)
+        parts = []
+        for chunk in chunks:
+            x = chunk if isinstance(chunk, np.ndarray) else chunk.toarray()
+            full = self.subspace.reconstruct(subspace.project(x))
+            full[:, present] = x
+            parts.append(full)
+        return np.concatenate(parts)
 
     def explained_variance(self, source: Source, genes: GeneOptions | None = None) -> float:
         """The variance of the genes of the panel that is kept, summed over them.
 
         It is what ``x̂ = μ + D z`` leaves over, taken off the variance of x around μ.
         """
-        subspace, chunks, _ = self._read(source, genes or GeneOptions())
+        subspace, chunks, *_ = self._read(source, genes or GeneOptions())
         kept, cells = 0.0, 0
         for chunk in chunks:
             x = chunk if isinstance(chunk, np.ndarray) else chunk.toarray()
@@ -200,9 +219,12 @@ class LatentSpace:
         return kept / (cells - 1)
 
     def _read(
-        self, source: Source, genes: GeneOptions
-    ) -> tuple[Subspace, Iterator[Matrix], Coverage]:
-        """Chunks of the columns of a file that are in the panel, and the subspace over those."""
+        self, source: Source, genes: GeneOptions, rows: NDArray[np.bool_] | None = None
+    ) -> tuple[Subspace, Iterator[Matrix], Coverage, NDArray[np.int64]]:
+        """Chunks of the columns of a file that are in the panel, and the subspace over those.
+
+        Beside them the coverage, and the positions of those columns in the panel.
+        """
         names, symbols, selection = source.names, _symbols_if_any(source, genes), None
         if self.mode == "shared":
             names, selection = merge_duplicates(symbols, genes.on_duplicates)
@@ -226,7 +248,7 @@ class LatentSpace:
 
         some_missing = len(present) < len(columns)
         subspace = self.subspace.restricted(present) if some_missing else self.subspace
-        return subspace, map(pick, source.chunks()), coverage
+        return subspace, map(pick, source.chunks(rows)), coverage, present
 
     def over_genes(
         self, source: Source, states: NDArray, genes: GeneOptions | None = None
@@ -259,7 +281,8 @@ class LatentSpace:
         return subspace.of_genes(np.argsort(order)), inferred
 
 
-def _require_known(what: str, value: str, known: tuple[str, ...]) -> None:
+def require_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a value that is none of those that are known."""
     if value not in known:
         raise InputError(what, " or ".join(known), value, "choose one of those")
 

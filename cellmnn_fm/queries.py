@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +13,33 @@ from .errors import InputError
 from .fit_record import FitRecord
 from .foundation import GENES_FILE, Foundation
 from .gene_panel import Coverage, GenePanel
-from .latent_space import LatentSpace
+from .grn import GeneRegulatoryNetwork
+from .latent_space import LatentSpace, require_known
 from .model_card import card_of_fit, card_of_foundation
 from .modeling_cellmnn import CellMNNModel
 from .optimisation import remove_training_state
 from .reading import Source, read_source, read_times
+from .regulation import (
+    DEFAULT_RIDGE,
+    CellStates,
+    Decay,
+    Estimator,
+    Part,
+    kernel,
+    operator_network,
+    production_network,
+)
 from .results import add_genes, annotated, predicted_snapshot
 from .subspace import Subspace
 from .time_course import TimeCourse
-from .trajectories import interpolate, velocity_at
+from .trajectories import draw_cells, interpolate, velocity_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 RECORD_FILE = "pipeline.json"
+
+_MAX_CELLS = 10_000  # more would not sharpen a network
 
 
 class FittedQueries:
@@ -132,10 +145,7 @@ class FittedQueries:
         """
         fitted = self._fitted_to(adata, time_key)
         source, states, cell_times, coverage = fitted._read(adata, time_key)
-        velocity = np.empty_like(states)
-        for time in np.unique(cell_times):
-            at = cell_times == time
-            velocity[at] = velocity_at(fitted.model, states[at], time, fitted.record.time_scale)
+        velocity = fitted._velocities(states, cell_times)
         result = annotated(adata, states, velocity, coverage)
         if source.var.index.equals(adata.var.index):
             subspace, inferred = fitted.latent_space.over_genes(
@@ -194,6 +204,122 @@ class FittedQueries:
         )
         result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps}
         return result
+
+    def cell_states(self, adata: AnnData | None = None, time_key: str | None = None) -> CellStates:
+        """Where cells are and where they are going, and their expression of the genes of the fit.
+
+        Parameters
+        ----------
+        adata : AnnData, optional
+            Observed cells, of which at most 10,000 are drawn. Without it cells are drawn from the distributions at the observed times
+            that a model with a Gaussian frame knows, mean and covariance: 200 at each.
+        time_key : str, optional
+            Column of times, where it differs from that of the fit.
+        """
+        if adata is None:
+            return self._drawn_states()
+        fitted = self._fitted_to(adata, time_key)
+        source, states, cell_times, _ = fitted._read(adata, time_key)
+        kept = np.full(len(states), True)
+        if len(states) > _MAX_CELLS:
+            kept[:] = False
+            kept[np.random.default_rng(0).choice(len(states), _MAX_CELLS, replace=False)] = True
+        states, cell_times = states[kept], cell_times[kept]
+        velocity = fitted._velocities(states, cell_times)
+        found = fitted.latent_space.expression(source, fitted.record.gene_options, kept)
+        return CellStates(states, velocity, cell_times, found)
+
+    def _drawn_states(self, cells: int = 200) -> CellStates:
+        scale = self.record.time_scale
+        if not self.model.config.frame:
+            raise InputError("adata", "the data, since the model has no frame", "none", "give it")
+        drawn = draw_cells(self.model, cells)
+        times = np.repeat(scale.to_user(self.model.frame_state().times.numpy(force=True)), cells)
+        return CellStates(drawn, self._velocities(drawn, times), times)
+
+    def _velocities(self, states: NDArray, cell_times: NDArray) -> NDArray[np.float32]:
+        velocity = np.empty_like(states)
+        for time in np.unique(cell_times):
+            at = cell_times == time
+            velocity[at] = velocity_at(self.model, states[at], time, self.record.time_scale)
+        return velocity
+
+    def grn(
+        self,
+        adata: AnnData | None = None,
+        *,
+        time_key: str | None = None,
+        estimator: Estimator = "production",
+        decay: Decay = None,
+        ridge: float = DEFAULT_RIDGE,
+        around: str | None = None,
+        part: Part = "learned",
+        members: int = 0,
+        seed: int = 0,
+    ) -> GeneRegulatoryNetwork:
+        """The gene regulatory network of some cells: of all, or of those of a time, type or branch.
+
+        Parameters
+        ----------
+        adata : AnnData, optional
+            The cells, such as ``adata[adata.obs["day"] == 3]``; see :meth:`cell_states`.
+        time_key : str, optional
+        estimator : {"production", "operator", "jacobian"}
+            Production rates regressed on expression, which is right about most signs where the
+            truth is known; or the operator of the paper, which mostly is not, or its Jacobian.
+        decay, ridge
+            Of "production", see :func:`cellmnn_fm.regulation.production_network`.
+        around : str, optional
+            Name of a cell: the others count the less the farther they are from it.
+        part : {"learned", "frame", "all"}
+            Of "operator" and "jacobian", see :func:`cellmnn_fm.regulation.operator_network`.
+        members : int
+            How often cells are resampled for a confidence in each edge ("production" only).
+        seed : int
+
+        Raises
+        ------
+        InputError
+            On unusable options, and for a fit to coordinates that have no genes.
+        """
+        if adata is not None and self._foundation is not None:
+            # ask the same adapted model for the states and for the rest
+            return self._fitted_to(adata, time_key).grn(
+                adata,
+                estimator=estimator,
+                decay=decay,
+                ridge=ridge,
+                around=around,
+                part=part,
+                members=members,
+                seed=seed,
+            )
+        require_known("estimator", estimator, get_args(Estimator))
+        require_known("part", part, get_args(Part))
+        if self.record.use_rep is not None:
+            raise InputError(
+                "grn", "a fit to genes", f"one to {self.record.use_rep}", "fit one to genes"
+            )
+        cells = self.cell_states(adata, time_key)
+        about = (cells, self.subspace, self.panel.names, self.record.time_scale)
+        if estimator != "production":
+            if around is not None or members:
+                raise InputError(
+                    "estimator", "production with around or members", estimator, "leave them out"
+                )
+            jacobian = estimator == "jacobian"
+            return operator_network(self.model, *about, part=part, jacobian=jacobian)
+        weights = None
+        if around is not None:
+            if adata is None or around not in adata.obs_names:
+                raise InputError("around", "the name of a cell", around, "choose one of adata")
+            if adata.n_obs > _MAX_CELLS:
+                found = f"{adata.n_obs:,} cells"
+                raise InputError("around", f"at most {_MAX_CELLS:,} cells", found, "select some")
+            weights = kernel(cells.states, adata.obs_names.get_loc(around))
+        return production_network(
+            *about, decay=decay, ridge=ridge, weights=weights, members=members, seed=seed
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save the model, its genes, its record and a stub of a model card to `folder`."""

@@ -199,6 +199,19 @@ def follow(
     return torch.stack([found[float(time)] for time in wanted]).cpu().numpy()
 
 
+@torch.no_grad()
+def draw_cells(
+    model: CellMNNModel, cells: int, dataset_id: int = 0, seed: int = 0
+) -> NDArray[np.float32]:
+    """Cells drawn from mean and covariance at every stored time, (times · cells, latent_dim)."""
+    frame = model.frame_state(dataset_id)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(frame.times), cells, frame.mean.shape[-1])
+    y = torch.randn(shape, generator=generator).to(frame.mean)
+    real = torch.arange(shape[-1], device=y.device) < model.dataset_dims[dataset_id]
+    return frame.from_frame(y * real, frame.times).flatten(0, 1).cpu().numpy()
+
+
 def velocity_at(
     model: CellMNNModel, states: NDArray, time: float, time_scale: TimeScale
 ) -> NDArray[np.float32]:

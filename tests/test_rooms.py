@@ -20,6 +20,7 @@ ORDER = [
     *("recipes", "trajectories", "metrics", "evaluation", "verdict", "subspace_report"),
     *("corpus", "sampling", "fit_record", "foundation", "model_card", "hub"),
     *("optimisation", "training", "joint_training", "adaptation", "finetuning", "candidates"),
+    *("grn", "regulation", "grn_evaluation", "grn_baselines", "gene_networks"),
     *("results", "fitting", "queries", "pipeline", "plotting", "synthetic"),
     *("console", "subspace_commands", "demo", "cli"),
 ]

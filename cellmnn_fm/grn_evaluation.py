@@ -1,0 +1,249 @@
+"""How well a network agrees with known edges: links and their signs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+PUBLISHED_FACTORS = ("FOS", "HMGA1", "JUN", "POU5F1", "SOX2", "YBX1")
+"""The transcription factors whose edges the paper of the method reports one by one."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Known edges between the genes of a network.
+
+    Attributes
+    ----------
+    edges : DataFrame
+        "source", "target" and "sign" (+1, -1, or 0 for unknown), each pair once, none of a gene to
+        itself.
+    genes : tuple of str
+        Of the network.
+    conflicting : int
+        Pairs that were there with both signs: kept as links of unknown sign.
+    outside : int
+        Pairs with a gene that the network does not have: left out.
+    """
+
+    edges: pd.DataFrame
+    genes: tuple[str, ...]
+    conflicting: int
+    outside: int
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, genes: Sequence[str]) -> Reference:
+        """Those of a table "source", "target" and perhaps "sign"; symbols in any case."""
+        for column in ("source", "target"):
+            if column not in table:
+                found = ", ".join(map(str, table.columns))
+                raise InputError("reference", "columns source and target", found, "rename them")
+        edges = pd.DataFrame(
+            {part: table[part].astype(str).str.upper() for part in ("source", "target")}
+        )
+        edges["sign"] = table["sign"].astype(int) if "sign" in table else 0
+        edges = edges[edges["source"] != edges["target"]]
+        signs = edges[edges["sign"] != 0].groupby(["source", "target"])["sign"].agg(["min", "max"])
+        conflicts = signs[signs["min"] != signs["max"]].index
+        edges = edges.groupby(["source", "target"], as_index=False)["sign"].agg(
+            lambda found: _one_sign(found.to_numpy())
+        )
+        known = {gene.upper(): gene for gene in genes}
+        inside = edges["source"].isin(known) & edges["target"].isin(known)
+        kept = edges[inside].reset_index(drop=True)
+        kept["source"], kept["target"] = kept["source"].map(known), kept["target"].map(known)
+        conflicting = sum(a in known and b in known for a, b in conflicts)
+        return cls(kept, tuple(genes), conflicting, int((~inside).sum()))
+
+    @classmethod
+    def read(cls, file: str | Path, genes: Sequence[str]) -> Reference:
+        """Those of a .tsv file (perhaps .gz) with a header; lines from "#" on are comments."""
+        if not Path(file).is_file():
+            raise InputError("reference", "a .tsv file", f"nothing at {file}", "correct the path")
+        return cls.of(pd.read_csv(file, sep="\t", comment="#"), genes)
+
+
+def _one_sign(signs: NDArray) -> int:
+    found = set(signs[signs != 0].tolist())
+    return found.pop() if len(found) == 1 else 0
+
+
+@dataclass(frozen=True)
+class LinkScores:
+    """Known links among all pairs of a known source and a target, ranked by strength.
+
+    Attributes
+    ----------
+    pairs, links : int
+    auprc_ratio : float
+        Area under precision and recall, over that of chance.
+    early_precision_ratio : float
+        Precision among as many pairs as there are links, over that of chance.
+    auroc : float
+    """
+
+    pairs: int
+    links: int
+    auprc_ratio: float
+    early_precision_ratio: float
+    auroc: float
+
+
+@dataclass(frozen=True)
+class SignScores:
+    """Signs of the known edges.
+
+    Attributes
+    ----------
+    pairs, positive : int
+        With a known sign, and of these activations.
+    accuracy, balanced_accuracy : float
+        The latter is the mean of those of activations and repressions: 0.5 is chance.
+    mcc : float
+        Matthews' correlation coefficient.
+    """
+
+    pairs: int
+    positive: int
+    accuracy: float
+    balanced_accuracy: float
+    mcc: float
+
+
+def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = False) -> LinkScores:
+    """Compare the strengths of edges with the known links.
+
+    Parameters
+    ----------
+    weights : (genes, genes)
+        Row = target; only their absolute values matter.
+    reference : Reference
+        Pairs are all of its sources with all of its targets, as in BEELINE (Pratapa et al. 2020).
+    every_pair : bool
+        All genes with all genes, where the reference is known to be complete.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    at, of, known = _pairs(reference, every_pair=every_pair)
+    if not 0 < known.sum() < len(known):
+        raise InputError(
+            "reference", "some of the pairs linked", int(known.sum()), "take another reference"
+        )
+    strength = np.abs(weights[at, of])
+    density = known.mean()
+    # ties are broken evenly: equal strengths all count in part
+    order = np.argsort(-strength, kind="stable")
+    floor = strength[order[known.sum() - 1]]
+    sure, tied = strength > floor, strength == floor
+    hits = known[sure].sum() + known[tied].mean() * (known.sum() - sure.sum())
+    return LinkScores(
+        pairs=len(known),
+        links=int(known.sum()),
+        auprc_ratio=float(average_precision_score(known, strength) / density),
+        early_precision_ratio=float(hits / known.sum() / density),
+        auroc=float(roc_auc_score(known, strength)),
+    )
+
+
+def sign_scores(weights: NDArray, reference: Reference) -> SignScores:
+    """Compare the signs of edges with the known ones; a weight of 0 is wrong either way."""
+    found, truth = signs_of(weights, reference)
+    if not len(truth):
+        raise InputError("reference", "edges of known sign", "none", "take another reference")
+    return score_signs(found, truth)
+
+
+def signs_of(weights: NDArray, reference: Reference) -> tuple[NDArray, NDArray]:
+    """Estimated and known signs of the edges whose sign is known."""
+    position = {gene: at for at, gene in enumerate(reference.genes)}
+    signed = reference.edges[reference.edges["sign"] != 0]
+    at = signed["target"].map(position).to_numpy(dtype=int)
+    of = signed["source"].map(position).to_numpy(dtype=int)
+    return np.sign(weights[at, of]), signed["sign"].to_numpy()
+
+
+def score_signs(found: NDArray, truth: NDArray) -> SignScores:
+    """The same, for signs that are already paired, of several data sets for instance."""
+    right = found == truth
+    rates = [right[truth == sign].mean() for sign in (1, -1) if (truth == sign).any()]
+    true = np.array([(right & (truth == sign)).sum() for sign in (1, -1)], dtype=float)
+    false = np.array([(~right & (truth == sign)).sum() for sign in (-1, 1)], dtype=float)
+    (tp, tn), (fp, fn) = true, false
+    scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return SignScores(
+        pairs=len(truth),
+        positive=int((truth > 0).sum()),
+        accuracy=float(right.mean()),
+        balanced_accuracy=float(np.mean(rates)),
+        mcc=float((tp * tn - fp * fn) / scale) if scale else 0.0,
+    )
+
+
+def by_factor(
+    weights: NDArray, reference: Reference, factors: Sequence[str] = PUBLISHED_FACTORS
+) -> pd.DataFrame:
+    """Signs by transcription factor, with F1 and with the tally that was published for it.
+
+    The published F1 counts a repression that is found as one as a false negative, so that calling
+    every edge an activation scores 1; "f1" is that of activations.
+    """
+    rows = []
+    for factor in factors:
+        mine = reference.edges[reference.edges["source"].str.upper() == factor]
+        part = Reference(mine, reference.genes, 0, 0)
+        found, truth = signs_of(weights, part)
+        if not len(truth):
+            continue
+        hits, missed = (
+            ((found == truth) & (truth > 0)).sum(),
+            ((found != truth) & (truth > 0)).sum(),
+        )
+        false = ((found > 0) & (truth < 0)).sum()
+        rejected = ((found < 0) & (truth < 0)).sum()
+        rows.append(
+            {
+                "factor": factor,
+                "pairs": len(truth),
+                "accuracy": (found == truth).mean(),
+                "f1": 2 * hits / max(1, 2 * hits + missed + false),
+                "published_tally": 2 * hits / max(1, 2 * hits + missed + rejected),
+            }
+        )
+    return pd.DataFrame(rows, columns=["factor", "pairs", "accuracy", "f1", "published_tally"])
+
+
+def evaluate_network(weights: NDArray, reference: Reference) -> dict[str, Any]:
+    """Link and sign scores, those that the reference allows."""
+    scores: dict[str, Any] = {}
+    for score in (link_scores, sign_scores):
+        try:
+            scores |= {
+                f"{score.__name__[:4]}_{k}": v for k, v in asdict(score(weights, reference)).items()
+            }
+        except InputError:
+            continue
+    return scores
+
+
+def _pairs(reference: Reference, *, every_pair: bool) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
+    """Targets, sources, and whether there is a link."""
+    position = {gene: at for at, gene in enumerate(reference.genes)}
+    of = reference.edges["source"].map(position).to_numpy(dtype=int)
+    at = reference.edges["target"].map(position).to_numpy(dtype=int)
+    linked = np.zeros((len(position),) * 2, dtype=bool)
+    linked[at, of] = True
+    sources, targets = np.unique(of), np.unique(at)
+    if every_pair:
+        sources = targets = np.arange(len(position))
+    grid_at, grid_of = (part.ravel() for part in np.meshgrid(targets, sources, indexing="ij"))
+    between = grid_at != grid_of
+    grid_at, grid_of = grid_at[between], grid_of[between]
+    return grid_at, grid_of, linked[grid_at, grid_of]
