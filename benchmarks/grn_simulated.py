@@ -2,10 +2,10 @@
 
     python benchmarks/grn_simulated.py             # about 10 minutes on one core; resumable
 
-Four topologies x 5 seeds, 20 genes, 5 times x 300 cells, clean and as Poisson counts (3 where a gene
-is fully on). Settings were chosen on linear and bifurcating networks; cyclic and trifurcating ones
-confirm them. AUPRC ratio: of known links among all pairs, over chance; signs: share of all true
-edges whose sign is right. Result: results/grn_simulated.md, one JSON file a case beside it.
+Four topologies x 5 seeds, 20 genes, 5 times x 300 cells, clean and as Poisson counts (3 where a
+gene is fully on). Settings were chosen on linear and bifurcating networks; cyclic and trifurcating
+ones confirm them. AUPRC ratio: of known links among all pairs, over chance; signs: share of all
+true edges whose sign is right. Result: results/grn_simulated.md, one JSON file a case beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import typer
 
 from cellmnn_fm.gene_networks import GeneNetwork, Topology
+from cellmnn_fm.grn import GeneRegulatoryNetwork
 from cellmnn_fm.grn_baselines import BASELINES
 from cellmnn_fm.grn_evaluation import Reference, link_scores, sign_scores
 from cellmnn_fm.recipes import preset_configs
@@ -58,6 +59,7 @@ def main(results: Path = RESULTS / "grn_simulated") -> None:
 
 
 def file_of(results: Path, case: tuple) -> Path:
+    """Where the scores of a case are."""
     return results / f"{'_'.join(map(str, case))}.json"
 
 
@@ -107,7 +109,8 @@ def fitted(adata: Any, seed: int, frame: bool, offset: bool) -> tuple:
     return model, CellStates(states, velocity, times, x), subspace, course.time_scale
 
 
-def dense(network: Any) -> np.ndarray:
+def dense(network: GeneRegulatoryNetwork) -> np.ndarray:
+    """All weights; there are few genes."""
     return network.left @ network.right
 
 
@@ -152,6 +155,7 @@ def write_table(found: dict[tuple, dict[str, dict[str, float]]], file: Path) -> 
 
 
 def mean(found: dict, method: str, noise: str, topologies: Sequence[str]) -> str:
+    """AUPRC ratio and signs over seeds and topologies."""
     scores = [
         by_method[method]
         for (topology, _, kind), by_method in found.items()

@@ -211,8 +211,8 @@ class FittedQueries:
         Parameters
         ----------
         adata : AnnData, optional
-            Observed cells, of which at most 10,000 are drawn. Without it cells are drawn from the distributions at the observed times
-            that a model with a Gaussian frame knows, mean and covariance: 200 at each.
+            Observed cells, of which at most 10,000 are drawn. Without it 200 cells are drawn from
+            each of the distributions, mean and covariance, that a model with a frame knows.
         time_key : str, optional
             Column of times, where it differs from that of the fit.
         """

@@ -85,8 +85,8 @@ def production_network(
     time_scale : TimeScale
     decay : float, mapping, "data" or None
         k of all genes per unit of the user's time; half-lives by gene in that unit (genes without
-        have the median); for each gene the fastest decay that the velocities show; or 2.4 per mean
-        gap between snapshots, the measured default.
+        have the median); for each gene the fastest decay that the velocities show, at least 1 per
+        mean gap between snapshots; or 2.4 per mean gap, the measured default.
     ridge : float
         λ, in variances of a gene.
     weights : (cells,), optional
@@ -156,7 +156,8 @@ def _decay_rates(
         if decay != "data":
             raise InputError("decay", "a rate, half-lives, or data", decay, "choose one of those")
         high = np.where(x > np.median(x, axis=0), x, np.inf)
-        return np.quantile(-velocity / high, _DECAY_QUANTILE, axis=0).clip(min=1e-6)
+        fastest = np.quantile(-velocity / high, _DECAY_QUANTILE, axis=0)
+        return fastest.clip(min=1 / time_scale.unit)  # snapshots do not show slower decay
     if isinstance(decay, Mapping):
         half_lives = np.array([decay.get(gene, np.nan) for gene in genes])
         if np.isnan(half_lives).all() or (half_lives <= 0).any():
@@ -202,11 +203,11 @@ def operator_network(
             find = _jacobians if jacobian else _operators
             total += find(model, chunk, time_scale.to_model(float(time)), part).sum(axis=0)
     dims = subspace.loadings.shape[1]
-    mean = total[:dims, :dims] / len(cells.states) / time_scale.unit
+    operator = total[:dims, :dims] / len(cells.states) / time_scale.unit
     x = subspace.reconstruct(cells.states).astype(np.float64)
     spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
-    left = (subspace.loadings @ mean) / spread[:, None]
-    right = subspace.projection.T * spread
+    left = subspace.loadings.astype(np.float64) @ operator / spread[:, None]
+    right = subspace.projection.T.astype(np.float64) * spread
     settings = {"estimator": "jacobian" if jacobian else "operator", "part": part, "cells": len(x)}
     return GeneRegulatoryNetwork(genes, left, right, x.mean(axis=0), spread, record=settings)
 
