@@ -31,6 +31,7 @@ from .console import (
     silence_transformers,
     with_folder,
 )
+from .grn_commands import grn, grn_evaluate
 from .subspace_commands import subspace_app
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ app = typer.Typer(
     help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured.",
 )
 app.add_typer(subspace_app)
+app.command("grn")(grn)
+app.command("grn-evaluate")(grn_evaluate)
 
 
 @app.command()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .grn_baselines import BASELINES
+from .queries import FittedQueries
+from .regulation import Decay
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 PUBLISHED_FACTORS = ("FOS", "HMGA1", "JUN", "POU5F1", "SOX2", "YBX1")
 """The transcription factors whose edges the paper of the method reports one by one."""
@@ -69,6 +75,24 @@ class Reference:
         if not Path(file).is_file():
             raise InputError("reference", "a .tsv file", f"nothing at {file}", "correct the path")
         return cls.of(pd.read_csv(file, sep="\t", comment="#"), genes)
+
+    def pairs(self, *, every: bool = False) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
+        """Targets, sources (positions of genes), and whether there is a link.
+
+        Of all sources with all targets; or of `every` gene with every other.
+        """
+        position = {gene: at for at, gene in enumerate(self.genes)}
+        of = self.edges["source"].map(position).to_numpy(dtype=int)
+        at = self.edges["target"].map(position).to_numpy(dtype=int)
+        linked = np.zeros((len(position),) * 2, dtype=bool)
+        linked[at, of] = True
+        sources, targets = np.unique(of), np.unique(at)
+        if every:
+            sources = targets = np.arange(len(position))
+        grid_at, grid_of = (part.ravel() for part in np.meshgrid(targets, sources, indexing="ij"))
+        between = grid_at != grid_of
+        grid_at, grid_of = grid_at[between], grid_of[between]
+        return grid_at, grid_of, linked[grid_at, grid_of]
 
 
 def _one_sign(signs: NDArray) -> int:
@@ -132,7 +156,7 @@ def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = Fa
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    at, of, known = _pairs(reference, every_pair=every_pair)
+    at, of, known = reference.pairs(every=every_pair)
     if not 0 < known.sum() < len(known):
         raise InputError(
             "reference", "some of the pairs linked", int(known.sum()), "take another reference"
@@ -233,17 +257,87 @@ def evaluate_network(weights: NDArray, reference: Reference) -> dict[str, Any]:
     return scores
 
 
-def _pairs(reference: Reference, *, every_pair: bool) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
-    """Targets, sources, and whether there is a link."""
-    position = {gene: at for at, gene in enumerate(reference.genes)}
-    of = reference.edges["source"].map(position).to_numpy(dtype=int)
-    at = reference.edges["target"].map(position).to_numpy(dtype=int)
-    linked = np.zeros((len(position),) * 2, dtype=bool)
-    linked[at, of] = True
-    sources, targets = np.unique(of), np.unique(at)
-    if every_pair:
-        sources = targets = np.arange(len(position))
-    grid_at, grid_of = (part.ravel() for part in np.meshgrid(targets, sources, indexing="ij"))
-    between = grid_at != grid_of
-    grid_at, grid_of = grid_at[between], grid_of[between]
-    return grid_at, grid_of, linked[grid_at, grid_of]
+@dataclass(frozen=True)
+class Comparison:
+    """Networks of a fitted model and of baselines from the same cells, beside known edges.
+
+    Attributes
+    ----------
+    weights : dict of (genes, genes)
+        By method; row = target. Of the genes only those in the reference.
+    reference : Reference
+        Over these genes.
+    """
+
+    weights: dict[str, NDArray]
+    reference: Reference
+
+    @classmethod
+    def of(
+        cls,
+        pipeline: FittedQueries,
+        adata: AnnData,
+        reference: Reference,
+        *,
+        time_key: str | None = None,
+        decay: Decay = None,
+        most_for_trees: int | None = None,
+        seed: int = 0,
+    ) -> Comparison:
+        """Estimate all networks.
+
+        Parameters
+        ----------
+        pipeline : CellMNNPipeline
+            Fitted.
+        adata : AnnData
+        reference : Reference
+            Over the genes of the pipeline.
+        time_key : str, optional
+        decay
+            As for :meth:`CellMNNPipeline.grn`.
+        most_for_trees : int, optional
+            No forests for more genes: they are slow.
+        seed : int
+        """
+        network = pipeline.grn(adata, time_key=time_key, decay=decay)
+        involved = set(reference.edges["source"]) | set(reference.edges["target"])
+        genes = [gene for gene in network.genes if gene in involved]
+        if len(genes) < 3:
+            raise InputError(
+                "reference", "3 or more genes of the network", len(genes), "take another"
+            )
+        at = [network.genes.index(gene) for gene in genes]
+        cells = pipeline.cell_states(adata, time_key)
+        assert cells.expression is not None
+        x = cells.expression[:, at].astype(np.float64)
+        others = [
+            pipeline.grn(adata, time_key=time_key, estimator=estimator)
+            for estimator in ("operator", "jacobian")
+        ]
+        weights = {
+            str(one.record["estimator"]): one.left[at] @ one.right[:, at]
+            for one in (network, *others)
+        }
+        for name, baseline in BASELINES.items():
+            if name != "trees" or most_for_trees is None or len(genes) <= most_for_trees:
+                weights[name] = baseline(x, cells.times, seed)
+        rng = np.random.default_rng(seed)
+        weights["always_activation"] = np.ones((len(genes),) * 2)
+        weights["shuffled_signs"] = rng.choice([-1.0, 1.0], (len(genes),) * 2)
+        return cls(weights, replace(reference, genes=tuple(genes)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Scores by method, numbers of pairs, and signs by factor, ready for JSON."""
+        known = self.reference
+        return {
+            "methods": {name: evaluate_network(one, known) for name, one in self.weights.items()},
+            "reference": {
+                "links": len(known.edges),
+                "pairs": len(known.pairs()[0]),
+                "signed": int((known.edges["sign"] != 0).sum()),
+                "conflicting": known.conflicting,
+                "outside": known.outside,
+            },
+            "factors": by_factor(self.weights["production"], known).to_dict("records"),
+        }

@@ -258,7 +258,14 @@ class CellMNNPipeline(FittedQueries):
                 stacklevel=3,
             )
 
-    def _fitted_to(self, adata: AnnData, time_key: str | None) -> FittedQueries:
+    def fitted_to(self, adata: AnnData, time_key: str | None) -> FittedQueries:
+        """Itself; or, with many data sets, what :meth:`adapt` makes of the cells.
+
+        Raises
+        ------
+        InputError
+            If the pipeline is a pretrained one and `time_key` is not given.
+        """
         if self._foundation is None:
             return self
         if time_key is None:

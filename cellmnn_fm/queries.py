@@ -103,11 +103,11 @@ class FittedQueries:
 
     def time_course(self, adata: AnnData, time_key: str | None = None) -> TimeCourse:
         """The latent time course of `adata`, which must hold genes of the fit, in any order."""
-        _, states, cell_times, _ = self._fitted_to(adata, time_key)._read(adata, time_key)
+        _, states, cell_times, _ = self.fitted_to(adata, time_key)._read(adata, time_key)
         return TimeCourse.from_cells(states, cell_times)
 
-    def _fitted_to(self, adata: AnnData, time_key: str | None) -> FittedQueries:
-        """The one that answers questions about `adata`."""
+    def fitted_to(self, adata: AnnData, time_key: str | None) -> FittedQueries:
+        """The pipeline that answers questions about `adata`: itself, or one adapted to it."""
         return self
 
     def _read(
@@ -143,7 +143,7 @@ class FittedQueries:
             their loadings are those of a regression), `layers["cellmnn_expression"]` (expression
             as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
         """
-        fitted = self._fitted_to(adata, time_key)
+        fitted = self.fitted_to(adata, time_key)
         source, states, cell_times, coverage = fitted._read(adata, time_key)
         velocity = fitted._velocities(states, cell_times)
         result = annotated(adata, states, velocity, coverage)
@@ -192,7 +192,7 @@ class FittedQueries:
         UserWarning
             If less than half of the genes match, or `at` is outside the observed times.
         """
-        fitted = self._fitted_to(adata, time_key)
+        fitted = self.fitted_to(adata, time_key)
         _, states, cell_times, coverage = fitted._read(adata, time_key)
         course = TimeCourse.from_cells(states, cell_times)
         model, time_scale = fitted.model, fitted.record.time_scale
@@ -218,7 +218,7 @@ class FittedQueries:
         """
         if adata is None:
             return self._drawn_states()
-        fitted = self._fitted_to(adata, time_key)
+        fitted = self.fitted_to(adata, time_key)
         source, states, cell_times, _ = fitted._read(adata, time_key)
         kept = np.full(len(states), True)
         if len(states) > _MAX_CELLS:
@@ -284,7 +284,7 @@ class FittedQueries:
         """
         if adata is not None and self._foundation is not None:
             # ask the same adapted model for the states and for the rest
-            return self._fitted_to(adata, time_key).grn(
+            return self.fitted_to(adata, time_key).grn(
                 adata,
                 estimator=estimator,
                 decay=decay,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -196,20 +196,48 @@ def operator_network(
     jacobian : bool
         ∂ velocity/∂z, through the network too, in place of A.
     """
-    total = np.zeros((model.config.latent_dim,) * 2)
-    for time in np.unique(cells.times):
-        states = cells.states[cells.times == time]
-        for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK))):
-            find = _jacobians if jacobian else _operators
-            total += find(model, chunk, time_scale.to_model(float(time)), part).sum(axis=0)
-    dims = subspace.loadings.shape[1]
-    operator = total[:dims, :dims] / len(cells.states) / time_scale.unit
+    total = np.zeros((cells.states.shape[1],) * 2)
+    for _, operators in _by_chunk(model, cells, time_scale, part, jacobian):
+        total += operators.sum(axis=0)
+    operator = total / len(cells.states)
     x = subspace.reconstruct(cells.states).astype(np.float64)
     spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
     left = subspace.loadings.astype(np.float64) @ operator / spread[:, None]
     right = subspace.projection.T.astype(np.float64) * spread
     settings = {"estimator": "jacobian" if jacobian else "operator", "part": part, "cells": len(x)}
     return GeneRegulatoryNetwork(genes, left, right, x.mean(axis=0), spread, record=settings)
+
+
+def cell_operators(
+    model: CellMNNModel,
+    cells: CellStates,
+    time_scale: TimeScale,
+    *,
+    part: Part = "learned",
+    jacobian: bool = False,
+) -> NDArray[np.float64]:
+    """The operator of every cell, (cells, latent_dim, latent_dim), per unit of the user's time.
+
+    Parameters are those of :func:`operator_network`.
+    """
+    dims = cells.states.shape[1]
+    found = np.empty((len(cells.states), dims, dims))
+    for rows, operators in _by_chunk(model, cells, time_scale, part, jacobian):
+        found[rows] = operators
+    return found
+
+
+def _by_chunk(
+    model: CellMNNModel, cells: CellStates, time_scale: TimeScale, part: Part, jacobian: bool
+) -> Iterator[tuple[NDArray, NDArray]]:
+    """Rows, and the operators of these cells per unit of the user's time."""
+    dims, find = cells.states.shape[1], _jacobians if jacobian else _operators
+    for time in np.unique(cells.times):
+        every = np.flatnonzero(cells.times == time)
+        for rows in np.array_split(every, -(-len(every) // _CHUNK)):
+            at = time_scale.to_model(float(time))
+            operators = find(model, cells.states[rows], at, part)
+            yield rows, operators[:, :dims, :dims] / time_scale.unit
 
 
 def _padded(model: CellMNNModel, states: NDArray) -> torch.Tensor:

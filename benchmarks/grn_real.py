@@ -1,0 +1,207 @@
+"""Gene networks of real time courses against known edges, beside simple baselines.
+
+    python benchmarks/grn_real.py                # about 5 minutes on one core; resumable
+
+A default fit of each data set; every method sees the same cells and the genes of the reference.
+Signs: TRRUST of the species, pooled over sets. Links: the references of SCODE, BEELINE and ESCAPE.
+Intervals are 95 %, from resampled pairs. Result: results/grn_real.md, one JSON file a set beside.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import anndata
+import numpy as np
+import torch
+import typer
+from sklearn.metrics import average_precision_score
+
+from cellmnn_fm import CellMNNPipeline, InputError
+from cellmnn_fm.grn_evaluation import Comparison, Reference, score_signs, signs_of
+
+RESULTS = Path(__file__).parent / "results"
+SIGNS = {"Homo sapiens": "trrust_human.tsv", "Mus musculus": "trrust_mouse.tsv"}
+LINKS = {
+    "hesc_endoderm": ["scode_hesc_endoderm.tsv", "beeline_hesc_specific.tsv"],
+    "mef_neuron": [],
+    "mef_reprogramming_tf": ["scode_mef_reprogramming.tsv"],
+    "mesc_primitive_endoderm": [
+        "scode_mesc_primitive_endoderm.tsv",
+        "escape_gold_primitive_endoderm.tsv",
+    ],
+    "dendritic_lps": [
+        "beeline_mdc_string.tsv",
+        "beeline_mdc_specific.tsv",
+        "beeline_mdc_nonspecific.tsv",
+    ],
+    "mesc_retinoic_acid_626": ["escape_gold_retinoic_acid.tsv"],
+    "hematopoiesis_larry": [],
+    "ipsc_cardiomyocyte": [],
+    "mouse_early_blood": [],
+    "myoblast_transcriptome": [],
+    "human_preimplantation": [],
+}
+NO_SIGNS = ("mef_reprogramming_tf", "mesc_retinoic_acid_626")  # the former has mef_neuron's cells
+MOST_FOR_TREES = 300  # genes; a forest is grown for each
+DRAWS = 300
+OURS = ("production", "operator", "jacobian")
+
+
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")
+    ] = Path("../shared/data"),
+    results: Path = RESULTS / "grn_real",
+) -> None:
+    """Compare the sets that have no result yet, and write the table."""
+    torch.set_num_threads(1)
+    results.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in LINKS if not (results / f"{name}.json").exists()]
+    print(f"{len(missing)} sets to go, {len(missing) / 2:.0f} minutes")
+    for name in missing:
+        started = time.perf_counter()
+        found = one_set(data, name)
+        (results / f"{name}.json").write_text(json.dumps(found))
+        print(name, f"{time.perf_counter() - started:.0f} s", flush=True)
+    found = {name: json.loads((results / f"{name}.json").read_text()) for name in LINKS}
+    lines = [*table_of_signs(found), "", *table_of_links(found)]
+    text = "\n".join(lines)
+    print(text)
+    results.with_suffix(".md").write_text(text + "\n")
+
+
+def one_set(data: Path, name: str) -> dict[str, Any]:
+    """Signs and strengths of the pairs of every reference, by method."""
+    adata = anndata.read_h5ad(data / f"{name}.h5ad")
+    pipeline = CellMNNPipeline().fit(adata, time_key="time", verdict=False)
+    found: dict[str, Any] = {"signs": None, "links": {}}
+    signs = [] if name in NO_SIGNS else [SIGNS[adata.uns["species"]]]
+    for file in [*signs, *LINKS[name]]:
+        try:
+            known = Reference.read(data / "references" / file, pipeline.panel.names)
+            compared = Comparison.of(pipeline, adata, known, most_for_trees=MOST_FOR_TREES)
+        except InputError as error:
+            print(f"{name}, {file}: {error}")
+            continue
+        if file in SIGNS.values():
+            pairs = {m: signs_of(w, compared.reference) for m, w in compared.weights.items()}
+            found["signs"] = {
+                "truth": pairs["production"][1].tolist(),
+                "found": {method: one.astype(int).tolist() for method, (one, _) in pairs.items()},
+            }
+        else:
+            at, of, linked = compared.reference.pairs()
+            strengths = {m: np.abs(w[at, of]) for m, w in compared.weights.items()}
+            ratios = {m: auprc_ratio(linked, one) for m, one in strengths.items()}
+            best = max((one for one in ratios if one not in OURS), key=ratios.__getitem__)
+            found["links"][file] = {
+                "links": int(linked.sum()),
+                "pairs": len(linked),
+                "ratios": ratios,
+                "best": best,
+                "interval": interval(linked, strengths["production"]),
+                "over_best": interval(linked, strengths["production"], strengths[best]),
+            }
+    return found
+
+
+def auprc_ratio(linked: np.ndarray, strength: np.ndarray) -> float:
+    """Over that of chance."""
+    return float(average_precision_score(linked, strength) / linked.mean())
+
+
+def interval(
+    linked: np.ndarray, strength: np.ndarray, other: np.ndarray | None = None
+) -> list[float]:
+    """95 % of the AUPRC ratio, or of its quotient with another, over resampled pairs."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(DRAWS):
+        rows = rng.integers(len(linked), size=len(linked))
+        ratio = auprc_ratio(linked[rows], strength[rows])
+        found.append(ratio if other is None else ratio / auprc_ratio(linked[rows], other[rows]))
+    return np.quantile(found, [0.025, 0.975]).tolist()
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+
+
+def table_of_signs(found: dict[str, Any]) -> list[str]:
+    """Balanced accuracy by set and pooled, with an interval, and paired with the best baseline."""
+    signed = {name: one["signs"] for name, one in found.items() if one["signs"]}
+    methods = [m for m in next(iter(signed.values()))["found"] if m != "trees"]
+    truth = np.concatenate([one["truth"] for one in signed.values()])
+    pooled = {m: np.concatenate([one["found"][m] for one in signed.values()]) for m in methods}
+    lines = [
+        f"| signs, balanced accuracy | pooled, {len(truth)} pairs | MCC | "
+        + " | ".join(f"{name}, {len(one['truth'])}" for name, one in signed.items())
+        + " |",
+        "|---|---:|---:|" + "---:|" * len(signed),
+    ]
+    for method in methods:
+        found_signs = pooled[method]
+        low, high = sign_interval(found_signs, truth)
+        score = score_signs(found_signs, truth)
+        by_set = [
+            score_signs(np.array(one["found"][method]), np.array(one["truth"])).balanced_accuracy
+            for one in signed.values()
+        ]
+        lines.append(
+            f"| {method} | {score.balanced_accuracy:.3f} ({low:.3f} to {high:.3f}) "
+            f"| {score.mcc:.3f} | " + " | ".join(f"{one:.2f}" for one in by_set) + " |"
+        )
+    baselines = [m for m in methods if m not in OURS]
+    best = max(baselines, key=lambda m: score_signs(pooled[m], truth).balanced_accuracy)
+    low, high = sign_interval(pooled["production"], truth, pooled[best])
+    lines += ["", f"production less {best}, the best baseline: {low:+.3f} to {high:+.3f} (95 %)."]
+    return lines
+
+
+def sign_interval(
+    found: np.ndarray, truth: np.ndarray, other: np.ndarray | None = None
+) -> tuple[float, float]:
+    """95 % of the balanced accuracy, or of its lead, over resampled pairs."""
+
+    def accuracy(signs: np.ndarray, rows: np.ndarray) -> float:
+        return score_signs(signs[rows], truth[rows]).balanced_accuracy
+
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(4 * DRAWS):
+        rows = rng.integers(len(truth), size=len(truth))
+        drawn.append(accuracy(found, rows) - (0 if other is None else accuracy(other, rows)))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def table_of_links(found: dict[str, Any]) -> list[str]:
+    """AUPRC ratios by reference."""
+    rows = [
+        (name, file, one) for name, by_set in found.items() for file, one in by_set["links"].items()
+    ]
+    methods = list(dict.fromkeys(m for *_, one in rows for m in one["ratios"]))
+    methods = [m for m in methods if m not in ("always_activation", "shuffled_signs")]
+    lines = [
+        "| links, AUPRC ratio | links of pairs | " + " | ".join(methods) + " | interval "
+        "| over the best baseline |",
+        "|---|---:|" + "---:|" * (len(methods) + 2),
+    ]
+    for name, file, one in rows:
+        cells = [f"{one['ratios'][m]:.2f}" if m in one["ratios"] else "" for m in methods]
+        low, high = one["interval"]
+        lead = one["over_best"]
+        lines.append(
+            f"| {name}, {file.removesuffix('.tsv')} | {one['links']:,} of {one['pairs']:,} | "
+            + " | ".join(cells)
+            + f" | {low:.2f} to {high:.2f} | {lead[0]:.2f} to {lead[1]:.2f} ({one['best']}) |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,234 @@
+"""The commands about gene regulatory networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .console import (
+    Dataset,
+    Quiet,
+    plain_errors,
+    print_table,
+    read_file,
+    silence_transformers,
+    with_folder,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from .queries import FittedQueries
+
+# heavy modules are imported inside the commands: --help must answer at once
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")]
+TimeKeyOption = Annotated[
+    str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
+]
+Where = Annotated[str | None, typer.Option(help="column=value: only cells with that value in obs.")]
+EstimatorOption = Annotated[
+    Literal["production", "operator", "jacobian"],
+    typer.Option(help="production is the one that is right about signs where the truth is known."),
+]
+DecayOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Decay of mRNA: a rate per unit of time, a table of gene and half-life (.tsv), or "
+        "data; the measured default if absent."
+    ),
+]
+
+
+def grn(
+    model: Model,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE.h5ad]", help="Cells; not needed with --dataset."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Edges, .tsv or .graphml.")] = Path(
+        "edges.tsv"
+    ),
+    dataset: Dataset = None,
+    time_key: TimeKeyOption = None,
+    where: Where = None,
+    estimator: EstimatorOption = "production",
+    decay: DecayOption = None,
+    ridge: Annotated[float | None, typer.Option(help="λ; the measured one if absent.")] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="Regulators, one a line; all genes if absent.")
+    ] = None,
+    targets: Annotated[Path | None, typer.Option(help="Targets, one a line.")] = None,
+    top: Annotated[int, typer.Option(help="So many edges.")] = 10_000,
+    members: Annotated[
+        int, typer.Option(help="Resample the cells so often, for a confidence in each edge.")
+    ] = 0,
+    figures: Annotated[Path | None, typer.Option(help="Folder for figures.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write the gene regulatory network: who makes whom faster or slower.
+
+    Edges are statistical, not shown to be causes.
+    """
+    with plain_errors():
+        pipeline, adata = _asked(model, file, dataset, where)
+        from .regulation import DEFAULT_RIDGE
+
+        network = pipeline.grn(
+            adata,
+            time_key=time_key,
+            estimator=estimator,
+            decay=read_decay(decay),
+            ridge=DEFAULT_RIDGE if ridge is None else ridge,
+            members=members,
+            seed=seed,
+        )
+        picked: dict[str, Any] = {
+            "sources": read_genes(sources, network.genes),
+            "targets": read_genes(targets, network.genes),
+        }
+        network.save(with_folder(output), top_k=top, **picked)
+        if figures is not None:
+            from .grn_plotting import plot_heat_map, plot_network
+
+            figures.mkdir(parents=True, exist_ok=True)
+            plot_network(network, **picked).savefig(figures / "network.png", dpi=150)
+            plot_heat_map(network).savefig(figures / "heat_map.png", dpi=150)
+        if not quiet:
+            typer.echo(f"{output}: {len(network.genes)} genes, {network.record['cells']} cells")
+
+
+def grn_evaluate(
+    model: Model,
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="Cells.")],
+    reference: Annotated[
+        Path, typer.Option(help="Known edges: source, target and perhaps sign, .tsv.")
+    ],
+    dataset: Dataset = None,
+    time_key: TimeKeyOption = None,
+    where: Where = None,
+    decay: DecayOption = None,
+    trees: Annotated[bool, typer.Option(help="Add forests (GENIE3-like), which are slow.")] = True,
+    seed: Annotated[int, typer.Option(help="Of baselines.")] = 0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="All figures, .json.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare networks with known edges, beside simple baselines."""
+    with plain_errors():
+        pipeline, adata = _asked(model, file, dataset, where)
+        from .grn_evaluation import Comparison, Reference
+
+        assert adata is not None
+        pipeline = pipeline.fitted_to(adata, time_key)
+        found = Comparison.of(
+            pipeline,
+            adata,
+            Reference.read(reference, pipeline.panel.names),
+            time_key=time_key,
+            decay=read_decay(decay),
+            most_for_trees=None if trees else 0,
+            seed=seed,
+        ).to_dict()
+        if not quiet:
+            _print_comparison(file.stem, found)
+        if json_file is not None:
+            with_folder(json_file).write_text(json.dumps(found, indent=1))
+
+
+def read_decay(decay: str | None) -> Any:
+    """A rate, a table of half-lives by gene, or "data"."""
+    if decay is None or decay == "data":
+        return decay
+    if Path(decay).is_file():
+        import pandas as pd
+
+        from .errors import InputError
+
+        table = pd.read_csv(decay, sep=None, engine="python", header=None, comment="#")
+        if table.shape[1] != 2:
+            columns = f"{table.shape[1]} columns"
+            raise InputError(decay, "two columns, gene and half-life", columns, "correct it")
+        return dict(zip(table[0].astype(str), table[1].astype(float), strict=True))
+    try:
+        return float(decay)
+    except ValueError as error:
+        from .errors import InputError
+
+        raise InputError(
+            "decay", "a rate, a file of half-lives, or data", decay, "correct it"
+        ) from error
+
+
+def read_genes(file: Path | None, genes: tuple[str, ...]) -> list[str] | None:
+    """Those genes of a list that the network has, in any case; an error if there are none."""
+    if file is None:
+        return None
+    from .errors import InputError
+
+    if not file.is_file():
+        raise InputError("genes", "a file with one a line", f"nothing at {file}", "correct it")
+    known = {gene.upper(): gene for gene in genes}
+    wanted = [line.strip().upper() for line in file.read_text().splitlines()]
+    found = [known[gene] for gene in wanted if gene in known]
+    if not found:
+        raise InputError(str(file), "genes of the network", "none of them", "give their symbols")
+    return found
+
+
+def _asked(
+    model: str, file: Path | None, dataset: str | None, where: str | None
+) -> tuple[FittedQueries, AnnData | None]:
+    """The pipeline and the cells that a command is about."""
+    from .errors import InputError
+
+    adata = None if file is None else read_file(file)
+    if adata is not None and where is not None:
+        column, _, value = where.partition("=")
+        if column not in adata.obs or not (adata.obs[column].astype(str) == value).any():
+            raise InputError("where", "a column of obs and a value of it", where, "correct it")
+        adata = adata[(adata.obs[column].astype(str) == value).to_numpy()].copy()
+    from .pipeline import CellMNNPipeline
+
+    silence_transformers()
+    pipeline = CellMNNPipeline.from_pretrained(model)
+    if dataset is not None:
+        pipeline = pipeline.of_dataset(dataset)
+    return pipeline, adata
+
+
+def _print_comparison(name: str, found: dict[str, Any]) -> None:
+    def shown(value: Any) -> str:
+        return "" if value is None else f"{value:.2f}"
+
+    columns: dict[str, Any] = {"method": str}
+    for column in ("link_auprc_ratio", "link_early_precision_ratio", "link_auroc"):
+        columns[column] = shown
+    for column in ("sign_accuracy", "sign_balanced_accuracy", "sign_mcc"):
+        columns[column] = shown
+    rows = [
+        {**dict.fromkeys(columns), "method": method, **scores}
+        for method, scores in found["methods"].items()
+    ]
+    counts = found["reference"]
+    print_table(
+        f"{name}: {counts['links']} links among {counts['pairs']} pairs, {counts['signed']} signs; "
+        f"{counts['conflicting']} of both signs, {counts['outside']} pairs outside the panel",
+        rows,
+        columns,
+    )
+    if found["factors"]:
+        print_table(
+            "signs by transcription factor",
+            found["factors"],
+            {
+                "factor": str,
+                "pairs": str,
+                "accuracy": shown,
+                "f1": shown,
+                "published_tally": shown,
+            },
+        )
