@@ -116,7 +116,8 @@ class FittedQueries:
         """Values, latent state and time of every cell, and how many genes were found."""
         record = self.record
         source = read_source(adata, record.use_rep, record.layer)
-        cell_times = read_times(adata, time_key or record.time_key)
+        # cells of a single time may be asked about; a time course checks its own
+        cell_times = read_times(adata, time_key or record.time_key, dynamics=False)
         states, coverage = self.latent_space.project(source, record.gene_options)
         return source, states, cell_times, coverage
 

@@ -152,8 +152,11 @@ def read_source(adata: AnnData, use_rep: str | None = None, layer: str | None = 
     return Source(name, values, var, is_embedding=use_rep is not None)
 
 
-def read_times(adata: AnnData, time_key: str) -> NDArray[np.float64]:
-    """The time of each cell, validated: numeric, finite, 2 or more times of 2 or more cells."""
+def read_times(adata: AnnData, time_key: str, *, dynamics: bool = True) -> NDArray[np.float64]:
+    """The time of each cell, validated: numeric, finite; 2 or more times of 2 or more cells.
+
+    Without `dynamics` any times of any number of cells will do.
+    """
     column = f'time column "{time_key}"'
     if time_key not in adata.obs:
         raise InputError(
@@ -178,8 +181,9 @@ def read_times(adata: AnnData, time_key: str) -> NDArray[np.float64]:
             listed(labels),
             "replace the labels by numbers in one unit, such as days",
         )
-    times, counts = np.unique(numbers, return_counts=True)
-    require_times(times, counts.tolist())
+    if dynamics:
+        times, counts = np.unique(numbers, return_counts=True)
+        require_times(times, counts.tolist())
     return numbers
 
 

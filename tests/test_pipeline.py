@@ -240,3 +240,14 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path):
 def test_what_is_nowhere_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected a folder, cellmnn-base, or a model of the Hub"):
         CellMNNPipeline.from_pretrained(tmp_path / "nothing")
+
+
+def test_cells_of_a_single_time_may_be_asked_about(adata, fitted):
+    some = adata[adata.obs["day"] == 1.0].copy()
+    everything = fitted.annotate(adata)[adata.obs["day"] == 1.0]
+    found = fitted.annotate(some)
+    np.testing.assert_allclose(
+        found.obsm["cellmnn_velocity"], everything.obsm["cellmnn_velocity"], rtol=1e-4, atol=1e-6
+    )
+    with pytest.raises(InputError, match="times: expected 2 or more different ones, found 1"):
+        fitted.interpolate(some, 1.0)
