@@ -49,6 +49,9 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python benchmarks/subspaces.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/corpus.py
+	$(BIN)/python benchmarks/grn_simulated.py
+	$(BIN)/python benchmarks/grn_real.py
+	$(BIN)/python benchmarks/grn_speed.py
 
 base: $(VENV)/.installed ## cellmnn-base anew: corpus, pretraining, into the package; 2 minutes
 	rm -rf corpus cellmnn_fm/models/cellmnn-base
@@ -56,10 +59,13 @@ base: $(VENV)/.installed ## cellmnn-base anew: corpus, pretraining, into the pac
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/pretrain.py corpus \
 		--config pretraining/configs/base.yaml --output cellmnn_fm/models/cellmnn-base
 
-studies: $(VENV)/.installed ## the tables of pretraining/results that are not there yet
+studies: $(VENV)/.installed ## the tables of pretraining and finetune that are not there yet
 	$(BIN)/python pretraining/leave_group_out.py
 	$(BIN)/python pretraining/leave_group_out.py --mode shared
 	$(BIN)/python pretraining/joint_against_separate.py
+	$(BIN)/python finetune/study.py steps
+	$(BIN)/python finetune/study.py small-data
+	$(BIN)/python finetune/study.py report
 
 clean: ## all that can be made again
 	rm -rf $(VENV) dist build demo_output .pytest_cache .ruff_cache .mypy_cache

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # heavy modules are imported inside the functions: --help must answer at once
 
 # packages of optional dependencies
-_EXTRAS = {"matplotlib": "plot", "datasets": "train", "peft": "train"}
+_EXTRAS = {"matplotlib": "plot", "datasets": "train", "peft": "train", "umap": "umap"}
 
 File = Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="AnnData time course.")]
 TimeKey = Annotated[str, typer.Option(help="Column of obs with the time of each cell.")]

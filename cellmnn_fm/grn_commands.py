@@ -21,6 +21,7 @@ from .console import (
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from .grn import GeneRegulatoryNetwork
     from .queries import FittedQueries
 
 # heavy modules are imported inside the commands: --help must answer at once
@@ -76,6 +77,8 @@ def grn(
     """
     with plain_errors():
         pipeline, adata = _asked(model, file, dataset, where)
+        if adata is not None:
+            pipeline = pipeline.fitted_to(adata, time_key)
         from .regulation import DEFAULT_RIDGE
 
         network = pipeline.grn(
@@ -93,11 +96,7 @@ def grn(
         }
         network.save(with_folder(output), top_k=top, **picked)
         if figures is not None:
-            from .grn_plotting import plot_heat_map, plot_network
-
-            figures.mkdir(parents=True, exist_ok=True)
-            plot_network(network, **picked).savefig(figures / "network.png", dpi=150)
-            plot_heat_map(network).savefig(figures / "heat_map.png", dpi=150)
+            _draw(figures, pipeline, adata, time_key, network, picked)
         if not quiet:
             typer.echo(f"{output}: {len(network.genes)} genes, {network.record['cells']} cells")
 
@@ -137,6 +136,37 @@ def grn_evaluate(
             _print_comparison(file.stem, found)
         if json_file is not None:
             with_folder(json_file).write_text(json.dumps(found, indent=1))
+
+
+def _draw(
+    folder: Path,
+    pipeline: FittedQueries,
+    adata: AnnData | None,
+    time_key: str | None,
+    network: GeneRegulatoryNetwork,
+    picked: dict[str, Any],
+) -> None:
+    """Network, heat map, operators; with several times also the strongest edges over time."""
+    from .grn_plotting import plot_edges_over_time, plot_heat_map, plot_network, plot_operators
+    from .regulation import MIN_NETWORK_CELLS, cell_operators, production_network
+
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_network(network, **picked).savefig(folder / "network.png", dpi=150)
+    plot_heat_map(network).savefig(folder / "heat_map.png", dpi=150)
+    cells, scale = pipeline.cell_states(adata, time_key), pipeline.record.time_scale
+    operators = cell_operators(pipeline.model, cells, scale)
+    plot_operators(operators, cells.times).savefig(folder / "operators.png", dpi=150)
+    times = [at for at in sorted(set(cells.times)) if (cells.times == at).sum() > MIN_NETWORK_CELLS]
+    if len(times) > 1:
+        by_time = {
+            at: production_network(
+                cells[cells.times == at], pipeline.subspace, pipeline.panel.names, scale
+            )
+            for at in times
+        }
+        top = network.to_dataframe(top_k=5, **picked)
+        edges = list(zip(top["source"], top["target"], strict=True))
+        plot_edges_over_time(by_time, edges).savefig(folder / "edges_over_time.png", dpi=150)
 
 
 def read_decay(decay: str | None) -> Any:

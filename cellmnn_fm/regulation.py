@@ -24,7 +24,9 @@ Decay = float | Mapping[str, float] | Literal["data"] | None
 
 DEFAULT_DECAY = 2.4  # per mean gap between snapshots
 DEFAULT_RIDGE = 0.3
+MIN_NETWORK_CELLS = 10
 _MAX_RANK = 100
+_POWER_ITERATIONS = 3
 _DECAY_QUANTILE = 0.95
 _CHUNK = 4096  # cells whose operators are formed at once
 _MAX_COMPARED = 9_000_000  # edges, in a permutation test
@@ -99,18 +101,20 @@ def production_network(
     if ridge <= 0:
         raise InputError("ridge", "a positive number", ridge, "give a weight, such as 0.3")
     x = subspace.reconstruct(cells.states) if cells.expression is None else cells.expression
-    x = np.asarray(x, dtype=np.float64)
-    if len(x) < 3:
-        raise InputError("cells", "3 or more", len(x), "take more of them")
+    # single precision is enough for the leading components of many genes
+    x = np.asarray(x, dtype=np.float64 if min(x.shape) <= _MAX_RANK else np.float32)
+    if len(x) < MIN_NETWORK_CELLS:
+        raise InputError("cells", f"{MIN_NETWORK_CELLS} or more", len(x), "take more of them")
     mass = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
     mass = mass / mass.sum()
     mean = mass @ x
-    spread = np.sqrt(mass @ (x - mean) ** 2)
+    scaled = x - mean.astype(x.dtype)
+    spread = np.sqrt(np.einsum("c,cg,cg->g", mass.astype(x.dtype), scaled, scaled))
     spread = np.where(spread > 0, spread, 1.0)
+    scaled /= spread
     velocity = cells.velocity.astype(np.float64)
     loadings = subspace.loadings / spread[:, None]
-    rates = _decay_rates(decay, genes, time_scale, x, velocity @ subspace.loadings.T)
-    scaled = (x - mean) / spread
+    rates = _decay_rates(decay, genes, time_scale, x, velocity, subspace)
 
     def factors(mass: NDArray) -> Factors:
         return _production_factors(scaled, velocity, loadings, rates, ridge, mass, seed)
@@ -132,11 +136,12 @@ def _production_factors(
     seed: int,
 ) -> Factors:
     """G = left · right, in the basis of the principal components V of expression."""
-    centred = (scaled - mass @ scaled) * np.sqrt(mass)[:, None]
+    root = np.sqrt(mass).astype(scaled.dtype)[:, None]
+    centred = (scaled - mass.astype(scaled.dtype) @ scaled) * root
     moving = (velocity - mass @ velocity) * np.sqrt(mass)[:, None]
     rank = min(*centred.shape, _MAX_RANK)
     if rank < min(centred.shape):
-        u, s, vt = randomized_svd(centred, rank, random_state=seed)
+        u, s, vt = randomized_svd(centred, rank, n_iter=_POWER_ITERATIONS, random_state=seed)
     else:
         u, s, vt = np.linalg.svd(centred, full_matrices=False)
     variances = s**2
@@ -147,16 +152,22 @@ def _production_factors(
 
 
 def _decay_rates(
-    decay: Decay, genes: tuple[str, ...], time_scale: TimeScale, x: NDArray, velocity: NDArray
+    decay: Decay,
+    genes: tuple[str, ...],
+    time_scale: TimeScale,
+    x: NDArray,
+    velocity: NDArray,
+    subspace: Subspace,
 ) -> NDArray[np.float64]:
-    """K of every gene, per unit of the user's time."""
+    """Decay of every gene, per unit of the user's time."""
     if decay is None:
         return np.full(len(genes), DEFAULT_DECAY / time_scale.unit)
     if isinstance(decay, str):
         if decay != "data":
             raise InputError("decay", "a rate, half-lives, or data", decay, "choose one of those")
         high = np.where(x > np.median(x, axis=0), x, np.inf)
-        fastest = np.quantile(-velocity / high, _DECAY_QUANTILE, axis=0)
+        moving = velocity @ subspace.loadings.T
+        fastest = np.quantile(-moving / high, _DECAY_QUANTILE, axis=0)
         return fastest.clip(min=1 / time_scale.unit)  # snapshots do not show slower decay
     if isinstance(decay, Mapping):
         half_lives = np.array([decay.get(gene, np.nan) for gene in genes])
@@ -322,9 +333,9 @@ def differences(
         "source", "target", "first", "second", "difference", "p" (the share of permutations with as
         large a difference of that edge) and "p_adjusted" (with as large a difference of any).
     """
-    if not 3 <= in_first.sum() <= len(in_first) - 3:
-        found = f"{in_first.sum()} and {(~in_first).sum()}"
-        raise InputError("groups", "3 or more cells in both", found, "compare other groups")
+    if min(in_first.sum(), (~in_first).sum()) < MIN_NETWORK_CELLS:
+        found, least = f"{in_first.sum()} and {(~in_first).sum()}", MIN_NETWORK_CELLS
+        raise InputError("groups", f"{least} or more cells in both", found, "compare others")
     position = {gene: at for at, gene in enumerate(genes)}
     if missing := [gene for gene in (*(sources or ()), *(targets or ())) if gene not in position]:
         raise InputError("genes", "genes of the network", listed(missing), "correct them")

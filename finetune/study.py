@@ -1,8 +1,8 @@
 r"""Does a base pay? Fine-tuned against fitted from scratch, on data sets that it never saw.
 
     python pretraining/leave_group_out.py --bases bases     # a base without each group
-    python finetune/study.py steps --bases bases            # steps and seconds to quality
-    python finetune/study.py small-data --bases bases       # few cells, few times
+    python finetune/study.py steps            # steps and seconds to quality
+    python finetune/study.py small-data # few cells, few times
     python finetune/study.py report                         # tables and figures
 
 Each takes about an hour on one core (--part 0/2 and --part 1/2 share it), and goes on where it was
@@ -56,12 +56,14 @@ Fit = Callable[[Fold, int], CellMNNModel]
 
 app = typer.Typer(no_args_is_help=True, help=__doc__)
 Data = Annotated[Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")]
-Bases = Annotated[Path, typer.Option(help="Folder of leave_group_out.py --bases.")]
+Bases = Annotated[Path, typer.Option(help="Folder of leave_group_out.py --bases, aligned.")]
 Part = Annotated[str, typer.Option(help="I/N: every N-th group from the I-th on.")]
 
 
 @app.command()
-def steps(data: Data = Path("../shared/data"), bases: Bases = Path("bases"), part: Part = "0/1"):
+def steps(
+    data: Data = Path("../shared/data"), bases: Bases = Path("bases/aligned"), part: Part = "0/1"
+):
     """Quality after so many steps, all cells and times."""
 
     def arms(base: CellMNNModel) -> dict[str, Fit]:
@@ -85,7 +87,7 @@ def steps(data: Data = Path("../shared/data"), bases: Bases = Path("bases"), par
 
 @app.command()
 def small_data(
-    data: Data = Path("../shared/data"), bases: Bases = Path("bases"), part: Part = "0/1"
+    data: Data = Path("../shared/data"), bases: Bases = Path("bases/aligned"), part: Part = "0/1"
 ):
     """Quality with few cells in a snapshot, and with few snapshots."""
 

@@ -319,7 +319,9 @@ def test_differences_between_groups(simulated):
     np.testing.assert_allclose(some["difference"], some["first"] - some["second"])
     picked = differences(cells, late, *about, sources=["G1"], permutations=5)
     assert set(picked["source"]) == {"G1"}
-    with pytest.raises(InputError, match="groups: expected 3 or more cells in both"):
+    with pytest.raises(
+        InputError, match="groups: expected 10 or more cells in both, found 2 and 998"
+    ):
         differences(cells, np.arange(len(odd)) < 2, *about)
     with pytest.raises(InputError, match="genes: expected genes of the network, found X"):
         differences(cells, late, *about, targets=["X"])
@@ -399,6 +401,8 @@ def test_the_commands(simulated, tmp_path):
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {
         "network.png",
         "heat_map.png",
+        "operators.png",
+        "edges_over_time.png",
     }
     network.reference().to_csv(tmp_path / "truth.tsv", sep="\t", index=False)
     result = run(

@@ -1,0 +1,69 @@
+"""Seconds and memory of the 10,000 strongest edges between 2,000 and 20,000 genes.
+
+    python benchmarks/grn_speed.py    # half a minute; writes results/grn_speed.json
+
+Each case in a process of its own, whose peak memory is set against that before the network.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+CASES = {"2,000 genes, 5,000 cells": (2_000, 5_000), "20,000 genes, 2,000 cells": (20_000, 2_000)}
+
+
+def main() -> None:
+    """Run the cases one after another."""
+    found = {}
+    for label, (genes, cells) in CASES.items():
+        command = [sys.executable, __file__, str(genes), str(cells)]
+        found[label] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        print(label, found[label])
+    (RESULTS / "grn_speed.json").write_text(json.dumps(found, indent=1))
+
+
+def one_case(genes: int, cells: int) -> None:
+    """Print seconds of the network and of its edges, and megabytes beyond those of the data."""
+    from cellmnn_fm.regulation import CellStates, production_network
+    from cellmnn_fm.subspace import Subspace
+    from cellmnn_fm.time_course import TimeScale
+
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(cells, 10)).astype(np.float32)
+    x = rng.normal(size=(cells, genes)).astype(np.float32)
+    x += states @ rng.normal(size=(10, genes)).astype(np.float32)
+    subspace = Subspace.pca(x, 10, 0)
+    cell_states = CellStates(subspace.project(x), states, np.zeros(cells), x)
+    names = tuple(f"g{at}" for at in range(genes))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    network = production_network(cell_states, subspace, names, TimeScale(0.0, 1.0))
+    estimated = time.perf_counter()
+    network.to_dataframe(top_k=10_000)
+    done = time.perf_counter()
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(
+        json.dumps(
+            {
+                "network_seconds": round(estimated - started, 2),
+                "edges_seconds": round(done - estimated, 2),
+                "peak_mb": round(after / 1024),
+                "beyond_the_data_mb": round((after - before) / 1024),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        one_case(int(sys.argv[1]), int(sys.argv[2]))
+    else:
+        main()
