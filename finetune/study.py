@@ -1,12 +1,12 @@
 r"""Does a base pay? Fine-tuned against fitted from scratch, on data sets that it never saw.
 
-    python pretraining/leave_group_out.py --bases bases     # a base without each group
-    python finetune/study.py steps            # steps and seconds to quality
-    python finetune/study.py small-data # few cells, few times
-    python finetune/study.py report                         # tables and figures
+    python finetune/study.py steps         # steps and seconds to quality
+    python finetune/study.py small-data    # few cells, few times
+    python finetune/study.py report        # tables and figures
 
 Each takes about an hour on one core (--part 0/2 and --part 1/2 share it), and goes on where it was
-stopped: there is one JSON file in results/ for each group. Everything is strict: of a held-out time
+stopped: there is one JSON file in results/ for each group, and bases without a group are kept in
+--bases. Everything is strict: of a held-out time
 nothing is seen, neither by components nor by scales; the base has seen neither the data set nor any
 that shares cells with it. W1 is taken in 5 dimensions, on at most two times a set, 3 seeds.
 """
@@ -27,11 +27,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import typer
+import yaml
 
 # scripts of pretraining/ are not installed
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
+PRETRAINING = Path(__file__).resolve().parents[1] / "pretraining"
+sys.path.insert(0, str(PRETRAINING))
 from build_corpus import GENES
-from leave_group_out import DEVELOPMENT, TIME_KEYS, untrained
+from leave_group_out import DEVELOPMENT, TIME_KEYS, make_base, untrained
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.corpus import group_overlapping
@@ -228,9 +230,13 @@ def for_all_groups(study: str, data: Path, bases: Path, part: str, outcome: Call
     ]
     print(f"{len(missing)} groups to go, about {4 * len(missing)} minutes on one core")
     for group in missing:
+        members = [name for name in groups if groups[name] == group]
+        if not (bases / group / "config.json").exists():
+            settings = yaml.safe_load((PRETRAINING / "configs" / "base.yaml").read_text())
+            make_base(bases / group, data, members, settings, "aligned")
         base = CellMNNPipeline.from_pretrained(bases / group)
         found = {}
-        for name in [name for name in groups if groups[name] == group]:
+        for name in members:
             try:
                 found[name] = outcome(name, files[name], base)
             except InputError as error:
