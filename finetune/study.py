@@ -6,9 +6,9 @@ r"""Does a base pay? Fine-tuned against fitted from scratch, on data sets that i
 
 Each takes about an hour on one core (--part 0/2 and --part 1/2 share it), and goes on where it was
 stopped: there is one JSON file in results/ for each group, and bases without a group are kept in
---bases. Everything is strict: of a held-out time
-nothing is seen, neither by components nor by scales; the base has seen neither the data set nor any
-that shares cells with it. W1 is taken in 5 dimensions, on at most two times a set, 3 seeds.
+--bases. Everything is strict: of a held-out time nothing is seen, neither by components nor by
+scales; the base has seen neither the data set nor any that shares cells with it. W1 is taken in 5
+dimensions, on at most two times a set, 3 seeds.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ import typer
 import yaml
 
 # scripts of pretraining/ are not installed
-PRETRAINING = Path(__file__).resolve().parents[1] / "pretraining"
-sys.path.insert(0, str(PRETRAINING))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
 from build_corpus import GENES
 from leave_group_out import DEVELOPMENT, TIME_KEYS, make_base, untrained
 
@@ -47,6 +46,7 @@ from cellmnn_fm.training import train
 from cellmnn_fm.trajectories import interpolate
 
 RESULTS = Path(__file__).parent / "results"
+BASE_CONFIG = Path(__file__).resolve().parents[1] / "pretraining" / "configs" / "base.yaml"
 STEPS = (0, 25, 50, 100, 200, 400)
 CELLS = (10, 20, 50, 100)
 TIMES = (2, 3, 4)
@@ -232,7 +232,7 @@ def for_all_groups(study: str, data: Path, bases: Path, part: str, outcome: Call
     for group in missing:
         members = [name for name in groups if groups[name] == group]
         if not (bases / group / "config.json").exists():
-            settings = yaml.safe_load((PRETRAINING / "configs" / "base.yaml").read_text())
+            settings = yaml.safe_load(BASE_CONFIG.read_text())
             make_base(bases / group, data, members, settings, "aligned")
         base = CellMNNPipeline.from_pretrained(bases / group)
         found = {}
