@@ -17,6 +17,7 @@ from .adaptation import Start, adapt_jointly
 from .corpus import CoursesInMemory
 from .errors import InputError, listed
 from .joint_training import HeldOutStep, TaskBatch, task_losses
+from .latent_space import require_known
 from .modeling_cellmnn import CellMNNModel
 from .optimisation import Optimised, optimise
 from .recipes import TrainingConfig
@@ -106,8 +107,7 @@ def finetune(
     UserWarning
         Of courses that have nothing to teach.
     """
-    if mode not in get_args(FineTuningMode):
-        raise InputError("mode", "embedding, full or lora", mode, "choose one of the three")
+    require_known("mode", mode, get_args(FineTuningMode))
     if anchor < 0:
         raise InputError("anchor", "0 or more", anchor, "give a weight")
     training = training or finetuning_config()

@@ -18,7 +18,7 @@ from .finetuning import FineTuningMode, finetune
 from .fit_record import FitRecord
 from .foundation import Foundation, KnownDataset
 from .gene_panel import GenePanel
-from .latent_space import LatentSpace, SpaceOptions
+from .latent_space import LatentSpace, SpaceOptions, require_known
 from .modeling_cellmnn import CellMNNModel
 from .reading import read_source, read_times
 from .recipes import Preset, TrainingConfig, preset_configs
@@ -139,12 +139,13 @@ def adapt_base(
     origin: dict[str, str | None] | None,
 ) -> Fitted:
     """What a base says of a time course without any training."""
+    row = _row(foundation, start)
     course, space = reading.course(adata)
     settings = {"start": start, "steps": 0}
     record = reading.record(
         course, space, settings=settings, losses=[], seconds=0.0, name=name, base=origin
     )
-    return adapt(base, course, _row(foundation, start)), record, space.panel
+    return adapt(base, course, row), record, space.panel
 
 
 def finetune_base(
@@ -172,8 +173,7 @@ def finetune_base(
     for name in adatas:
         if name in foundation.datasets:
             raise InputError("data set", "a new name", f"{name}, which the base has", "name it")
-    read = {name: reading.course(adata, seed) for name, adata in adatas.items()}
-    courses = {name: course for name, (course, _) in read.items()}
+    require_known("mode", mode, get_args(FineTuningMode))
     options: dict[str, Any] = {
         "mode": mode,
         "start": _row(foundation, start),
@@ -183,6 +183,8 @@ def finetune_base(
         "seed": seed,
         "accelerator": accelerator,
     }
+    read = {name: reading.course(adata, seed) for name, adata in adatas.items()}
+    courses = {name: course for name, (course, _) in read.items()}
     tuned = finetune(base, courses, folder=folder, progress=progress, **options)
     settings = {"mode": mode, "start": start, "anchor": anchor, "seed": seed, **asdict(training)}
     datasets = dict(foundation.datasets)

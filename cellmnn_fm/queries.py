@@ -297,10 +297,11 @@ class FittedQueries:
             )
         require_known("estimator", estimator, get_args(Estimator))
         require_known("part", part, get_args(Part))
-        if self.record.use_rep is not None:
-            raise InputError(
-                "grn", "a fit to genes", f"one to {self.record.use_rep}", "fit one to genes"
-            )
+        record = self.record
+        if adata is not None:
+            source = read_source(adata, record.use_rep, record.layer)
+            if source.is_embedding:
+                raise InputError("grn", "a fit to genes", f"one to {source.name}", "fit one")
         cells = self.cell_states(adata, time_key)
         about = (cells, self.subspace, self.panel.names, self.record.time_scale)
         if estimator != "production":

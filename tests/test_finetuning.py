@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on(base, tmp_path, monkeypatch, mode):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "all"}, "mode: expected embedding, full or lora, found all"),
+        ({"mode": "all"}, "mode: expected embedding or full or lora, found all"),
         ({"anchor": -1.0}, "anchor: expected 0 or more, found -1"),
         ({"sampling": SamplingConfig(tasks=3)}, "tasks: expected a multiple of 1 processes times"),
     ],
@@ -288,7 +288,7 @@ def test_a_known_data_set_is_asked_with_its_file(base, make_adata):
         ({"frame": True}, "frame: expected none: a pretrained model has its own"),
         ({"preset": "paper"}, "preset: expected none: a pretrained model has its own"),
         ({"start": "nobody"}, "data set: expected one of one, two, found nobody"),
-        ({"mode": "some"}, "mode: expected embedding, full or lora, found some"),
+        ({"mode": "some"}, "mode: expected embedding or full or lora, found some"),
     ],
 )
 def test_options_of_the_other_kind_are_refused(base, make_adata, options, message):

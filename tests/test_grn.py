@@ -346,7 +346,7 @@ def test_coordinates_have_no_network(adata):
     adata.obsm["X_emb"] = adata.X[:, :3]
     options = {"time_key": "day", "steps": 1, "verdict": False}
     fitted = CellMNNPipeline().fit(adata, use_rep="X_emb", **options)
-    with pytest.raises(InputError, match="grn: expected a fit to genes, found one to X_emb"):
+    with pytest.raises(InputError, match="grn: expected a fit to genes, found one to obsm"):
         fitted.grn(adata)
     with pytest.raises(InputError, match="estimator: expected production or operator or jacobian"):
         CellMNNPipeline().fit(adata, **options).grn(adata, estimator="magic")
