@@ -38,7 +38,7 @@ wheel: $(VENV)/.installed ## the wheel, imported from outside of the tree
 	cd dist/outside && HF_HUB_OFFLINE=1 PYTHONPATH=$$PWD ../../$(BIN)/python -c \
 		"import cellmnn_fm, os; from cellmnn_fm import CellMNNPipeline; \
 		assert cellmnn_fm.__file__.startswith(os.getcwd()); print('wheel', cellmnn_fm.__version__); \
-		print(CellMNNPipeline.from_pretrained('cellmnn-base').trajectory('hesc_endoderm'))"
+		print(CellMNNPipeline.from_pretrained('cellmnn-base').of_dataset('hesc_endoderm').trajectory())"
 
 benchmarks: $(VENV)/.installed ## the tables of the README that are not there yet, about an hour
 	$(BIN)/python benchmarks/rank.py

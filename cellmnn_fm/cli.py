@@ -258,27 +258,66 @@ def adapt(
 
 @app.command()
 def trajectory(
-    base: Base,
-    dataset: Annotated[str, typer.Option(help="A data set that it was pretrained on.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Cells by time, .h5ad.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")
+    ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE.h5ad]", help="Cells; not needed with --dataset."),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Cells by time, .h5ad.")] = Path(
+        "trajectory.h5ad"
+    ),
+    dataset: Dataset = None,
+    time_key: Annotated[
+        str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
+    ] = None,
+    start: Annotated[
+        float | None, typer.Option(help="The time whose cells are followed; the first if absent.")
+    ] = None,
     times: Annotated[
         list[float] | None,
         typer.Option("--time", help="May be repeated; the observed times if absent."),
     ] = None,
-    cells: Annotated[int, typer.Option(help="How many cells are followed.")] = 200,
+    cells: Annotated[
+        int | None, typer.Option(help="At most so many; all of a file, else 200.")
+    ] = None,
+    rtol: Annotated[float, typer.Option(help="Of the steps, relative.")] = 1e-2,
+    atol: Annotated[float, typer.Option(help="Of the steps, absolute.")] = 1e-2,
+    n_steps: Annotated[
+        int | None, typer.Option(help="So many steps between two times, in place of a tolerance.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the cells.")] = 0,
+    figure: Annotated[Path | None, typer.Option(help="The trajectories as a figure.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Follow cells of a data set that a model was pretrained on; its file is not needed."""
+    """Follow cells through time: observed ones, or those of a data set that a model knows."""
     with plain_errors():
+        adata = None if file is None else read_file(file)
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(base)
-        found = pipeline.trajectory(dataset, times, cells=cells, seed=seed)
+        pipeline = CellMNNPipeline.from_pretrained(model)
+        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        found = pipeline.trajectory(
+            adata,
+            times,
+            time_key=time_key,
+            start=start,
+            cells=cells,
+            n_steps=n_steps,
+            rtol=rtol,
+            atol=atol,
+            seed=seed,
+        )
         found.write_h5ad(with_folder(output))
+        if figure is not None:
+            from .plotting import plot_trajectories
+
+            plot_trajectories(found).savefig(with_folder(figure), dpi=150)
         if not quiet:
-            typer.echo(f"{output}: {cells} cells at {found.n_obs // cells} times")
+            count = found.obs["time"].nunique()
+            typer.echo(f"{output}: {found.n_obs // count} cells at {count} times")
 
 
 @app.command()

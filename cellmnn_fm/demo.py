@@ -64,7 +64,7 @@ def demo_base(output: Path) -> None:
     from .plotting import plot_trajectories
 
     silence_transformers()
-    found = CellMNNPipeline.from_pretrained(BASE).trajectory("hesc_endoderm")
+    found = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm").trajectory()
     found.write_h5ad(output / "hesc_endoderm_trajectory.h5ad")
     plot_trajectories(found).savefig(output / "hesc_endoderm_trajectory.png", dpi=150)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors import SafetensorError
 
 from .adaptation import Start, of_dataset
@@ -25,9 +24,7 @@ from .latent_space import GeneOptions, SpaceOptions, SubspaceMode, SymbolSource
 from .modeling_cellmnn import CellMNNModel
 from .queries import RECORD_FILE, FittedQueries
 from .recipes import Preset
-from .results import pushed_cells
 from .shared_subspace import SharedSubspace
-from .trajectories import follow
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -274,38 +271,6 @@ class CellMNNPipeline(FittedQueries):
             )
         return self.adapt(adata, time_key=time_key)
 
-    def trajectory(
-        self,
-        dataset: str,
-        times: Sequence[float] | None = None,
-        *,
-        cells: int = 200,
-        seed: int = 0,
-    ) -> AnnData:
-        """Cells of a data set that the pipeline was pretrained on, followed through time.
-
-        Its file is not needed: they are drawn from the distribution at its first observed time that
-        the model knows, mean and covariance.
-
-        Parameters
-        ----------
-        dataset : str
-        times : sequence of float, optional
-            When they are looked at, in the unit of the data set; its observed times by default.
-        cells : int
-        seed : int
-
-        Returns
-        -------
-        AnnData
-            Rows are cells by time. `obs`: "time", "cell"; `obsm["X_cellmnn"]`: latent states; `X`
-            and `var`: expression, where the data set has genes, else the states again.
-        """
-        known = self.foundation.dataset(dataset)
-        wanted = np.asarray(known.entry.times if times is None else times, dtype=np.float64)
-        states = follow(self.model, known.row, wanted, known.time_scale, cells=cells, seed=seed)
-        return pushed_cells(states, wanted, known.panel, known.subspace, name=dataset)
-
     def evaluate(
         self,
         adata: AnnData,
@@ -387,7 +352,7 @@ class CellMNNPipeline(FittedQueries):
         --------
         >>> from cellmnn_fm import CellMNNPipeline
         >>> base = CellMNNPipeline.from_pretrained("cellmnn-base")
-        >>> base.trajectory("hesc_endoderm", [0.0, 1.5, 4.0], cells=10).n_obs
+        >>> base.of_dataset("hesc_endoderm").trajectory(times=[0.0, 1.5, 4.0], cells=10).n_obs
         30
 
         Raises

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, listed
 from .fit_record import FitRecord
 from .foundation import GENES_FILE, Foundation
 from .gene_panel import Coverage, GenePanel
@@ -29,10 +30,11 @@ from .regulation import (
     operator_network,
     production_network,
 )
-from .results import add_genes, annotated, predicted_snapshot
+from .results import add_genes, annotated, followed_cells, predicted_snapshot
+from .rollout import DEFAULT_TOLERANCE, roll_out
 from .subspace import Subspace
 from .time_course import TimeCourse
-from .trajectories import draw_cells, interpolate, velocity_at
+from .trajectories import draw_cells, interpolate, velocity_at, warn_if_beyond
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -206,6 +208,88 @@ class FittedQueries:
         result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps}
         return result
 
+    def trajectory(
+        self,
+        adata: AnnData | None = None,
+        times: Sequence[float] | None = None,
+        *,
+        time_key: str | None = None,
+        start: float | None = None,
+        cells: int | None = None,
+        n_steps: int | None = None,
+        rtol: float = DEFAULT_TOLERANCE,
+        atol: float = DEFAULT_TOLERANCE,
+        seed: int = 0,
+    ) -> AnnData:
+        """Follow cells through time.
+
+        Parameters
+        ----------
+        adata : AnnData, optional
+            Observed cells. Without it, cells are drawn from the distribution, mean and covariance,
+            that a model with a Gaussian frame knows of its first time.
+        times : sequence of float, optional
+            When they are looked at, earlier or later; all observed times from `start` on by
+            default.
+        time_key : str, optional
+            Column of times, where it differs from that of the fit.
+        start : float, optional
+            The time whose cells are followed; the first by default.
+        cells : int, optional
+            At most so many, drawn at random; all of a file, else 200.
+        n_steps, rtol, atol
+            See :func:`cellmnn_fm.rollout.roll_out`.
+        seed : int
+            Of the cells that are drawn.
+
+        Returns
+        -------
+        AnnData
+            One row for each cell and time. `obs`: "time", "source_cell" and, where steps were
+            chosen by tolerance, "error"; `X`: expression; `obsm["X_cellmnn"]`,
+            `obsm["cellmnn_velocity"]`, `layers["cellmnn_velocity"]`; `uns["cellmnn"]`: settings.
+
+        Warns
+        -----
+        UserWarning
+            If a time is outside the observed ones; names the distance.
+        """
+        if adata is not None:
+            self = self.fitted_to(adata, time_key)
+        record, rng = self.record, np.random.default_rng(seed)
+        start = record.times[0] if start is None else start
+        if adata is None:
+            if start != record.times[0]:
+                raise InputError("start", f"{record.times[0]:g} without data", start, "give data")
+            wanted = 200 if cells is None else cells
+            states = self._drawn_states(wanted, seed).states[:wanted]
+            names = [f"cell{at}" for at in range(wanted)]
+        else:
+            _, states, cell_times, _ = self._read(adata, time_key)
+            rows = np.flatnonzero(cell_times == start)
+            if not len(rows):
+                observed = listed(np.unique(cell_times).tolist())
+                raise InputError("start", f"one of {observed}", start, "choose an observed time")
+            if cells is not None and cells < len(rows):
+                rows = np.sort(rng.choice(rows, cells, replace=False))
+            states, names = states[rows], adata.obs_names[rows].tolist()
+        wanted_times = [at for at in record.times if at >= start] if times is None else times
+        warn_if_beyond(wanted_times, record.times)
+        found = roll_out(
+            self.model,
+            states,
+            start,
+            np.asarray(wanted_times, dtype=np.float64),
+            record.time_scale,
+            n_steps=n_steps,
+            rtol=rtol,
+            atol=atol,
+        )
+        settings = {"dataset": record.name, "rtol": rtol, "atol": atol}
+        if n_steps is not None:
+            settings = {"dataset": record.name, "n_steps": n_steps}
+        return followed_cells(found, names, self.panel, self.subspace, settings)
+
     def cell_states(self, adata: AnnData | None = None, time_key: str | None = None) -> CellStates:
         """Where cells are and where they are going, and their expression of the genes of the fit.
 
@@ -230,11 +314,11 @@ class FittedQueries:
         found = fitted.latent_space.expression(source, fitted.record.gene_options, kept)
         return CellStates(states, velocity, cell_times, found)
 
-    def _drawn_states(self, cells: int = 200) -> CellStates:
+    def _drawn_states(self, cells: int = 200, seed: int = 0) -> CellStates:
         scale = self.record.time_scale
         if not self.model.config.frame:
             raise InputError("adata", "the data, since the model has no frame", "none", "give it")
-        drawn = draw_cells(self.model, cells)
+        drawn = draw_cells(self.model, cells, seed=seed)
         times = np.repeat(scale.to_user(self.model.frame_state().times.numpy(force=True)), cells)
         return CellStates(drawn, self._velocities(drawn, times), times)
 
@@ -344,6 +428,6 @@ class FittedQueries:
                 "pipeline",
                 "a fitted one (or a pretrained one, for what concerns many data sets)",
                 "one without",
-                "call fit, adapt or from_pretrained",
+                "call fit, adapt, from_pretrained, or of_dataset for one that it knows",
             )
         return part

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from .gene_panel import Coverage, GenePanel
+from .rollout import Trajectory
 from .subspace import Subspace
 from .trajectories import Interpolation
 
@@ -69,28 +70,44 @@ def predicted_snapshot(
     return result
 
 
-def pushed_cells(
-    states: NDArray, times: NDArray, panel: GenePanel | None, subspace: Subspace | None, name: str
+def followed_cells(
+    trajectory: Trajectory,
+    names: Sequence[str],
+    panel: GenePanel,
+    subspace: Subspace,
+    settings: dict[str, Any],
 ) -> AnnData:
-    """Cells (times, cells, latent_dim) that were followed through time, in gene space if known."""
+    """Cells that were followed through time, in gene space: one row for each cell and time.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+    names : sequence of str
+        Of the cells.
+    panel : GenePanel
+    subspace : Subspace
+    settings : dict
+        For `uns["cellmnn"]`.
+    """
     import anndata
 
-    count, cells, dims = states.shape
-    flat = states.reshape(-1, dims)
-    obs = pd.DataFrame({"time": np.repeat(times, cells), "cell": np.tile(np.arange(cells), count)})
-    obs.index = [f"cell{cell}@{time:g}" for time in times for cell in range(cells)]
-    x, names = flat, tuple(f"z{at}" for at in range(dims))
-    if panel is not None and subspace is not None:
-        x, names = subspace.reconstruct(flat), panel.names
-    result = anndata.AnnData(
-        x,
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(names)),
-        obsm={"X_cellmnn": flat},
-        uns={"cellmnn": {"dataset": name}},
+    count, cells, dims = trajectory.states.shape
+    flat, velocity = (part.reshape(-1, dims) for part in (trajectory.states, trajectory.velocity))
+    obs = pd.DataFrame(
+        {"time": np.repeat(trajectory.times, cells), "source_cell": np.tile(names, count)},
+        index=[f"{name}@{time:g}" for time in trajectory.times for name in names],
     )
-    if subspace is not None:
-        result.varm["cellmnn_loadings"] = subspace.loadings
+    if trajectory.error is not None:
+        obs["error"] = trajectory.error.ravel()
+    result = anndata.AnnData(
+        subspace.reconstruct(flat),
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(panel.names)),
+        obsm={"X_cellmnn": flat, "cellmnn_velocity": velocity},
+        varm={"cellmnn_loadings": subspace.loadings},
+        layers={"cellmnn_velocity": velocity @ subspace.loadings.T},
+        uns={"cellmnn": {"source_time": trajectory.source_time, **settings}},
+    )
     result.obs_names_make_unique()
     return result
 

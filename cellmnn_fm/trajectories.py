@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -119,13 +120,7 @@ def interpolate(
     times = course.times
     if not np.isfinite(at):
         raise InputError("time to interpolate at", "a finite number", at, "give a time")
-    beyond = max(times[0] - at, at - times[-1], 0.0)
-    if beyond:
-        warnings.warn(
-            f"time {at:g} is {beyond:g} beyond the observed times {times[0]:g} to {times[-1]:g}: "
-            "an extrapolation, which no snapshot checks",
-            stacklevel=2,
-        )
+    beyond = warn_if_beyond([at], times)
     before = max(int(np.searchsorted(times, at, side="right")) - 1, 0)
     shares = {before: 1.0}
     if two_sided and not beyond and before + 1 < len(times):
@@ -147,56 +142,18 @@ def interpolate(
     )
 
 
-@torch.no_grad()
-def follow(
-    model: CellMNNModel,
-    dataset_id: int,
-    times: NDArray,
-    time_scale: TimeScale,
-    *,
-    cells: int,
-    seed: int = 0,
-) -> NDArray[np.float32]:
-    """Cells drawn at the first observed time of a stored data set, followed through time.
-
-    A new operator is taken at every observed time and at every time that is asked for.
-
-    Parameters
-    ----------
-    model : CellMNNModel
-        With a frame.
-    dataset_id : int
-    times : (times,)
-        In the user's time, none before the first observed one.
-    time_scale : TimeScale
-        Of the data set.
-    cells : int
-    seed : int
-
-    Returns
-    -------
-    (times, cells, latent_dim)
-    """
-    if not len(times) or not np.isfinite(times).all() or times.min() < time_scale.origin:
-        raise InputError(
-            "times",
-            f"finite ones from {time_scale.origin:g}, the first observed time, on",
-            times.tolist(),
-            "ask for later ones",
+def warn_if_beyond(wanted: Sequence[float], times: Sequence[float] | NDArray) -> float:
+    """Warn of the time that is farthest outside the observed ones; how far, 0 if none is."""
+    first, last = float(min(times)), float(max(times))
+    farthest = max(wanted, key=lambda at: max(first - at, at - last))
+    beyond = max(first - farthest, farthest - last, 0.0)
+    if beyond:
+        warnings.warn(
+            f"time {farthest:g} is {beyond:g} beyond the observed times {first:g} to {last:g}: "
+            "an extrapolation, which no snapshot checks",
+            stacklevel=3,
         )
-    frame = model.bent(model.frame_state(dataset_id))
-    wanted = torch.as_tensor(time_scale.to_model(times)).to(frame.times)
-    stops = torch.unique(torch.cat([frame.times, wanted]))
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.randn((1, cells, frame.mean.shape[-1]), generator=generator).to(frame.mean)
-    real = torch.arange(y.shape[-1], device=y.device) < model.dataset_dims[dataset_id]
-    z = frame.from_frame(y * real, stops[:1])
-    ids = torch.tensor([dataset_id], device=y.device)
-    found = {float(stops[0]): z[0]}
-    for before, after in pairwise(stops):
-        z = model(z, before[None], after[None], dataset_ids=ids, frame=frame).states[:, 0]
-        found[float(after)] = z[0]
-    return torch.stack([found[float(time)] for time in wanted]).cpu().numpy()
+    return beyond
 
 
 @torch.no_grad()

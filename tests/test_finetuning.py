@@ -262,7 +262,9 @@ def test_fit_on_several(base, make_adata, tmp_path):
         np.testing.assert_array_equal(mine.interpolate(adata, 1.5).X, expected.X)
     # what it said of the data sets of the base, and of new ones, it still says
     for name in ("one", "two"):
-        before, after = (one.trajectory(name, [0.0, 2.0], cells=5) for one in (base, loaded))
+        before, after = (
+            one.of_dataset(name).trajectory(times=[0.0, 2.0], cells=5) for one in (base, loaded)
+        )
         np.testing.assert_array_equal(before.X, after.X)
     again = loaded.fit(make_adata(9, range(20)), time_key="day", steps=2, verdict=False)
     assert again.record.base["name"] == "grown"

@@ -22,14 +22,14 @@ def test_it_knows_its_data_sets_and_nothing_of_others(base):
     assert foundation.shared.panel.names == tuple(sorted(f"GENE{i}" for i in range(30)))
     assert not pipeline.model.frame_mean[2].any()
     with pytest.raises(InputError, match="data set: expected one of one, two, found out"):
-        pipeline.trajectory("out")
+        pipeline.of_dataset("out")
     with pytest.raises(InputError, match="pipeline: expected a fitted one"):
         _ = pipeline.record
 
 
 def test_a_known_data_set_is_followed_without_its_file(base, make_adata):
     pipeline = CellMNNPipeline.from_pretrained(base)
-    found = pipeline.trajectory("two", [0.0, 1.5, 4.0], cells=2000)
+    found = pipeline.of_dataset("two").trajectory(times=[0.0, 1.5, 4.0], cells=2000)
     assert found.shape == (6000, 20)
     assert found.obs["time"].unique().tolist() == [0.0, 1.5, 4.0]
     adata = make_adata(1, range(5, 25))
@@ -38,7 +38,7 @@ def test_a_known_data_set_is_followed_without_its_file(base, make_adata):
         mean = found.X[(found.obs["time"] == time).to_numpy()].mean(0)
         truth = adata.X[(adata.obs["day"] == time).to_numpy()].mean(0)
         assert np.corrcoef(mean, truth)[0, 1] > 0.9
-    assert len(pipeline.trajectory("two", cells=5)) == 20  # at its observed times
+    assert len(pipeline.of_dataset("two").trajectory(cells=5)) == 20  # at its observed times
 
 
 def test_a_new_data_set_needs_no_training(base, make_adata, tmp_path):
@@ -104,7 +104,7 @@ def test_the_released_base_loads_by_name(monkeypatch, tmp_path):
     assert len(pipeline.foundation.datasets) == 20
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
     for name, known in pipeline.foundation.datasets.items():
-        found = pipeline.trajectory(name, cells=3)
+        found = pipeline.of_dataset(name).trajectory(cells=3)
         assert np.isfinite(found.X).all(), name
         assert found.n_vars == len(known.panel)
     CellMNNModel(CellMNNConfig(latent_dim=2, rank=1)).save_pretrained("cellmnn-base")

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, InputError, TimeCourse
-from cellmnn_fm.adaptation import adapt
+from cellmnn_fm.adaptation import adapt, of_dataset
 from cellmnn_fm.corpus import Corpus
 from cellmnn_fm.gaussian_frame import fit_frame
 from cellmnn_fm.gene_moments import GeneMoments
@@ -29,10 +29,11 @@ from cellmnn_fm.joint_training import (
     validator,
 )
 from cellmnn_fm.recipes import TrainingConfig
+from cellmnn_fm.rollout import roll_out
 from cellmnn_fm.sampling import SamplingConfig, TaskSampler
 from cellmnn_fm.shared_subspace import Member, SharedSubspace
 from cellmnn_fm.synthetic import branching_course
-from cellmnn_fm.trajectories import follow, interpolate
+from cellmnn_fm.trajectories import draw_cells, interpolate
 
 MODEL = {
     "hidden_size": 16,
@@ -253,14 +254,15 @@ def test_cells_of_a_stored_set_are_followed_through_its_snapshots(corpus):
     config = corpus_config(corpus, **MODEL)
     model = pretrain(corpus, config, replace(SHORT, steps=0), SAMPLING).model
     course, row = corpus["set1"].course(), 1
-    states = follow(model, row, course.times, course.time_scale, cells=4000)
+    single = of_dataset(model, row)
+    cells = draw_cells(single, 4000)[:4000]
+    np.testing.assert_array_equal(draw_cells(model, 4000, row)[:4000], cells)
+    states = roll_out(single, cells, course.times[0], course.times, course.time_scale).states
     for found, snapshot in zip(states, course.snapshots, strict=True):
         assert not found[:, 3:].any()
         np.testing.assert_allclose(found[:, :3].mean(0), snapshot.mean(0), atol=0.15)
-    again = follow(model, row, course.times[[2]], course.time_scale, cells=4000)
-    np.testing.assert_allclose(again[0], states[2], atol=1e-5)
-    with pytest.raises(InputError, match="times: expected finite ones from"):
-        follow(model, row, course.times[:1] - 1, course.time_scale, cells=2)
+    again = roll_out(single, cells, course.times[0], course.times[[2]], course.time_scale)
+    np.testing.assert_allclose(again.states[0], states[2], atol=1e-5)
 
 
 RUN = """

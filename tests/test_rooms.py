@@ -17,7 +17,7 @@ ORDER = [
     *("gene_moments", "subspace", "shared_subspace"),
     *("gaussian_frame", "conditioning", "configuration_cellmnn"),
     *("modeling_cellmnn", "reading", "latent_space", "members", "time_course"),
-    *("recipes", "trajectories", "metrics", "evaluation", "verdict", "subspace_report"),
+    *("recipes", "trajectories", "rollout", "metrics", "evaluation", "verdict", "subspace_report"),
     *("corpus", "sampling", "fit_record", "foundation", "model_card", "hub"),
     *("optimisation", "training", "joint_training", "adaptation", "finetuning", "candidates"),
     *("grn", "regulation", "grn_baselines", "gene_networks"),

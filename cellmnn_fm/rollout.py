@@ -1,0 +1,190 @@
+"""Cells followed through time: new operators on the way, an error estimate, any times."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import InputError
+from .modeling_cellmnn import CellMNNModel
+from .time_course import TimeScale
+
+DEFAULT_TOLERANCE = 1e-2
+
+_MAX_STEPS = 256  # between two stops
+_CHUNK = 16_384  # cells followed at once
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where cells are at several times.
+
+    Attributes
+    ----------
+    source_time : float
+        When they were taken.
+    times : (times,)
+        In the user's time.
+    states, velocity : (times, cells, latent_dim)
+        z, and dz/dt per unit of the user's time.
+    error : (times, cells), optional
+        Estimated Euclidean distance of `states` from where the model's own ODE leads; None with a
+        fixed number of steps.
+    steps : (cells,)
+        Between two stops, which are the times that are asked for and those that the frame knows.
+    """
+
+    source_time: float
+    times: NDArray[np.float64]
+    states: NDArray[np.float32]
+    velocity: NDArray[np.float32]
+    error: NDArray[np.float32] | None
+    steps: NDArray[np.int64]
+
+
+def roll_out(
+    model: CellMNNModel,
+    states: NDArray,
+    time: float,
+    times: NDArray,
+    time_scale: TimeScale,
+    *,
+    n_steps: int | None = None,
+    rtol: float = DEFAULT_TOLERANCE,
+    atol: float = DEFAULT_TOLERANCE,
+) -> Trajectory:
+    """Follow cells forward and backward in time, with a new operator at every step.
+
+    A step of the linear ODE is exact where the operator does not change on the way. Where it does,
+    the steps between two stops are doubled until the states of two such runs agree: the distance of
+    the coarser run from the ODE is about twice their difference (the scheme is of first order), and
+    bounds that of the finer one, which is returned.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+        Of one data set.
+    states : (cells, latent_dim)
+    time : float
+        When the cells were taken, in the user's time.
+    times : (times,)
+        Where to follow them to, in any order, earlier or later.
+    time_scale : TimeScale
+    n_steps : int, optional
+        So many steps between two stops, without an estimate of the error.
+    rtol, atol : float
+        Each cell's error at every time may be at most ``atol + rtol |z|``.
+
+    Raises
+    ------
+    InputError
+        On times that are not finite, and on steps or tolerances that are not positive.
+
+    Warns
+    -----
+    UserWarning
+        If the tolerance is not reached with 256 steps between two stops; `error` says by how much.
+    """
+    times = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    if not len(times) or not np.isfinite([*times, time]).all():
+        raise InputError("times", "finite ones", times.tolist(), "correct them")
+    if n_steps is not None and n_steps < 1:
+        raise InputError("n_steps", "at least 1", n_steps, "give a positive number of steps")
+    if min(rtol, atol) < 0 or rtol + atol == 0:
+        raise InputError("rtol and atol", "positive", f"{rtol:g} and {atol:g}", "raise one")
+    parts = [
+        _roll_out_chunk(model, chunk, time, times, time_scale, n_steps, rtol, atol)
+        for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
+    ]
+    followed, velocity = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1)
+        for name in ("states", "velocity")
+    )
+    error = None
+    if n_steps is None:
+        error = np.concatenate([part.error for part in parts if part.error is not None], axis=1)
+        allowed = atol + rtol * np.linalg.norm(followed, axis=-1)
+        if missed := int((error > allowed).any(axis=0).sum()):
+            warnings.warn(
+                f"{missed} of {error.shape[1]} cells are not followed to the tolerance within "
+                f"{_MAX_STEPS} steps: their error is up to {error.max():.2g}",
+                stacklevel=2,
+            )
+    steps = np.concatenate([part.steps for part in parts])
+    return Trajectory(float(time), times, followed, velocity, error, steps)
+
+
+@torch.no_grad()
+def _roll_out_chunk(
+    model: CellMNNModel,
+    states: NDArray,
+    time: float,
+    times: NDArray,
+    time_scale: TimeScale,
+    n_steps: int | None,
+    rtol: float,
+    atol: float,
+) -> Trajectory:
+    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)
+    start, wanted = time_scale.to_model(float(time)), time_scale.to_model(times)
+    dims = z.shape[-1]
+    z = torch.nn.functional.pad(z, (0, model.config.latent_dim - dims))
+    steps = torch.full((len(z),), n_steps or 1, device=z.device)
+    found = path(model, z, start, wanted, n_steps or 1)
+    error = None
+    if n_steps is None:
+        error = torch.full(found.shape[:2], torch.inf, device=z.device)
+        active = torch.arange(len(z), device=z.device)
+        count = 1
+        while len(active) and count < _MAX_STEPS:
+            count *= 2
+            finer = path(model, z[active], start, wanted, count)
+            distance = 2 * torch.linalg.vector_norm(finer - found[:, active], dim=-1)
+            found[:, active], error[:, active], steps[active] = finer, distance, count
+            allowed = atol + rtol * torch.linalg.vector_norm(finer, dim=-1)
+            active = active[(distance > allowed).any(0)]
+    velocity = torch.stack(
+        [
+            model(at[None], when[None], when[None]).velocity[0, 0]
+            for at, when in zip(found, torch.as_tensor(wanted).to(z), strict=True)
+        ]
+    )
+    return Trajectory(
+        time,
+        times,
+        found[..., :dims].cpu().numpy(),
+        (velocity[..., :dims] / time_scale.unit).cpu().numpy(),
+        None if error is None else error.cpu().numpy(),
+        steps.cpu().numpy(),
+    )
+
+
+def path(model: CellMNNModel, z: Tensor, start: float, wanted: NDArray, n_steps: int) -> Tensor:
+    """States (times, cells, latent_dim) at model times, by `n_steps` steps between two stops.
+
+    Differentiable in `z` (cells, latent_dim).
+    """
+    known = model.frame_state().times.tolist() if model.config.frame else []
+    found: dict[float, Tensor] = {}
+    for side in (wanted[wanted >= start], wanted[wanted < start][::-1]):
+        if not len(side):
+            continue
+        end = side.max() if side[0] >= start else side.min()
+        low, high = min(start, end), max(start, end)
+        # rates of the frame jump at the times that it knows
+        stops = np.unique([start, *side, *(at for at in known if low < at < high)])
+        stops = stops if end >= start else stops[::-1]
+        at = z
+        found[float(stops[0])] = at
+        for before, after in pairwise(stops):
+            for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
+                begin_time, stop_time = (torch.tensor([one]).to(z) for one in (begin, stop))
+                at = model(at[None], begin_time, stop_time).states[0, 0]
+            found[float(after)] = at
+    return torch.stack([found[float(one)] for one in wanted])
