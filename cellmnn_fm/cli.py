@@ -31,6 +31,7 @@ from .console import (
     silence_transformers,
     with_folder,
 )
+from .fate_commands import fates, perturb
 from .grn_commands import grn, grn_evaluate
 from .subspace_commands import subspace_app
 
@@ -47,6 +48,8 @@ app = typer.Typer(
 app.add_typer(subspace_app)
 app.command("grn")(grn)
 app.command("grn-evaluate")(grn_evaluate)
+app.command("fates")(fates)
+app.command("perturb")(perturb)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from .adaptation import Start, of_dataset
 from .candidates import EvaluatedPreset, foundation_candidate, preset_candidates
 from .errors import InputError
 from .evaluation import Evaluation, Protocol, evaluate
+from .fate_queries import FateQueries
 from .finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, FineTuningMode, finetuning_config
 from .fit_record import FitRecord
 from .fitting import Reading, adapt_base, finetune_base, fit_from_scratch
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class CellMNNPipeline(FittedQueries):
+class CellMNNPipeline(FateQueries):
     """From an AnnData time course to trajectories, in three lines.
 
     Snapshots are reduced to latent states z = E (x - μ); a [`CellMNNModel`] predicts at every state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from .errors import InputError, listed
 from .evaluation import Evaluation
 from .modeling_cellmnn import CellMNNModel
 from .subspace_report import SubspaceReport
@@ -20,6 +21,7 @@ from .time_course import TimeCourse, TimeScale
 from .trajectories import velocity_at
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 _MAX_POINTS = 1000  # of one snapshot; more only hides the others
@@ -100,6 +102,51 @@ def plot_trajectories(adata: AnnData) -> Figure:
     axis.set(xlabel="dimension 1", ylabel="dimension 2", title=adata.uns["cellmnn"]["dataset"])
     scale = ScalarMappable(Normalize(times[0], times[-1]), _TIME_COLORS)
     figure.colorbar(scale, ax=axis, label="time")
+    return figure
+
+
+def plot_fates(states: NDArray, probabilities: pd.DataFrame) -> Figure:
+    """Cells in the first two dimensions, coloured by the probability of each terminal group.
+
+    Parameters
+    ----------
+    states : (cells, latent_dim)
+    probabilities : DataFrame
+        From `CellMNNPipeline.fates`: a row for each of the cells, a column for each group.
+    """
+    groups = list(probabilities.columns)
+    figure = Figure(figsize=(3.4 * len(groups) + 0.8, 3.4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(groups), sharex=True, sharey=True))
+    for axis, group in zip(axes, groups, strict=True):
+        dots = axis.scatter(*_two_dims(states), c=probabilities[group], s=5, vmin=0, vmax=1)
+        axis.set(title=group, xlabel="dimension 1")
+    axes[0].set_ylabel("dimension 2")
+    figure.colorbar(dots, ax=list(axes), label="probability")
+    return figure
+
+
+def plot_gene_trends(adata: AnnData, genes: Sequence[str]) -> Figure:
+    """Expression of genes in cells that were followed: median, and a band of 80 % of the cells.
+
+    Parameters
+    ----------
+    adata : AnnData
+        From `CellMNNPipeline.trajectory`.
+    genes : sequence of str
+    """
+    if missing := [gene for gene in genes if gene not in adata.var_names]:
+        raise InputError("genes", "genes of the trajectory", listed(missing), "correct them")
+    times = np.unique(adata.obs["time"])
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    for gene in genes:
+        x = np.asarray(adata[:, gene].X).ravel()
+        bands = [np.quantile(x[adata.obs["time"] == at], [0.1, 0.5, 0.9]) for at in times]
+        low, median, high = np.array(bands).T
+        (line,) = axis.plot(times, median, marker="o", markersize=3, label=gene)
+        axis.fill_between(times, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    axis.set(xlabel="time", ylabel="expression")
+    axis.legend(frameon=False)
     return figure
 
 

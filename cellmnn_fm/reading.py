@@ -76,6 +76,15 @@ class Source:
             values = values.to_memory() if hasattr(values, "to_memory") else values[:]
         return self._checked(values)
 
+    def column(self, index: int) -> NDArray[np.float64]:
+        """The values of one gene, (cells,)."""
+        parts = []
+        for chunk in self.chunks():
+            picked = chunk[:, [index]]
+            dense = picked if isinstance(picked, np.ndarray) else picked.toarray()
+            parts.append(dense[:, 0].astype(np.float64))
+        return np.concatenate(parts)
+
     def chunks(self, rows: NDArray[np.bool_] | None = None) -> Iterator[Matrix]:
         """The values of all cells, or of those in a mask, in chunks of cells in their order.
 

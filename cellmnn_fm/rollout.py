@@ -165,7 +165,13 @@ def _roll_out_chunk(
     )
 
 
-def path(model: CellMNNModel, z: Tensor, start: float, wanted: NDArray, n_steps: int) -> Tensor:
+def path(
+    model: CellMNNModel,
+    z: Tensor,
+    start: float,
+    wanted: NDArray,
+    n_steps: int,
+) -> Tensor:
     """States (times, cells, latent_dim) at model times, by `n_steps` steps between two stops.
 
     Differentiable in `z` (cells, latent_dim).

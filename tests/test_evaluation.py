@@ -150,13 +150,13 @@ def test_two_times_leave_nothing_to_hold_out(drifting):
 
 
 def test_paper_and_leaky_join_the_table(drifting, monkeypatch):
-    from cellmnn_fm import pipeline, recipes
+    from cellmnn_fm import recipes
 
     def brief(preset, course, *, frame=False):
         config, training = recipes.preset_configs(preset, course, frame=frame)
         return config, replace(training, steps=4, check_every=2)
 
-    monkeypatch.setattr(pipeline, "preset_configs", brief)
+    monkeypatch.setattr("cellmnn_fm.candidates.preset_configs", brief)
     evaluation = CellMNNPipeline().evaluate(
         drifting, time_key="day", n_dims=2, seeds=1, preset="leaky"
     )

@@ -20,10 +20,10 @@ ORDER = [
     *("recipes", "trajectories", "rollout", "metrics", "evaluation", "verdict", "subspace_report"),
     *("corpus", "sampling", "fit_record", "foundation", "model_card", "hub"),
     *("optimisation", "training", "joint_training", "adaptation", "finetuning", "candidates"),
-    *("grn", "regulation", "grn_baselines", "gene_networks"),
-    *("results", "fitting", "queries", "grn_evaluation", "pipeline"),
+    *("fates", "grn", "regulation", "grn_baselines", "gene_networks"),
+    *("results", "fitting", "queries", "fate_queries", "grn_evaluation", "pipeline"),
     *("plotting", "grn_plotting", "synthetic"),
-    *("console", "subspace_commands", "grn_commands", "demo", "cli"),
+    *("console", "subspace_commands", "grn_commands", "fate_commands", "demo", "cli"),
 ]
 
 # these are copied beside a checkpoint, where nothing else of the package is

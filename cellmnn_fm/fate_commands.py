@@ -1,0 +1,121 @@
+"""The commands about fates of cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import (
+    Dataset,
+    File,
+    Quiet,
+    plain_errors,
+    print_table,
+    read_file,
+    silence_transformers,
+    with_folder,
+)
+
+# heavy modules are imported inside the commands: --help must answer at once
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")]
+Groups = Annotated[str, typer.Option(help="Column of obs with the groups at the end.")]
+TimeKeyOption = Annotated[
+    str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
+]
+End = Annotated[float | None, typer.Option(help="When the groups count; the last time if absent.")]
+
+
+def fates(
+    model: Model,
+    file: File,
+    groups: Groups,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Probabilities of every cell, .tsv.")
+    ] = Path("fates.tsv"),
+    drivers: Annotated[Path | None, typer.Option(help="Driver genes of every group, .tsv.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="The fate map as a figure.")] = None,
+    dataset: Dataset = None,
+    time_key: TimeKeyOption = None,
+    start: Annotated[
+        float | None, typer.Option(help="Only cells of this time; all if absent.")
+    ] = None,
+    end: End = None,
+    quiet: Quiet = False,
+) -> None:
+    """Follow cells to the end, and say in which group they are then."""
+    with plain_errors():
+        adata = read_file(file)
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        pipeline = CellMNNPipeline.from_pretrained(model)
+        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        found = pipeline.fates(adata, groups, time_key=time_key, start=start, end=end)
+        found.probabilities.to_csv(with_folder(output), sep="\t", index_label="cell")
+        if drivers is not None:
+            found.drivers.to_csv(with_folder(drivers), sep="\t", index_label="gene")
+        if figure is not None:
+            from .plotting import plot_fates
+
+            states = pipeline.annotate(adata, time_key=time_key, layers=False)
+            states = states[found.probabilities.index].obsm["X_cellmnn"]
+            plot_fates(states, found.probabilities).savefig(with_folder(figure), dpi=150)
+        if not quiet:
+            means = found.probabilities.mean()
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in means.items())
+            typer.echo(f"{output}: {len(found.probabilities)} cells; {shares}")
+
+
+def perturb(
+    model: Model,
+    file: File,
+    groups: Groups,
+    genes: Annotated[
+        list[str],
+        typer.Option("--gene", help="GENE (knocked out), GENE=over-express or GENE=value; repeat."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Shift of every gene at the end, .tsv.")
+    ] = Path("perturbation.tsv"),
+    dataset: Dataset = None,
+    time_key: TimeKeyOption = None,
+    start: Annotated[
+        float | None, typer.Option(help="The time whose cells are perturbed; the first if absent.")
+    ] = None,
+    end: End = None,
+    seed: Annotated[int, typer.Option(help="Of the resampled cells.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Set genes to values, and say how fates and expression at the end shift.
+
+    A prediction of a model that knows associations: to be tested in cells.
+    """
+    with plain_errors():
+        adata = read_file(file)
+        from .fate_queries import read_settings
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        pipeline = CellMNNPipeline.from_pretrained(model)
+        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        found = pipeline.perturb(
+            adata,
+            read_settings(genes),
+            groups,
+            time_key=time_key,
+            start=start,
+            end=end,
+            seed=seed,
+        )
+        found.genes.to_csv(with_folder(output), sep="\t", index_label="gene")
+        if not quiet:
+            rows = found.fates.reset_index(names="group").to_dict("records")
+            columns: dict[str, Any] = {"group": str}
+            for name in ("before", "after", "shift", "low", "high"):
+                columns[name] = "{:.3f}".format
+            print_table("probability of each group at the end", rows, columns)
+            if found.inferred:
+                typer.echo(f"placed by regression: {', '.join(found.inferred)}")

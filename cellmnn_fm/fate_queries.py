@@ -1,0 +1,252 @@
+"""Questions about fates to a fitted model, about AnnData."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from .errors import InputError, listed
+from .fates import (
+    DEFAULT_STEPS,
+    Perturbation,
+    TerminalGroups,
+    cell_fates,
+    compared,
+    driver_genes,
+    linear_response,
+)
+from .queries import FittedQueries
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_OVER_EXPRESSED = 0.99  # quantile of a gene's expression
+
+
+@dataclass(frozen=True)
+class FateTable:
+    """Where cells end up.
+
+    Attributes
+    ----------
+    probabilities : DataFrame
+        A row for each cell, a column for each terminal group.
+    drivers : DataFrame
+        A row for each gene: the mean change of each group's probability when the gene is one
+        standard deviation higher, to first order.
+    accuracy : float
+        Of telling the terminal groups apart, on the cells that they were learned from.
+    """
+
+    probabilities: pd.DataFrame
+    drivers: pd.DataFrame
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class _Question:
+    """The cells that are followed, and the groups that they may end in."""
+
+    fitted: FittedQueries
+    states: NDArray
+    times: NDArray
+    rows: NDArray[np.int64]
+    groups: TerminalGroups
+    end: float
+
+
+class FateQueries(FittedQueries):
+    """Fates of cells, and what changes them."""
+
+    def fates(
+        self,
+        adata: AnnData,
+        groups: str,
+        *,
+        time_key: str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        n_steps: int = DEFAULT_STEPS,
+    ) -> FateTable:
+        """Follow cells to the end, and say in which group they are then.
+
+        Parameters
+        ----------
+        adata : AnnData
+            Observed cells.
+        groups : str
+            Column of `obs` with the groups at the end, such as cell types; cells without are left
+            out there.
+        time_key : str, optional
+            Column of times, where it differs from that of the fit.
+        start : float, optional
+            Only cells of this time are followed; all up to `end` by default.
+        end : float, optional
+            The time whose groups count; the last by default.
+        n_steps : int
+            Between two stops, see :func:`cellmnn_fm.rollout.roll_out`.
+
+        Raises
+        ------
+        InputError
+            On a column that is not there, and with less than two groups of 5 cells at the end.
+        """
+        asked = self._question(adata, groups, time_key, start, end)
+        fitted, scale = asked.fitted, asked.fitted.record.time_scale
+        found = cell_fates(
+            fitted.model,
+            asked.states,
+            asked.times,
+            asked.groups,
+            asked.end,
+            scale,
+            n_steps=n_steps,
+        )
+        spread = fitted.subspace.reconstruct(asked.states).std(axis=0)
+        drivers = driver_genes(found, asked.groups, fitted.subspace, fitted.panel.names, spread)
+        names = list(asked.groups.names)
+        index = adata.obs_names[asked.rows]
+        probabilities = pd.DataFrame(found.probabilities, index=index, columns=names)
+        return FateTable(probabilities, drivers, asked.groups.accuracy)
+
+    def perturb(
+        self,
+        adata: AnnData,
+        genes: Mapping[str, float | str],
+        groups: str,
+        *,
+        time_key: str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        n_steps: int = DEFAULT_STEPS,
+        seed: int = 0,
+    ) -> Perturbation:
+        """Set genes to values: how fates and expression at the end shift.
+
+        Cells are moved in latent space by Σ E_j (value - x_j); what becomes of that until the end
+        is the linear response of the model along each cell's own path. A prediction of a model that
+        knows associations, so that a gene which merely goes along with a fate shifts it too: to be
+        tested in cells.
+
+        Parameters
+        ----------
+        adata, groups, time_key, start, end, n_steps
+            As for :meth:`fates`; without `start` the cells of the first time are followed.
+        genes : mapping
+            For each gene its expression, or "knock-out" (its lowest value) or "over-express" (its
+            99 % quantile). Genes that the fit did not have are placed by regression, and flagged.
+        seed : int
+            Of the resampled cells.
+
+        Raises
+        ------
+        InputError
+            On genes that are not there or do not vary, by name.
+        """
+        fitted = self.fitted_to(adata, time_key)
+        start = fitted.record.times[0] if start is None else start
+        asked = self._question(adata, groups, time_key, start, end)
+        moves, inferred = _moves(fitted, adata, time_key, genes)
+        scale = fitted.record.time_scale
+        about = (asked.times, asked.groups, asked.end, scale)
+        before = cell_fates(fitted.model, asked.states, *about, n_steps=n_steps)
+        response = linear_response(
+            fitted.model,
+            asked.states,
+            moves[asked.rows],
+            asked.times,
+            asked.end,
+            scale,
+            n_steps=n_steps,
+        )
+        after = before.final + response
+        probabilities = asked.groups.probabilities(torch.from_numpy(after)).numpy()
+        shifts = compared(before.probabilities, probabilities, asked.groups.names, seed)
+        ends = [fitted.subspace.reconstruct(one) for one in (before.final, after)]
+        changes = compared(ends[0], ends[1], fitted.panel.names, seed)
+        order = changes["shift"].abs().sort_values(ascending=False, kind="stable").index
+        return Perturbation(shifts, changes.loc[order], inferred)
+
+    def _question(
+        self,
+        adata: AnnData,
+        groups: str,
+        time_key: str | None,
+        start: float | None,
+        end: float | None,
+    ) -> _Question:
+        fitted = self.fitted_to(adata, time_key)
+        if groups not in adata.obs:
+            raise InputError(
+                "groups", "a column of obs", f"{groups}; columns {listed(adata.obs)}", "name one"
+            )
+        _, states, times, _ = fitted._read(adata, time_key)
+        end = float(times.max()) if end is None else end
+        labels = adata.obs[groups]
+        last = (times == end) & labels.notna().to_numpy()
+        terminal = TerminalGroups.fit(states[last], labels[last].astype(str).tolist())
+        rows = np.flatnonzero(times <= end if start is None else times == start)
+        if not len(rows):
+            observed = listed(np.unique(times).tolist())
+            raise InputError("start", f"one of {observed}", start, "choose an observed time")
+        return _Question(fitted, states[rows], times[rows], rows, terminal, end)
+
+
+def _moves(
+    fitted: FittedQueries,
+    adata: AnnData,
+    time_key: str | None,
+    genes: Mapping[str, float | str],
+) -> tuple[NDArray[np.float32], list[str]]:
+    """How far each cell is moved, Σ E_j (value - x_j), and the genes whose E is a regression."""
+    source, states, _, _ = fitted._read(adata, time_key)
+    if not genes:
+        raise InputError("genes", "one or more", "none", "name those to be set")
+    subspace, panel = fitted.subspace, list(fitted.panel.names)
+    columns = list(source.names)
+    if unknown := [gene for gene in genes if gene not in columns]:
+        raise InputError("genes", "genes of the data", listed(unknown), "correct them")
+    moves, inferred = np.zeros_like(states), []
+    for gene, wanted in genes.items():
+        x = source.column(columns.index(gene))
+        if x.var() == 0:
+            raise InputError("genes", "genes that vary between cells", gene, "leave it out")
+        if gene in panel:
+            direction = subspace.projection[panel.index(gene)]
+        else:
+            inferred.append(gene)
+            direction = (states - states.mean(axis=0)).T @ (x - x.mean()) / len(x) / x.var()
+        if not np.abs(direction).max() > 0:
+            raise InputError("genes", "genes with loadings", gene, "leave it out")
+        moves += np.outer(_value(gene, wanted, x) - x, direction).astype(states.dtype)
+    return moves, inferred
+
+
+def _value(gene: str, wanted: float | str, x: NDArray) -> float:
+    if isinstance(wanted, str):
+        named = {
+            "knock-out": float(x.min()),
+            "over-express": float(np.quantile(x, _OVER_EXPRESSED)),
+        }
+        if wanted not in named:
+            raise InputError(gene, "a value, knock-out or over-express", wanted, "correct it")
+        return named[wanted]
+    return float(wanted)
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, float | str]:
+    """Genes and values from "GENE=value", as a command line has them."""
+    found: dict[str, float | str] = {}
+    for one in settings:
+        gene, _, value = one.partition("=")
+        try:
+            found[gene] = float(value)
+        except ValueError:
+            found[gene] = value or "knock-out"
+    return found

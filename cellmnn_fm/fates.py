@@ -1,0 +1,270 @@
+"""Where cells end up, which genes decide it, and what changes when genes are set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from .errors import InputError, listed
+from .modeling_cellmnn import CellMNNModel
+from .rollout import path
+from .subspace import Subspace
+from .time_course import TimeScale
+
+DEFAULT_STEPS = 4  # between two stops, see `roll_out`
+
+_MIN_CELLS = 5  # of a terminal group
+_DRAWS = 200
+_CHUNK = 16_384
+
+
+@dataclass(frozen=True)
+class TerminalGroups:
+    """Groups of cells at the end, told apart by their latent states.
+
+    A multinomial logistic regression, ``P_k(z) = softmax(W z + c)_k``.
+
+    Attributes
+    ----------
+    names : tuple of str
+    weights, intercept : (groups, latent_dim) and (groups,)
+    accuracy : float
+        Of the cells that it was fitted to.
+    """
+
+    names: tuple[str, ...]
+    weights: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    accuracy: float
+
+    @classmethod
+    def fit(cls, states: NDArray, labels: Sequence[str]) -> TerminalGroups:
+        """Tell labelled cells (cells, latent_dim) apart.
+
+        Raises
+        ------
+        InputError
+            With less than two groups of 5 cells.
+        """
+        found = np.asarray(labels, dtype=str)
+        names, counts = np.unique(found, return_counts=True)
+        kept = names[counts >= _MIN_CELLS]
+        if len(kept) < 2:
+            sizes = listed(f"{name}: {n}" for name, n in zip(names, counts, strict=True))
+            raise InputError(
+                "terminal groups", f"2 or more of {_MIN_CELLS} or more cells", sizes, "merge some"
+            )
+        rows = np.isin(found, kept)
+        spread = states[rows].std(axis=0)
+        spread = np.where(spread > 0, spread, 1.0)
+        model = LogisticRegression(max_iter=2000).fit(states[rows] / spread, found[rows])
+        weights, intercept = model.coef_ / spread, model.intercept_
+        if len(kept) == 2:  # scikit-learn gives the odds of the second
+            weights, intercept = (
+                np.vstack([-weights, weights]) / 2,
+                np.r_[-intercept, intercept] / 2,
+            )
+        accuracy = float(model.score(states[rows] / spread, found[rows]))
+        return cls(tuple(map(str, model.classes_)), weights, intercept, accuracy)
+
+    def probabilities(self, z: Tensor) -> Tensor:
+        """P of every group, (..., groups), for latent states (..., latent_dim)."""
+        dims = self.weights.shape[1]
+        weights, intercept = (
+            torch.as_tensor(part, dtype=z.dtype, device=z.device)
+            for part in (self.weights, self.intercept)
+        )
+        return torch.softmax(z[..., :dims] @ weights.T + intercept, dim=-1)
+
+
+@dataclass(frozen=True)
+class Fates:
+    """Where cells end up.
+
+    Attributes
+    ----------
+    probabilities : (cells, groups)
+    gradient : (cells, groups, latent_dim)
+        ∂ P/∂z of the cells where they are now.
+    final : (cells, latent_dim)
+        Their states at the end.
+    """
+
+    probabilities: NDArray[np.float64]
+    gradient: NDArray[np.float64]
+    final: NDArray[np.float32]
+
+
+def cell_fates(
+    model: CellMNNModel,
+    states: NDArray,
+    times: NDArray,
+    groups: TerminalGroups,
+    end: float,
+    time_scale: TimeScale,
+    *,
+    n_steps: int = DEFAULT_STEPS,
+) -> Fates:
+    """Follow cells to the end, and say which group they are in then.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+        Of one data set.
+    states : (cells, latent_dim)
+    times : (cells,)
+        When they were taken, in the user's time; none after `end`.
+    groups : TerminalGroups
+    end : float
+        When the groups are looked at.
+    time_scale : TimeScale
+    n_steps : int
+        Between two stops.
+    """
+    if (times > end).any():
+        raise InputError("cells", f"none after time {end:g}", f"{times.max():g}", "leave them out")
+    count, dims = states.shape
+    probabilities = np.empty((count, len(groups.names)))
+    gradient = np.empty((*probabilities.shape, dims))
+    final = np.empty((count, dims), dtype=np.float32)
+    for time in np.unique(times):
+        every = np.flatnonzero(times == time)
+        for rows in np.array_split(every, -(-len(every) // _CHUNK)):
+            z = torch.as_tensor(states[rows], dtype=torch.float32, device=model.device)
+            z = torch.nn.functional.pad(z, (0, model.config.latent_dim - dims)).requires_grad_(True)
+            wanted = np.array([time_scale.to_model(end)])
+            last = path(model, z, time_scale.to_model(float(time)), wanted, n_steps)[0]
+            found = groups.probabilities(last)
+            for group in range(found.shape[1]):
+                slope = torch.autograd.grad(found[:, group].sum(), z, retain_graph=True)[0]
+                gradient[rows, group] = slope[:, :dims].cpu().numpy()
+            probabilities[rows] = found.detach().cpu().numpy()
+            final[rows] = last[:, :dims].detach().cpu().numpy()
+    return Fates(probabilities, gradient, final)
+
+
+def driver_genes(
+    fates: Fates,
+    groups: TerminalGroups,
+    subspace: Subspace,
+    genes: Sequence[str],
+    spread: NDArray,
+    weights: NDArray | None = None,
+) -> pd.DataFrame:
+    """Genes by how much they push cells towards each group.
+
+    Parameters
+    ----------
+    fates : Fates
+    groups : TerminalGroups
+    subspace : Subspace
+        Over `genes`.
+    genes : sequence of str
+    spread : (genes,)
+        Standard deviation of their expression.
+    weights : (cells,), optional
+        Of the cells; equal by default.
+
+    Returns
+    -------
+    DataFrame
+        For each gene (index) and group (column) the mean change of the probability when the gene
+        is one standard deviation higher, to first order; an association, not shown to be a cause.
+    """
+    slope = np.average(fates.gradient, axis=0, weights=weights)  # (groups, latent_dim)
+    effect = subspace.projection @ slope.T * spread[:, None]
+    return pd.DataFrame(effect, index=list(genes), columns=list(groups.names))
+
+
+def linear_response(
+    model: CellMNNModel,
+    states: NDArray,
+    moves: NDArray,
+    times: NDArray,
+    end: float,
+    time_scale: TimeScale,
+    *,
+    n_steps: int = DEFAULT_STEPS,
+) -> NDArray[np.float32]:
+    """How far cells are moved at the end if they are moved now, to first order.
+
+    It is asked of the model where cells were observed, since far from them it knows nothing.
+
+    Parameters
+    ----------
+    model, states, times, end, time_scale, n_steps
+        As for :func:`cell_fates`.
+    moves : (cells, latent_dim)
+
+    Returns
+    -------
+    (cells, latent_dim)
+    """
+    found = np.empty(states.shape, dtype=np.float32)
+    dims = states.shape[1]
+    padding = (0, model.config.latent_dim - dims)
+    wanted = np.array([time_scale.to_model(end)])
+    for time in np.unique(times):
+        rows = np.flatnonzero(times == time)
+        z, move = (
+            torch.nn.functional.pad(
+                torch.as_tensor(part[rows], dtype=torch.float32, device=model.device), padding
+            )
+            for part in (states, moves)
+        )
+        start = time_scale.to_model(float(time))
+        both = torch.func.jvp(
+            lambda at, start=start: path(model, at, start, wanted, n_steps)[0], (z,), (move,)
+        )
+        found[rows] = both[1][:, :dims].detach().cpu().numpy()
+    return found
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What changes when genes are set to values: a prediction, to be tested in cells.
+
+    Attributes
+    ----------
+    fates : DataFrame
+        By group: mean probability "before" and "after", the "shift", and its 95 % interval over
+        resampled cells ("low", "high").
+    genes : DataFrame
+        By gene the same for mean expression at the end; the largest shifts first.
+    inferred : list of str
+        Genes that the subspace does not have: how they move the latent states is a regression.
+    """
+
+    fates: pd.DataFrame
+    genes: pd.DataFrame
+    inferred: list[str]
+
+
+def compared(before: NDArray, after: NDArray, names: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """Means of columns before and after, their shift, and its 95 % interval over cells."""
+    rng = np.random.default_rng(seed)
+    shift = after - before
+    drawn = np.stack(
+        [
+            rng.multinomial(len(shift), np.full(len(shift), 1 / len(shift))) @ shift / len(shift)
+            for _ in range(_DRAWS)
+        ]
+    )
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return pd.DataFrame(
+        {
+            "before": before.mean(axis=0),
+            "after": after.mean(axis=0),
+            "shift": shift.mean(axis=0),
+            "low": low,
+            "high": high,
+        },
+        index=list(names),
+    )
