@@ -54,7 +54,8 @@ class Verdict:
 
     Examples
     --------
-    >>> print(Verdict("better", [1.0, 2.0], [0.8, 1.0], [1.0, 1.0], 0.9, (0.86, 0.95)))
+    >>> verdict = Verdict("better", [1.0, 2.0], [0.8, 1.0], [1.0, 1.0], 0.9, (0.86, 0.95))
+    >>> print(verdict)  # doctest: +NORMALIZE_WHITESPACE
     Better than OT-Interpolate: the snapshots at 1, 2, left out and predicted from the others, came
     out 10 % closer to what was measured than with cells matched between the neighbouring snapshots
     and moved along straight lines (W1 0.90 against 1.00, ratio 0.90, 95 % interval 0.86 to 0.95).
