@@ -214,8 +214,7 @@ def interpolate(
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model)
-        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
         predicted = pipeline.interpolate(
             adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
         )
@@ -300,8 +299,7 @@ def trajectory(
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model)
-        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
         found = pipeline.trajectory(
             adata,
             times,
@@ -345,8 +343,7 @@ def annotate(
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model)
-        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
         annotated = pipeline.annotate(adata, time_key=time_key, layers=layers)
         annotated.write_h5ad(with_folder(output))
         if not quiet:

@@ -51,8 +51,7 @@ def fates(
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model)
-        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
         found = pipeline.fates(adata, groups, time_key=time_key, start=start, end=end)
         found.probabilities.to_csv(with_folder(output), sep="\t", index_label="cell")
         if drivers is not None:
@@ -99,8 +98,7 @@ def perturb(
         from .pipeline import CellMNNPipeline
 
         silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model)
-        pipeline = pipeline if dataset is None else pipeline.of_dataset(dataset)
+        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
         found = pipeline.perturb(
             adata,
             read_settings(genes),

@@ -76,9 +76,7 @@ def grn(
     Edges are statistical, not shown to be causes.
     """
     with plain_errors():
-        pipeline, adata = _asked(model, file, dataset, where)
-        if adata is not None:
-            pipeline = pipeline.fitted_to(adata, time_key)
+        pipeline, adata = _asked(model, file, dataset, time_key, where)
         from .regulation import DEFAULT_RIDGE
 
         network = pipeline.grn(
@@ -118,11 +116,10 @@ def grn_evaluate(
 ) -> None:
     """Compare networks with known edges, beside simple baselines."""
     with plain_errors():
-        pipeline, adata = _asked(model, file, dataset, where)
+        pipeline, adata = _asked(model, file, dataset, time_key, where)
         from .grn_evaluation import Comparison, Reference
 
         assert adata is not None
-        pipeline = pipeline.fitted_to(adata, time_key)
         found = Comparison.of(
             pipeline,
             adata,
@@ -210,23 +207,28 @@ def read_genes(file: Path | None, genes: tuple[str, ...]) -> list[str] | None:
 
 
 def _asked(
-    model: str, file: Path | None, dataset: str | None, where: str | None
+    model: str,
+    file: Path | None,
+    dataset: str | None,
+    time_key: str | None,
+    where: str | None,
 ) -> tuple[FittedQueries, AnnData | None]:
-    """The pipeline and the cells that a command is about."""
+    """The pipeline, adapted to all cells of the file if need be, and the cells that are meant."""
     from .errors import InputError
 
     adata = None if file is None else read_file(file)
-    if adata is not None and where is not None:
+    from .pipeline import CellMNNPipeline
+
+    silence_transformers()
+    pipeline: FittedQueries = CellMNNPipeline.from_pretrained(model, dataset)
+    if adata is None:
+        return pipeline, None
+    pipeline = pipeline.fitted_to(adata, time_key)
+    if where is not None:
         column, _, value = where.partition("=")
         if column not in adata.obs or not (adata.obs[column].astype(str) == value).any():
             raise InputError("where", "a column of obs and a value of it", where, "correct it")
         adata = adata[(adata.obs[column].astype(str) == value).to_numpy()].copy()
-    from .pipeline import CellMNNPipeline
-
-    silence_transformers()
-    pipeline = CellMNNPipeline.from_pretrained(model)
-    if dataset is not None:
-        pipeline = pipeline.of_dataset(dataset)
     return pipeline, adata
 
 

@@ -230,7 +230,11 @@ class CellMNNPipeline(FateQueries):
         InputError
             If it does not know the data set, or its genes.
         """
-        known = self.foundation.dataset(name)
+        if self._foundation is None:
+            raise InputError(
+                "data set", "a model of many", "a model of one, or none", "do not name a data set"
+            )
+        known = self._foundation.dataset(name)
         if known.panel is None or known.subspace is None:
             raise InputError(name, "a data set with genes", "one of coordinates", "take another")
         mode = self.foundation.subspace_mode
@@ -341,13 +345,17 @@ class CellMNNPipeline(FateQueries):
         return replace(evaluation, settings=settings)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> CellMNNPipeline:
+    def from_pretrained(
+        cls, name_or_path: str | Path, dataset: str | None = None
+    ) -> CellMNNPipeline:
         """Load a pipeline: from a folder, by a name that comes with the package, or from the Hub.
 
         Parameters
         ----------
         name_or_path : str or path
             Looked for in this order.
+        dataset : str, optional
+            One of the data sets that it knows, see :meth:`of_dataset`.
 
         Examples
         --------
@@ -376,12 +384,10 @@ class CellMNNPipeline(FateQueries):
         try:
             model = CellMNNModel.from_pretrained(folder)
             if pretrained:
-                return cls(model, foundation=Foundation.load(folder, model), origin=base)
-            record, panel = (
-                FitRecord.load(folder / record_file),
-                GenePanel.load(folder / GENES_FILE),
-            )
-            return cls(model, record, panel, origin=base)
+                loaded = cls(model, foundation=Foundation.load(folder, model), origin=base)
+            else:
+                record = FitRecord.load(folder / record_file)
+                loaded = cls(model, record, GenePanel.load(folder / GENES_FILE), origin=base)
         except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
             raise InputError(
                 str(folder),
@@ -389,6 +395,7 @@ class CellMNNPipeline(FateQueries):
                 f"files that do not load ({error})",
                 "save it again",
             ) from error
+        return loaded if dataset is None else loaded.of_dataset(dataset)
 
 
 def _name_of(adata: AnnData) -> str:

@@ -254,18 +254,17 @@ class FittedQueries:
         UserWarning
             If a time is outside the observed ones; names the distance.
         """
-        if adata is not None:
-            self = self.fitted_to(adata, time_key)
-        record, rng = self.record, np.random.default_rng(seed)
+        fitted = self if adata is None else self.fitted_to(adata, time_key)
+        record, rng = fitted.record, np.random.default_rng(seed)
         start = record.times[0] if start is None else start
         if adata is None:
             if start != record.times[0]:
                 raise InputError("start", f"{record.times[0]:g} without data", start, "give data")
             wanted = 200 if cells is None else cells
-            states = self._drawn_states(wanted, seed).states[:wanted]
+            states = fitted._drawn_states(wanted, seed).states[:wanted]
             names = [f"cell{at}" for at in range(wanted)]
         else:
-            _, states, cell_times, _ = self._read(adata, time_key)
+            _, states, cell_times, _ = fitted._read(adata, time_key)
             rows = np.flatnonzero(cell_times == start)
             if not len(rows):
                 observed = listed(np.unique(cell_times).tolist())
@@ -276,7 +275,7 @@ class FittedQueries:
         wanted_times = [at for at in record.times if at >= start] if times is None else times
         warn_if_beyond(wanted_times, record.times)
         found = roll_out(
-            self.model,
+            fitted.model,
             states,
             start,
             np.asarray(wanted_times, dtype=np.float64),
@@ -288,7 +287,7 @@ class FittedQueries:
         settings = {"dataset": record.name, "rtol": rtol, "atol": atol}
         if n_steps is not None:
             settings = {"dataset": record.name, "n_steps": n_steps}
-        return followed_cells(found, names, self.panel, self.subspace, settings)
+        return followed_cells(found, names, fitted.panel, fitted.subspace, settings)
 
     def cell_states(self, adata: AnnData | None = None, time_key: str | None = None) -> CellStates:
         """Where cells are and where they are going, and their expression of the genes of the fit.
@@ -381,18 +380,18 @@ class FittedQueries:
             )
         require_known("estimator", estimator, get_args(Estimator))
         require_known("part", part, get_args(Part))
+        if estimator != "production" and (around is not None or members):
+            raise InputError(
+                "estimator", "production with around or members", estimator, "leave them out"
+            )
         record = self.record
         if adata is not None:
             source = read_source(adata, record.use_rep, record.layer)
             if source.is_embedding:
                 raise InputError("grn", "a fit to genes", f"one to {source.name}", "fit one")
         cells = self.cell_states(adata, time_key)
-        about = (cells, self.subspace, self.panel.names, self.record.time_scale)
+        about = (cells, self.subspace, self.panel.names, record.time_scale)
         if estimator != "production":
-            if around is not None or members:
-                raise InputError(
-                    "estimator", "production with around or members", estimator, "leave them out"
-                )
             jacobian = estimator == "jacobian"
             return operator_network(self.model, *about, part=part, jacobian=jacobian)
         weights = None

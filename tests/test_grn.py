@@ -404,6 +404,14 @@ def test_the_commands(simulated, tmp_path):
         "operators.png",
         "edges_over_time.png",
     }
+    result = run("grn", tmp_path / "model", "--dataset", "x", "-o", edges)
+    assert "data set: expected a model of many, found a model of one" in result.stderr
+    result = run(
+        *("grn", "cellmnn-base", tmp_path / "cells.h5ad", "--time-key", "time", "-o", edges),
+        *("--where", "time=2.0"),
+    )
+    assert result.exit_code == 0, result.output  # adapted to all times, of which one is meant
+    assert "12 genes, 200 cells" in result.output
     network.reference().to_csv(tmp_path / "truth.tsv", sep="\t", index=False)
     result = run(
         *("grn-evaluate", tmp_path / "model", tmp_path / "cells.h5ad"),
@@ -427,6 +435,8 @@ def test_the_base_answers_without_the_file(tmp_path):
     result = run("grn", "cellmnn-base", "--dataset", "hesc_endoderm", "-o", edges, "--top", 100)
     assert result.exit_code == 0, result.output
     assert len(pd.read_csv(edges, sep="\t")) == 100
+    result = run("grn", "cellmnn-base", "--dataset", "nothing", "-o", edges)
+    assert "data set: expected one of " in result.stderr
     result = run("grn", "cellmnn-base", "-o", edges)
     assert result.exit_code == 2
     assert "pipeline: expected a fitted one" in result.stderr
