@@ -31,7 +31,7 @@ from .console import (
     silence_transformers,
     with_folder,
 )
-from .fate_commands import fates, perturb
+from .fate_commands import compare, fates, perturb
 from .grn_commands import grn, grn_evaluate
 from .subspace_commands import subspace_app
 
@@ -50,6 +50,7 @@ app.command("grn")(grn)
 app.command("grn-evaluate")(grn_evaluate)
 app.command("fates")(fates)
 app.command("perturb")(perturb)
+app.command("compare")(compare)
 
 
 @app.command()

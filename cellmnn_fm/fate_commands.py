@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from .console import (
+    Base,
     Dataset,
     File,
     Quiet,
+    TimeKey,
     plain_errors,
     print_table,
     read_file,
@@ -117,3 +119,48 @@ def perturb(
             print_table("probability of each group at the end", rows, columns)
             if found.inferred:
                 typer.echo(f"placed by regression: {', '.join(found.inferred)}")
+
+
+def compare(
+    base: Base,
+    file: File,
+    time_key: TimeKey,
+    condition: Annotated[str, typer.Option(help="Column of obs with two values.")],
+    groups: Annotated[
+        str | None, typer.Option(help="Column of obs with the groups at the end, for the fates.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Distance by time, .tsv.")
+    ] = None,
+    permutations: Annotated[int, typer.Option(help="Of the labels, within times.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Compare two conditions: where they lead the same cells, and to which fates."""
+    with plain_errors():
+        adata = read_file(file)
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        found = CellMNNPipeline.from_pretrained(base).compare(
+            adata,
+            condition,
+            time_key=time_key,
+            groups=groups,
+            permutations=permutations,
+            seed=seed,
+            progress=not quiet,
+        )
+        if output is not None:
+            found.trajectories.to_csv(with_folder(output), sep="\t")
+        if quiet:
+            return
+        first, second = found.conditions
+        for title, table in (
+            (f"{first} and {second}", found.trajectories),
+            ("fates", found.fates),
+        ):
+            if table is not None:
+                columns: dict[str, Any] = {str(table.index.name): str}
+                columns |= dict.fromkeys(table.columns, "{:.3f}".format)
+                print_table(title, table.reset_index().to_dict("records"), columns)

@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from .adaptation import adapt
+from .conditions import ConditionComparison, compare_conditions
 from .errors import InputError, listed
 from .fates import (
     DEFAULT_STEPS,
@@ -172,6 +174,62 @@ class FateQueries(FittedQueries):
         changes = compared(ends[0], ends[1], fitted.panel.names, seed)
         order = changes["shift"].abs().sort_values(ascending=False, kind="stable").index
         return Perturbation(shifts, changes.loc[order], inferred)
+
+    def compare(
+        self,
+        adata: AnnData,
+        condition: str,
+        *,
+        time_key: str,
+        groups: str | None = None,
+        permutations: int = 200,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> ConditionComparison:
+        """Where two conditions lead the same cells, with a permutation test.
+
+        A pretrained pipeline adapts itself to the cells of either condition, in one latent space,
+        and to those of every permutation, which takes no training.
+
+        Parameters
+        ----------
+        adata : AnnData
+        condition : str
+            Column of `obs` with two values.
+        time_key : str
+        groups : str, optional
+            Column of `obs` with the groups at the last time, for the fates.
+        permutations, seed, progress
+            See :func:`cellmnn_fm.conditions.compare_conditions`.
+
+        Raises
+        ------
+        InputError
+            On columns that are not there, and unless there are two conditions with two times in
+            common.
+        """
+        for column in (condition, *(() if groups is None else (groups,))):
+            if column not in adata.obs:
+                raise InputError("column", f"one of {listed(adata.obs)}", column, "name one")
+        if self._foundation is None:
+            raise InputError("compare", "a pretrained pipeline", "another one", "load cellmnn-base")
+        base = self.model
+        _, states, times, _ = self.fitted_to(adata, time_key)._read(adata, time_key)
+        labels = adata.obs[condition].astype(str).to_numpy()
+        named = None
+        if groups is not None:
+            named = adata.obs[groups].astype(object).where(adata.obs[groups].notna(), "")
+            named = named.astype(str).to_numpy()
+        return compare_conditions(
+            states,
+            times,
+            labels,
+            lambda course: adapt(base, course),
+            groups=named,
+            permutations=permutations,
+            seed=seed,
+            progress=progress,
+        )
 
     def _question(
         self,

@@ -20,7 +20,7 @@ ORDER = [
     *("recipes", "trajectories", "rollout", "metrics", "evaluation", "verdict", "subspace_report"),
     *("corpus", "sampling", "fit_record", "foundation", "model_card", "hub"),
     *("optimisation", "training", "joint_training", "adaptation", "finetuning", "candidates"),
-    *("fates", "grn", "regulation", "grn_baselines", "gene_networks"),
+    *("fates", "conditions", "grn", "regulation", "grn_baselines", "gene_networks"),
     *("results", "fitting", "queries", "fate_queries", "grn_evaluation", "pipeline"),
     *("plotting", "grn_plotting", "synthetic"),
     *("console", "subspace_commands", "grn_commands", "fate_commands", "demo", "cli"),
