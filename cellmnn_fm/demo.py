@@ -76,7 +76,7 @@ def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: 
 
     adata = read_file(file)
     silence_transformers()
-    pipeline = CellMNNPipeline().fit(adata, time_key=time_key, progress=progress)
+    pipeline = CellMNNPipeline().fit(adata, time_key=time_key, verdict=False, progress=progress)
     pipeline.save_pretrained(output / "model")
     course, record = pipeline.time_course(adata), pipeline.record
     halfway = float(course.times[:2].mean())
