@@ -18,10 +18,15 @@ import anndata
 import numpy as np
 import torch
 import typer
-from sklearn.metrics import average_precision_score
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.grn_evaluation import Comparison, Reference, score_signs, signs_of
+from cellmnn_fm.grn_evaluation import (
+    Comparison,
+    Reference,
+    auprc_ratio,
+    score_signs,
+    signs_of,
+)
 
 RESULTS = Path(__file__).parent / "results"
 SIGNS = {"Homo sapiens": "trrust_human.tsv", "Mus musculus": "trrust_mouse.tsv"}
@@ -107,11 +112,6 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
                 "over_best": interval(linked, strengths["production"], strengths[best]),
             }
     return found
-
-
-def auprc_ratio(linked: np.ndarray, strength: np.ndarray) -> float:
-    """Over that of chance."""
-    return float(average_precision_score(linked, strength) / linked.mean())
 
 
 def interval(

@@ -28,7 +28,7 @@ from cellmnn_fm.regulation import CellStates, operator_network, production_netwo
 from cellmnn_fm.subspace import Subspace
 from cellmnn_fm.time_course import TimeCourse
 from cellmnn_fm.training import train
-from cellmnn_fm.trajectories import velocity_at
+from cellmnn_fm.trajectories import velocities
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = 5
@@ -102,10 +102,7 @@ def fitted(adata: Any, seed: int, frame: bool, offset: bool) -> tuple:
     course = TimeCourse.from_cells(states, times)
     config, training = preset_configs("default", course, frame=frame)
     model = train(course, config.replaced(offset=offset), training, seed=seed).model
-    velocity = np.empty_like(states)
-    for time in course.times:
-        at = times == time
-        velocity[at] = velocity_at(model, states[at], time, course.time_scale)
+    velocity = velocities(model, states, times, course.time_scale)
     return model, CellStates(states, velocity, times, x), subspace, course.time_scale
 
 

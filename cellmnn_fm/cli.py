@@ -13,14 +13,17 @@ from .console import (
     Base,
     Dataset,
     File,
+    FileOrDataset,
     Frame,
     Layer,
+    Model,
     OnDuplicatesOption,
     Quiet,
     SubspaceFolder,
     SubspaceModeOption,
     Symbols,
     TimeKey,
+    TimeKeyOrFit,
     UseRep,
     Verdict,
     plain_errors,
@@ -193,15 +196,11 @@ def finetune(
 
 @app.command()
 def interpolate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")
-    ],
+    model: Model,
     file: File,
     at: Annotated[float, typer.Option(help="Time to predict, in the unit of the time course.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad.")],
-    time_key: Annotated[
-        str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
-    ] = None,
+    time_key: TimeKeyOrFit = None,
     dataset: Dataset = None,
     two_sided: Annotated[
         bool, typer.Option(help="Push the snapshots before and after, or only the one before.")
@@ -261,20 +260,13 @@ def adapt(
 
 @app.command()
 def trajectory(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")
-    ],
-    file: Annotated[
-        Path | None,
-        typer.Argument(metavar="[FILE.h5ad]", help="Cells; not needed with --dataset."),
-    ] = None,
+    model: Model,
+    file: FileOrDataset = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Cells by time, .h5ad.")] = Path(
         "trajectory.h5ad"
     ),
     dataset: Dataset = None,
-    time_key: Annotated[
-        str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
-    ] = None,
+    time_key: TimeKeyOrFit = None,
     start: Annotated[
         float | None, typer.Option(help="The time whose cells are followed; the first if absent.")
     ] = None,
@@ -324,14 +316,10 @@ def trajectory(
 
 @app.command()
 def annotate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")
-    ],
+    model: Model,
     file: File,
     output: Annotated[Path, typer.Option("--output", "-o", help="The same cells, .h5ad.")],
-    time_key: Annotated[
-        str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
-    ] = None,
+    time_key: TimeKeyOrFit = None,
     dataset: Dataset = None,
     layers: Annotated[
         bool, typer.Option(help="Add expression and velocity of every gene, dense.")

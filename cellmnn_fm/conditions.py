@@ -14,6 +14,7 @@ from rich.progress import track
 
 from .errors import InputError, listed
 from .fates import TerminalGroups
+from .metrics import permuted_within
 from .modeling_cellmnn import CellMNNModel
 from .rollout import roll_out
 from .time_course import TimeCourse
@@ -123,11 +124,7 @@ def compare_conditions(
         range(permutations), "permuting", console=Console(stderr=True), disable=not progress
     )
     for _ in rounds:
-        shuffled = first.copy()
-        for time in common:
-            at = times == time
-            shuffled[at] = rng.permutation(first[at])
-        found, other = difference(shuffled)
+        found, other = difference(permuted_within(first, times, rng))
         as_large += found >= distance
         any_as_large += found.max() >= distance
         if shares:

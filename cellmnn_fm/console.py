@@ -69,6 +69,14 @@ Verdict = Annotated[
         "fit for each of them.",
     ),
 ]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")]
+TimeKeyOrFit = Annotated[
+    str | None,
+    typer.Option("--time-key", help="Where it differs from the fit; needed by cellmnn-base."),
+]
+FileOrDataset = Annotated[
+    Path | None, typer.Argument(metavar="[FILE.h5ad]", help="Cells; not needed with --dataset.")
+]
 Frame = Annotated[bool, typer.Option(help="Work in the Gaussian frame of the snapshots.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notices.")]
 

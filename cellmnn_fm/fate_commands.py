@@ -11,8 +11,10 @@ from .console import (
     Base,
     Dataset,
     File,
+    Model,
     Quiet,
     TimeKey,
+    TimeKeyOrFit,
     plain_errors,
     print_table,
     read_file,
@@ -22,11 +24,7 @@ from .console import (
 
 # heavy modules are imported inside the commands: --help must answer at once
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")]
 Groups = Annotated[str, typer.Option(help="Column of obs with the groups at the end.")]
-TimeKeyOption = Annotated[
-    str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
-]
 End = Annotated[float | None, typer.Option(help="When the groups count; the last time if absent.")]
 
 
@@ -40,7 +38,7 @@ def fates(
     drivers: Annotated[Path | None, typer.Option(help="Driver genes of every group, .tsv.")] = None,
     figure: Annotated[Path | None, typer.Option(help="The fate map as a figure.")] = None,
     dataset: Dataset = None,
-    time_key: TimeKeyOption = None,
+    time_key: TimeKeyOrFit = None,
     start: Annotated[
         float | None, typer.Option(help="Only cells of this time; all if absent.")
     ] = None,
@@ -82,7 +80,7 @@ def perturb(
         Path, typer.Option("--output", "-o", help="Shift of every gene at the end, .tsv.")
     ] = Path("perturbation.tsv"),
     dataset: Dataset = None,
-    time_key: TimeKeyOption = None,
+    time_key: TimeKeyOrFit = None,
     start: Annotated[
         float | None, typer.Option(help="The time whose cells are perturbed; the first if absent.")
     ] = None,

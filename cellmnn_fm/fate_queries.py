@@ -24,6 +24,7 @@ from .fates import (
     linear_response,
 )
 from .queries import FittedQueries
+from .reading import Source
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,14 +54,19 @@ class FateTable:
 
 @dataclass(frozen=True)
 class _Question:
-    """The cells that are followed, and the groups that they may end in."""
+    """The cells of a file, those that are followed, and the groups that they may end in."""
 
-    fitted: FittedQueries
-    states: NDArray
-    times: NDArray
+    source: Source
+    every_state: NDArray
     rows: NDArray[np.int64]
+    times: NDArray
     groups: TerminalGroups
     end: float
+
+    @property
+    def states(self) -> NDArray:
+        """Of the cells that are followed."""
+        return self.every_state[self.rows]
 
 
 class FateQueries(FittedQueries):
@@ -99,15 +105,15 @@ class FateQueries(FittedQueries):
         InputError
             On a column that is not there, and with less than two groups of 5 cells at the end.
         """
-        asked = self._question(adata, groups, time_key, start, end)
-        fitted, scale = asked.fitted, asked.fitted.record.time_scale
+        fitted = self.fitted_to(adata, time_key)
+        asked = _ask(fitted, adata, groups, time_key, start, end)
         found = cell_fates(
             fitted.model,
             asked.states,
             asked.times,
             asked.groups,
             asked.end,
-            scale,
+            fitted.record.time_scale,
             n_steps=n_steps,
         )
         spread = fitted.subspace.reconstruct(asked.states).std(axis=0)
@@ -153,24 +159,23 @@ class FateQueries(FittedQueries):
         """
         fitted = self.fitted_to(adata, time_key)
         start = fitted.record.times[0] if start is None else start
-        asked = self._question(adata, groups, time_key, start, end)
-        moves, inferred = _moves(fitted, adata, time_key, genes)
-        scale = fitted.record.time_scale
-        about = (asked.times, asked.groups, asked.end, scale)
-        before = cell_fates(fitted.model, asked.states, *about, n_steps=n_steps)
-        response = linear_response(
+        asked = _ask(fitted, adata, groups, time_key, start, end)
+        moves, inferred = _moves(fitted, asked, genes)
+        before, response = linear_response(
             fitted.model,
             asked.states,
-            moves[asked.rows],
+            moves,
             asked.times,
             asked.end,
-            scale,
+            fitted.record.time_scale,
             n_steps=n_steps,
         )
-        after = before.final + response
-        probabilities = asked.groups.probabilities(torch.from_numpy(after)).numpy()
-        shifts = compared(before.probabilities, probabilities, asked.groups.names, seed)
-        ends = [fitted.subspace.reconstruct(one) for one in (before.final, after)]
+        after = before + response
+        shares = [
+            asked.groups.probabilities(torch.from_numpy(one)).numpy() for one in (before, after)
+        ]
+        shifts = compared(shares[0], shares[1], asked.groups.names, seed)
+        ends = [fitted.subspace.reconstruct(one) for one in (before, after)]
         changes = compared(ends[0], ends[1], fitted.panel.names, seed)
         order = changes["shift"].abs().sort_values(ascending=False, kind="stable").index
         return Perturbation(shifts, changes.loc[order], inferred)
@@ -231,42 +236,39 @@ class FateQueries(FittedQueries):
             progress=progress,
         )
 
-    def _question(
-        self,
-        adata: AnnData,
-        groups: str,
-        time_key: str | None,
-        start: float | None,
-        end: float | None,
-    ) -> _Question:
-        fitted = self.fitted_to(adata, time_key)
-        if groups not in adata.obs:
-            raise InputError(
-                "groups", "a column of obs", f"{groups}; columns {listed(adata.obs)}", "name one"
-            )
-        _, states, times, _ = fitted._read(adata, time_key)
-        end = float(times.max()) if end is None else end
-        labels = adata.obs[groups]
-        last = (times == end) & labels.notna().to_numpy()
-        terminal = TerminalGroups.fit(states[last], labels[last].astype(str).tolist())
-        rows = np.flatnonzero(times <= end if start is None else times == start)
-        if not len(rows):
-            observed = listed(np.unique(times).tolist())
-            raise InputError("start", f"one of {observed}", start, "choose an observed time")
-        return _Question(fitted, states[rows], times[rows], rows, terminal, end)
+
+def _ask(
+    fitted: FittedQueries,
+    adata: AnnData,
+    groups: str,
+    time_key: str | None,
+    start: float | None,
+    end: float | None,
+) -> _Question:
+    if groups not in adata.obs:
+        raise InputError(
+            "groups", "a column of obs", f"{groups}; columns {listed(adata.obs)}", "name one"
+        )
+    source, states, times, _ = fitted._read(adata, time_key)
+    end = float(times.max()) if end is None else end
+    labels = adata.obs[groups]
+    last = (times == end) & labels.notna().to_numpy()
+    terminal = TerminalGroups.fit(states[last], labels[last].astype(str).tolist())
+    rows = np.flatnonzero(times <= end if start is None else times == start)
+    if not len(rows):
+        observed = listed(np.unique(times).tolist())
+        raise InputError("start", f"one of {observed}", start, "choose an observed time")
+    return _Question(source, states, rows, times[rows], terminal, end)
 
 
 def _moves(
-    fitted: FittedQueries,
-    adata: AnnData,
-    time_key: str | None,
-    genes: Mapping[str, float | str],
+    fitted: FittedQueries, asked: _Question, genes: Mapping[str, float | str]
 ) -> tuple[NDArray[np.float32], list[str]]:
     """How far each cell is moved, Σ E_j (value - x_j), and the genes whose E is a regression."""
-    source, states, _, _ = fitted._read(adata, time_key)
     if not genes:
         raise InputError("genes", "one or more", "none", "name those to be set")
     subspace, panel = fitted.subspace, list(fitted.panel.names)
+    source, states = asked.source, asked.every_state
     columns = list(source.names)
     if unknown := [gene for gene in genes if gene not in columns]:
         raise InputError("genes", "genes of the data", listed(unknown), "correct them")
@@ -283,7 +285,7 @@ def _moves(
         if not np.abs(direction).max() > 0:
             raise InputError("genes", "genes with loadings", gene, "leave it out")
         moves += np.outer(_value(gene, wanted, x) - x, direction).astype(states.dtype)
-    return moves, inferred
+    return moves[asked.rows], inferred
 
 
 def _value(gene: str, wanted: float | str, x: NDArray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,26 +128,44 @@ def cell_fates(
     n_steps : int
         Between two stops.
     """
-    if (times > end).any():
-        raise InputError("cells", f"none after time {end:g}", f"{times.max():g}", "leave them out")
     count, dims = states.shape
     probabilities = np.empty((count, len(groups.names)))
     gradient = np.empty((*probabilities.shape, dims))
     final = np.empty((count, dims), dtype=np.float32)
+    for rows, to_end in _paths(model, times, end, time_scale, n_steps):
+        z = _padded(model, states[rows]).requires_grad_(True)
+        last = to_end(z)
+        found = groups.probabilities(last)
+        for group in range(found.shape[1]):
+            slope = torch.autograd.grad(found[:, group].sum(), z, retain_graph=True)[0]
+            gradient[rows, group] = slope[:, :dims].cpu().numpy()
+        probabilities[rows] = found.detach().cpu().numpy()
+        final[rows] = last[:, :dims].detach().cpu().numpy()
+    return Fates(probabilities, gradient, final)
+
+
+def _paths(
+    model: CellMNNModel, times: NDArray, end: float, time_scale: TimeScale, n_steps: int
+) -> Iterator[tuple[NDArray[np.int64], Callable[[Tensor], Tensor]]]:
+    """Rows of cells of the same time, and where their states (cells, latent_dim) go by the end."""
+    if (times > end).any():
+        raise InputError("cells", f"none after time {end:g}", f"{times.max():g}", "leave them out")
+    wanted = np.array([time_scale.to_model(end)])
     for time in np.unique(times):
+        start = time_scale.to_model(float(time))
         every = np.flatnonzero(times == time)
         for rows in np.array_split(every, -(-len(every) // _CHUNK)):
-            z = torch.as_tensor(states[rows], dtype=torch.float32, device=model.device)
-            z = torch.nn.functional.pad(z, (0, model.config.latent_dim - dims)).requires_grad_(True)
-            wanted = np.array([time_scale.to_model(end)])
-            last = path(model, z, time_scale.to_model(float(time)), wanted, n_steps)[0]
-            found = groups.probabilities(last)
-            for group in range(found.shape[1]):
-                slope = torch.autograd.grad(found[:, group].sum(), z, retain_graph=True)[0]
-                gradient[rows, group] = slope[:, :dims].cpu().numpy()
-            probabilities[rows] = found.detach().cpu().numpy()
-            final[rows] = last[:, :dims].detach().cpu().numpy()
-    return Fates(probabilities, gradient, final)
+
+            def to_end(z: Tensor, start: float = start) -> Tensor:
+                return path(model, z, start, wanted, n_steps)[0]
+
+            yield rows, to_end
+
+
+def _padded(model: CellMNNModel, states: NDArray) -> Tensor:
+    """With the dimensions of the model."""
+    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)
+    return torch.nn.functional.pad(z, (0, model.config.latent_dim - states.shape[1]))
 
 
 def driver_genes(
@@ -192,10 +210,11 @@ def linear_response(
     time_scale: TimeScale,
     *,
     n_steps: int = DEFAULT_STEPS,
-) -> NDArray[np.float32]:
-    """How far cells are moved at the end if they are moved now, to first order.
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where cells are at the end, and how far they are moved then if they are moved now.
 
-    It is asked of the model where cells were observed, since far from them it knows nothing.
+    To first order: the model is asked where cells were observed, since far from them it knows
+    nothing.
 
     Parameters
     ----------
@@ -205,26 +224,15 @@ def linear_response(
 
     Returns
     -------
-    (cells, latent_dim)
+    final, response : (cells, latent_dim)
     """
-    found = np.empty(states.shape, dtype=np.float32)
     dims = states.shape[1]
-    padding = (0, model.config.latent_dim - dims)
-    wanted = np.array([time_scale.to_model(end)])
-    for time in np.unique(times):
-        rows = np.flatnonzero(times == time)
-        z, move = (
-            torch.nn.functional.pad(
-                torch.as_tensor(part[rows], dtype=torch.float32, device=model.device), padding
-            )
-            for part in (states, moves)
-        )
-        start = time_scale.to_model(float(time))
-        both = torch.func.jvp(
-            lambda at, start=start: path(model, at, start, wanted, n_steps)[0], (z,), (move,)
-        )
-        found[rows] = both[1][:, :dims].detach().cpu().numpy()
-    return found
+    final, response = (np.empty(states.shape, dtype=np.float32) for _ in range(2))
+    for rows, to_end in _paths(model, times, end, time_scale, n_steps):
+        z, move = (_padded(model, part[rows]) for part in (states, moves))
+        both = torch.func.jvp(to_end, (z,), (move,))
+        final[rows], response[rows] = (part[:, :dims].detach().cpu().numpy() for part in both[:2])
+    return final, response
 
 
 @dataclass(frozen=True)

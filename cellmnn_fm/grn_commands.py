@@ -10,7 +10,10 @@ import typer
 
 from .console import (
     Dataset,
+    FileOrDataset,
+    Model,
     Quiet,
+    TimeKeyOrFit,
     plain_errors,
     print_table,
     read_file,
@@ -26,10 +29,6 @@ if TYPE_CHECKING:
 
 # heavy modules are imported inside the commands: --help must answer at once
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder of a model, or cellmnn-base.")]
-TimeKeyOption = Annotated[
-    str | None, typer.Option(help="Where it differs from the fit; needed by cellmnn-base.")
-]
 Where = Annotated[str | None, typer.Option(help="column=value: only cells with that value in obs.")]
 EstimatorOption = Annotated[
     Literal["production", "operator", "jacobian"],
@@ -46,15 +45,12 @@ DecayOption = Annotated[
 
 def grn(
     model: Model,
-    file: Annotated[
-        Path | None,
-        typer.Argument(metavar="[FILE.h5ad]", help="Cells; not needed with --dataset."),
-    ] = None,
+    file: FileOrDataset = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Edges, .tsv or .graphml.")] = Path(
         "edges.tsv"
     ),
     dataset: Dataset = None,
-    time_key: TimeKeyOption = None,
+    time_key: TimeKeyOrFit = None,
     where: Where = None,
     estimator: EstimatorOption = "production",
     decay: DecayOption = None,
@@ -106,7 +102,7 @@ def grn_evaluate(
         Path, typer.Option(help="Known edges: source, target and perhaps sign, .tsv.")
     ],
     dataset: Dataset = None,
-    time_key: TimeKeyOption = None,
+    time_key: TimeKeyOrFit = None,
     where: Where = None,
     decay: DecayOption = None,
     trees: Annotated[bool, typer.Option(help="Add forests (GENIE3-like), which are slow.")] = True,

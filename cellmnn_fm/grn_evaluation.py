@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .grn_baselines import BASELINES
 from .queries import FittedQueries
-from .regulation import Decay
+from .regulation import Decay, operator_network
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -154,7 +154,7 @@ def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = Fa
     every_pair : bool
         All genes with all genes, where the reference is known to be complete.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
+    from sklearn.metrics import roc_auc_score
 
     at, of, known = reference.pairs(every=every_pair)
     if not 0 < known.sum() < len(known):
@@ -171,10 +171,17 @@ def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = Fa
     return LinkScores(
         pairs=len(known),
         links=int(known.sum()),
-        auprc_ratio=float(average_precision_score(known, strength) / density),
+        auprc_ratio=auprc_ratio(known, strength),
         early_precision_ratio=float(hits / known.sum() / density),
         auroc=float(roc_auc_score(known, strength)),
     )
+
+
+def auprc_ratio(linked: NDArray[np.bool_], strength: NDArray) -> float:
+    """Area under precision and recall of pairs ranked by strength, over that of chance."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(linked, strength) / linked.mean())
 
 
 def sign_scores(weights: NDArray, reference: Reference) -> SignScores:
@@ -247,13 +254,12 @@ def by_factor(
 def evaluate_network(weights: NDArray, reference: Reference) -> dict[str, Any]:
     """Link and sign scores, those that the reference allows."""
     scores: dict[str, Any] = {}
-    for score in (link_scores, sign_scores):
+    for kind, score in (("link", link_scores), ("sign", sign_scores)):
         try:
-            scores |= {
-                f"{score.__name__[:4]}_{k}": v for k, v in asdict(score(weights, reference)).items()
-            }
-        except InputError:
+            found: LinkScores | SignScores = score(weights, reference)
+        except InputError:  # no links, or no signs
             continue
+        scores |= {f"{kind}_{name}": value for name, value in asdict(found).items()}
     return scores
 
 
@@ -300,6 +306,7 @@ class Comparison:
             No forests for more genes: they are slow.
         seed : int
         """
+        pipeline = pipeline.fitted_to(adata, time_key)
         network = pipeline.grn(adata, time_key=time_key, decay=decay)
         involved = set(reference.edges["source"]) | set(reference.edges["target"])
         genes = [gene for gene in network.genes if gene in involved]
@@ -311,9 +318,10 @@ class Comparison:
         cells = pipeline.cell_states(adata, time_key)
         assert cells.expression is not None
         x = cells.expression[:, at].astype(np.float64)
+        about = (cells, pipeline.subspace, network.genes, pipeline.record.time_scale)
         others = [
-            pipeline.grn(adata, time_key=time_key, estimator=estimator)
-            for estimator in ("operator", "jacobian")
+            operator_network(pipeline.model, *about, jacobian=jacobian)
+            for jacobian in (False, True)
         ]
         weights = {
             str(one.record["estimator"]): one.left[at] @ one.right[:, at]

@@ -69,6 +69,16 @@ def half_split_floor(snapshot: NDArray, rng: np.random.Generator) -> float:
     return wasserstein1(snapshot[order[:half]], snapshot[order[half : 2 * half]])
 
 
+def permuted_within(labels: NDArray, times: NDArray, rng: np.random.Generator) -> NDArray:
+    """Labels (cells,) in another order within each time; over all where no time has several."""
+    rows = [np.flatnonzero(times == time) for time in np.unique(times)]
+    mixed = [one for one in rows if len(np.unique(labels[one])) > 1]
+    permuted = labels.copy()
+    for one in mixed or [np.arange(len(labels))]:
+        permuted[one] = rng.permutation(labels[one])
+    return permuted
+
+
 def with_interval(values: Sequence[float]) -> str:
     """Mean over data sets with a 95 % bootstrap interval, as tables have it."""
     from scipy.stats import bootstrap

@@ -34,7 +34,7 @@ from .results import add_genes, annotated, followed_cells, predicted_snapshot
 from .rollout import DEFAULT_TOLERANCE, roll_out
 from .subspace import Subspace
 from .time_course import TimeCourse
-from .trajectories import draw_cells, interpolate, velocity_at, warn_if_beyond
+from .trajectories import draw_cells, interpolate, velocities, velocity_at, warn_if_beyond
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -148,7 +148,7 @@ class FittedQueries:
         """
         fitted = self.fitted_to(adata, time_key)
         source, states, cell_times, coverage = fitted._read(adata, time_key)
-        velocity = fitted._velocities(states, cell_times)
+        velocity = velocities(fitted.model, states, cell_times, fitted.record.time_scale)
         result = annotated(adata, states, velocity, coverage)
         if source.var.index.equals(adata.var.index):
             subspace, inferred = fitted.latent_space.over_genes(
@@ -309,7 +309,7 @@ class FittedQueries:
             kept[:] = False
             kept[np.random.default_rng(0).choice(len(states), _MAX_CELLS, replace=False)] = True
         states, cell_times = states[kept], cell_times[kept]
-        velocity = fitted._velocities(states, cell_times)
+        velocity = velocities(fitted.model, states, cell_times, fitted.record.time_scale)
         found = fitted.latent_space.expression(source, fitted.record.gene_options, kept)
         return CellStates(states, velocity, cell_times, found)
 
@@ -319,14 +319,7 @@ class FittedQueries:
             raise InputError("adata", "the data, since the model has no frame", "none", "give it")
         drawn = draw_cells(self.model, cells, seed=seed)
         times = np.repeat(scale.to_user(self.model.frame_state().times.numpy(force=True)), cells)
-        return CellStates(drawn, self._velocities(drawn, times), times)
-
-    def _velocities(self, states: NDArray, cell_times: NDArray) -> NDArray[np.float32]:
-        velocity = np.empty_like(states)
-        for time in np.unique(cell_times):
-            at = cell_times == time
-            velocity[at] = velocity_at(self.model, states[at], time, self.record.time_scale)
-        return velocity
+        return CellStates(drawn, velocities(self.model, drawn, times, scale), times)
 
     def grn(
         self,

@@ -14,6 +14,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from .errors import InputError, listed
 from .grn import Factors, GeneRegulatoryNetwork
+from .metrics import permuted_within
 from .modeling_cellmnn import CellMNNModel
 from .subspace import Subspace
 from .time_course import TimeScale
@@ -362,13 +363,8 @@ def differences(
     edges = np.argsort(-size, axis=None, kind="stable")[:top_k]
     at, of = np.unravel_index(edges, size.shape)
     as_large, any_as_large = np.ones(len(at)), np.ones(len(at))
-    times = [np.flatnonzero(cells.times == time) for time in np.unique(cells.times)]
-    mixed = [one for one in times if 0 < in_first[one].sum() < len(one)]
     for _ in range(permutations):
-        shuffled = in_first.copy()
-        for one in mixed or [np.arange(len(in_first))]:
-            shuffled[one] = rng.permutation(in_first[one])
-        found = np.abs(difference(shuffled)[0])
+        found = np.abs(difference(permuted_within(in_first, cells.times, rng))[0])
         as_large += found[at, of] >= size[at, of]
         any_as_large += found.max() >= size[at, of]
     names = np.array(genes)

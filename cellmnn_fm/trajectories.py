@@ -178,6 +178,17 @@ def velocity_at(
     return velocity[0] / np.float32(time_scale.unit)
 
 
+def velocities(
+    model: CellMNNModel, states: NDArray, times: NDArray, time_scale: TimeScale
+) -> NDArray[np.float32]:
+    """As :func:`velocity_at`, for cells each of which has a time, (cells,)."""
+    found = np.empty_like(states)
+    for time in np.unique(times):
+        at = times == time
+        found[at] = velocity_at(model, states[at], time, time_scale)
+    return found
+
+
 @torch.no_grad()
 def _states_and_velocity(
     model: CellMNNModel, states: NDArray, start: float, targets: NDArray

@@ -106,12 +106,14 @@ def test_the_response_is_that_of_a_small_move(simulated):
     rows = np.flatnonzero(times == 2)[:20]
     moves = 1e-2 * np.random.default_rng(0).normal(size=states[rows].shape).astype(np.float32)
     about = (4.0, fitted.record.time_scale)
-    found = linear_response(fitted.model, states[rows], moves, times[rows], *about)
+    final, found = linear_response(fitted.model, states[rows], moves, times[rows], *about)
     ends = [
         roll_out(fitted.model, states[rows] + sign * moves, 2.0, [4.0], about[1], n_steps=4).states
         for sign in (1, -1)
     ]
     np.testing.assert_allclose(found, (ends[0] - ends[1])[0] / 2, rtol=0.2, atol=3e-3)
+    unmoved = roll_out(fitted.model, states[rows], 2.0, [4.0], about[1], n_steps=4).states[0]
+    np.testing.assert_allclose(final, unmoved, rtol=1e-4, atol=1e-5)
 
 
 def test_the_interval_is_that_of_a_mean():
