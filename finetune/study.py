@@ -32,10 +32,9 @@ import yaml
 # scripts of pretraining/ are not installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
 from build_corpus import GENES
-from leave_group_out import DEVELOPMENT, TIME_KEYS, make_base, untrained
+from leave_group_out import DEVELOPMENT, TIME_KEYS, for_missing_groups, untrained
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
-from cellmnn_fm.corpus import group_overlapping
 from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
 from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
 from cellmnn_fm.latent_space import SpaceOptions
@@ -217,33 +216,17 @@ def subset(
 def for_all_groups(study: str, data: Path, bases: Path, part: str, outcome: Callable) -> None:
     """Make the results of all groups that have none yet."""
     torch.set_num_threads(1)
-    folder = RESULTS / study
-    folder.mkdir(parents=True, exist_ok=True)
-    catalog = json.loads((data / "catalog.json").read_text())
-    groups = group_overlapping({one["name"]: one.get("overlaps") or [] for one in catalog})
-    files = {one["name"]: data / one["file"] for one in catalog}
-    first, count = map(int, part.split("/"))
-    missing = [
-        one
-        for one in sorted(set(groups.values()))[first::count]
-        if not (folder / f"{one}.json").exists()
-    ]
-    print(f"{len(missing)} groups to go, about {4 * len(missing)} minutes on one core")
-    for group in missing:
-        members = [name for name in groups if groups[name] == group]
-        if not (bases / group / "config.json").exists():
-            settings = yaml.safe_load(BASE_CONFIG.read_text())
-            make_base(bases / group, data, members, settings, "aligned")
-        base = CellMNNPipeline.from_pretrained(bases / group)
-        found = {}
-        for name in members:
-            try:
-                found[name] = outcome(name, files[name], base)
-            except InputError as error:
-                found[name] = {"skipped": str(error)}
-        partial = folder / f"{group}.partial"
-        partial.write_text(json.dumps(found, indent=1))
-        partial.replace(folder / f"{group}.json")
+
+    def evaluated(name: str, path: Path, folder: Path) -> dict[str, Any]:
+        try:
+            return outcome(name, path, CellMNNPipeline.from_pretrained(folder))
+        except InputError as error:
+            return {"skipped": str(error)}
+
+    settings = yaml.safe_load(BASE_CONFIG.read_text())
+    for group, _ in for_missing_groups(
+        RESULTS / study, data, bases, settings, evaluated, mode="aligned", part=part, minutes=4
+    ):
         print(group, flush=True)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,26 +74,55 @@ def main(
         section, name = path.split(".")
         settings[section][name] = yaml.safe_load(value)
     results = results or HERE / "results" / f"leave_group_out_{mode}"
+    for group, outcome in for_missing_groups(
+        results,
+        data,
+        bases / mode,
+        settings,
+        lambda _, path, folder: evaluate_unseen(path, folder, seeds),
+        mode=mode,
+        names=DEVELOPMENT if development else None,
+        part=part,
+        minutes=MINUTES,
+    ):
+        print(group, *(summary(name, one) for name, one in outcome.items()), flush=True)
+    report(results)
+
+
+def for_missing_groups(
+    results: Path,
+    data: Path,
+    bases: Path,
+    settings: dict[str, Any],
+    evaluated: Callable[[str, Path, Path], dict[str, Any]],
+    *,
+    mode: Any,
+    names: Sequence[str] | None = None,
+    part: str = "0/1",
+    minutes: float,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Make a base without each group that has no result yet, evaluate its data sets, and keep that.
+
+    `evaluated` is the result of a data set: of its name, its file, and the folder of the base.
+    """
     results.mkdir(parents=True, exist_ok=True)
     catalog = json.loads((data / "catalog.json").read_text())
     groups = group_overlapping({one["name"]: one.get("overlaps") or [] for one in catalog})
     files = {one["name"]: data / one["file"] for one in catalog}
-    wanted = sorted({groups[name] for name in (DEVELOPMENT if development else groups)})
+    wanted = sorted({groups[name] for name in names or groups})
     first, count = map(int, part.split("/"))
     missing = [one for one in wanted[first::count] if not (results / f"{one}.json").exists()]
-    print(f"{len(missing)} groups to go, {len(missing) * MINUTES:.0f} minutes at {MINUTES:g} each")
+    print(f"{len(missing)} groups to go, {len(missing) * minutes:.0f} minutes at {minutes:g} each")
     for group in missing:
-        file = results / f"{group}.json"
+        file, folder = results / f"{group}.json", bases / group
         members = {name: files[name] for name in groups if groups[name] == group}
-        folder = bases / mode / group
         if not (folder / "config.json").exists():
             make_base(folder, data, [*members], settings, mode)
-        outcome = {name: evaluate_unseen(path, folder, seeds) for name, path in members.items()}
+        outcome = {name: evaluated(name, path, folder) for name, path in members.items()}
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(outcome, indent=1))
         partial.replace(file)
-        print(group, *(summary(name, one) for name, one in outcome.items()), flush=True)
-    report(results)
+        yield group, outcome
 
 
 # ---------------------------------------------------------------------------------------------
