@@ -10,6 +10,7 @@ from .adaptation import adapt
 from .errors import InputError
 from .evaluation import Candidate, Fold, Prediction
 from .modeling_cellmnn import CellMNNModel
+from .reading import Growth
 from .recipes import Preset, preset_configs
 from .time_course import TimeScale
 from .training import train
@@ -20,7 +21,9 @@ EvaluatedPreset = Literal["default", "paper", "leaky"]
 _ALL: dict[str, Prediction] = {name: name for name in get_args(Prediction)}
 
 
-def preset_candidates(preset: EvaluatedPreset, *, frame: bool = False) -> list[Candidate]:
+def preset_candidates(
+    preset: EvaluatedPreset, *, frame: bool = False, growth: Growth = False
+) -> list[Candidate]:
     """Default fits and the untrained frame, and with "paper" or "leaky" the published setting.
 
     Parameters
@@ -28,11 +31,13 @@ def preset_candidates(preset: EvaluatedPreset, *, frame: bool = False) -> list[C
     preset : {"default", "paper", "leaky"}
     frame : bool
         Whether the default fits work in the Gaussian frame.
+    growth : bool, str or GrowthGenes
+        Whether cells multiply in them, see :meth:`CellMNNPipeline.fit`.
     """
     if preset not in get_args(EvaluatedPreset):
         raise InputError("preset", "default, paper or leaky", preset, "choose one of the three")
     candidates = [
-        Candidate(fit_preset("default", frame), _ALL),
+        Candidate(fit_preset("default", frame, growth=growth), _ALL),
         Candidate(fit_preset("default", True, steps=0), {"untrained_two_sided": "two_sided"}),
     ]
     if preset in ("paper", "leaky"):
@@ -52,7 +57,12 @@ def foundation_candidate(base: CellMNNModel) -> Candidate:
 
 
 def fit_preset(
-    preset: Preset, frame: bool = False, *, steps: int | None = None, leaky: bool = False
+    preset: Preset,
+    frame: bool = False,
+    *,
+    growth: Growth = False,
+    steps: int | None = None,
+    leaky: bool = False,
 ) -> Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]:
     """A fit from scratch, as a function of (fold, seed).
 
@@ -60,6 +70,7 @@ def fit_preset(
     ----------
     preset : {"default", "paper"}
     frame : bool
+    growth : bool, str or GrowthGenes
     steps : int, optional
         In place of the preset's.
     leaky : bool
@@ -69,9 +80,9 @@ def fit_preset(
     def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
         def held_out_w1(model: CellMNNModel, time_scale: TimeScale) -> float:
             predicted = interpolate(model, fold.around, fold.time, time_scale, two_sided=False)
-            return fold.w1(predicted.states)
+            return fold.w1(predicted.states, predicted.weights)
 
-        config, training = preset_configs(preset, fold.training, frame=frame)
+        config, training = preset_configs(preset, fold.training, frame=frame, growth=growth)
         if steps is not None:
             training = replace(training, steps=steps)
         validate = held_out_w1 if leaky else None

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from .console import (
-    Backed,
+    Apoptosis,
     Base,
     Dataset,
     File,
     FileOrDataset,
     Frame,
+    GrowthOption,
     Layer,
     Model,
     OnDuplicatesOption,
+    Proliferation,
     Quiet,
     SubspaceFolder,
     SubspaceModeOption,
@@ -25,16 +27,16 @@ from .console import (
     TimeKey,
     TimeKeyOrFit,
     UseRep,
-    Verdict,
     plain_errors,
     print_evaluation,
     read_file,
-    read_named,
+    read_growth_option,
     read_symbols,
     silence_transformers,
     with_folder,
 )
-from .fate_commands import compare, fates, perturb
+from .fate_commands import compare, fates, growth, perturb
+from .fit_commands import finetune, fit
 from .grn_commands import grn, grn_evaluate
 from .subspace_commands import subspace_app
 
@@ -48,150 +50,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured.",
 )
+app.command("fit")(fit)
+app.command("finetune")(finetune)
 app.add_typer(subspace_app)
 app.command("grn")(grn)
 app.command("grn-evaluate")(grn_evaluate)
 app.command("fates")(fates)
+app.command("growth")(growth)
 app.command("perturb")(perturb)
 app.command("compare")(compare)
-
-
-@app.command()
-def fit(
-    file: File,
-    time_key: TimeKey,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the fitted model.")],
-    use_rep: UseRep = None,
-    layer: Layer = None,
-    n_dims: Annotated[int | None, typer.Option(help="Latent dimensions, at most.")] = None,
-    subspace: SubspaceFolder = None,
-    subspace_mode: SubspaceModeOption = None,
-    symbols: Symbols = None,
-    on_duplicates: OnDuplicatesOption = "error",
-    backed: Backed = False,
-    frame: Frame = False,
-    preset: Annotated[Literal["default", "paper"], typer.Option(help="Recipe.")] = "default",
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps; the preset's if absent.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and cells drawn.")] = 0,
-    verdict: Verdict = True,
-    quiet: Quiet = False,
-) -> None:
-    """Fit a model to a time course, from scratch.
-
-    Stopped or killed, the same command goes on from the last saved state.
-    """
-    with plain_errors("interrupted: the same command goes on from the last saved state"):
-        adata = read_file(file, backed=backed)
-        from accelerate import PartialState
-
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        pipeline = CellMNNPipeline().fit(
-            adata,
-            time_key=time_key,
-            use_rep=use_rep,
-            layer=layer,
-            n_dims=n_dims,
-            subspace=subspace,
-            subspace_mode=subspace_mode,
-            symbols=read_symbols(symbols),
-            on_duplicates=on_duplicates,
-            frame=frame,
-            preset=preset,
-            steps=steps,
-            seed=seed,
-            verdict=verdict,
-            folder=output,
-            progress=not quiet,
-        )
-        if PartialState().is_main_process:
-            pipeline.save_pretrained(output)
-            if not quiet:
-                record, dims = pipeline.record, pipeline.model.config.latent_dim
-                typer.echo(
-                    f"{output}: {sum(record.cells)} cells at {len(record.times)} times, "
-                    f"{len(pipeline.panel)} variables, {dims} dimensions, "
-                    f"{len(record.losses)} steps in {record.seconds:.1f} s"
-                )
-                if record.verdict is not None:
-                    typer.echo(record.verdict["sentence"])
-
-
-@app.command()
-def finetune(
-    base: Base,
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE.h5ad...", help="Time courses, learned jointly.")
-    ],
-    time_key: TimeKey,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
-    mode: Annotated[
-        Literal["full", "embedding", "lora"],
-        typer.Option(help="Change all, the new embedding alone, or the network at low rank."),
-    ] = "full",
-    steps: Annotated[int | None, typer.Option(help="Training steps; 50 if absent.")] = None,
-    start: Annotated[
-        str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
-    ] = "encoder",
-    anchor: Annotated[
-        float | None, typer.Option(help="How much the base counts; the measured weight if absent.")
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(help="Of each data set, in order; that in the file or the file's if absent."),
-    ] = None,
-    use_rep: UseRep = None,
-    layer: Layer = None,
-    symbols: Symbols = None,
-    on_duplicates: OnDuplicatesOption = "error",
-    backed: Backed = False,
-    seed: Annotated[int, typer.Option(help="Of cells and snapshots drawn.")] = 0,
-    verdict: Verdict = True,
-    quiet: Quiet = False,
-) -> None:
-    """Fine-tune a pretrained model on one time course, or on several jointly.
-
-    Stopped or killed, the same command goes on from the last saved state.
-    """
-    with plain_errors("interrupted: the same command goes on from the last saved state"):
-        adatas = read_named(files, name, backed=backed)
-        from accelerate import PartialState
-
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        only = next(iter(adatas)) if len(adatas) == 1 else None
-        tuned = CellMNNPipeline.from_pretrained(base).fit(
-            adatas if only is None else adatas[only],
-            time_key=time_key,
-            use_rep=use_rep,
-            layer=layer,
-            symbols=read_symbols(symbols),
-            on_duplicates=on_duplicates,
-            mode=mode,
-            steps=steps,
-            start=start,
-            anchor=anchor,
-            name=only,
-            seed=seed,
-            verdict=verdict,
-            folder=output,
-            progress=not quiet,
-        )
-        if PartialState().is_main_process:
-            tuned.save_pretrained(output)
-            if not quiet:
-                for one in adatas:
-                    record = (tuned if only else tuned.of_dataset(one)).record
-                    typer.echo(
-                        f"{output}: {one}, {sum(record.cells)} cells at {len(record.times)} times, "
-                        f"{len(record.losses)} steps in {record.seconds:.1f} s"
-                    )
-                    if record.verdict is not None:
-                        typer.echo(record.verdict["sentence"])
 
 
 @app.command()
@@ -355,6 +222,9 @@ def evaluate(
         typer.Option(help="Fit components and scales without the held-out time, or on all times."),
     ] = "strict",
     frame: Frame = False,
+    growth: GrowthOption = None,
+    proliferation: Proliferation = None,
+    apoptosis: Apoptosis = None,
     preset: Annotated[
         Literal["default", "paper", "leaky"],
         typer.Option(help="paper and leaky add the published setting to the table (minutes)."),
@@ -387,6 +257,7 @@ def evaluate(
             on_duplicates=on_duplicates,
             protocol=protocol,
             frame=frame,
+            growth=read_growth_option(growth, proliferation, apoptosis),
             preset=preset,
             seeds=seeds,
             progress=not quiet,

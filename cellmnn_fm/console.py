@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from .evaluation import Evaluation
+    from .reading import Growth
 
 # heavy modules are imported inside the functions: --help must answer at once
 
@@ -78,6 +79,20 @@ FileOrDataset = Annotated[
     Path | None, typer.Argument(metavar="[FILE.h5ad]", help="Cells; not needed with --dataset.")
 ]
 Frame = Annotated[bool, typer.Option(help="Work in the Gaussian frame of the snapshots.")]
+GrowthOption = Annotated[
+    str | None,
+    typer.Option(
+        "--growth",
+        help='Let cells multiply and die: at "learned" rates, with "genes" that say where, or at '
+        "the known net rates (per unit of time) in a column of obs.",
+    ),
+]
+Proliferation = Annotated[
+    list[str] | None, typer.Option(help="With --growth genes: one of dividing cells; repeat.")
+]
+Apoptosis = Annotated[
+    list[str] | None, typer.Option(help="With --growth genes: one of dying cells; repeat.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notices.")]
 
 
@@ -131,6 +146,24 @@ def read_symbols(symbols: str | None) -> str | dict[str, str] | None:
         columns = f"{table.shape[1]} columns"
         raise InputError(symbols, "two columns", columns, "give a name and a human symbol each row")
     return dict(zip(table[0], table[1], strict=True))
+
+
+def read_growth_option(
+    growth: str | None, proliferation: list[str] | None, apoptosis: list[str] | None
+) -> Growth:
+    """Whether cells multiply, and what is known of it, as a fit takes it."""
+    from .reading import GrowthGenes
+
+    if growth == "genes":
+        named = {"proliferation": proliferation, "apoptosis": apoptosis}
+        if not any(named.values()):
+            return GrowthGenes()
+        return GrowthGenes(**{name: tuple(genes or ()) for name, genes in named.items()})
+    if proliferation or apoptosis:
+        from .errors import InputError
+
+        raise InputError("growth", "genes, to name some", growth or "nothing", "add --growth genes")
+    return True if growth == "learned" else growth or False
 
 
 def with_folder(path: Path) -> Path:

@@ -17,7 +17,7 @@ from .latent_space import LatentSpace, SpaceOptions
 from .members import seen_only
 from .metrics import half_split_floor, ot_interpolate, wasserstein1
 from .modeling_cellmnn import CellMNNModel
-from .reading import Source, read_source, read_times
+from .reading import Growth, Source, read_growth, read_source, read_times
 from .subspace import Subspace
 from .time_course import TimeCourse, TimeScale
 from .trajectories import interpolate
@@ -164,6 +164,7 @@ def evaluate(
     layer: str | None = None,
     n_dims: int = 5,
     options: SpaceOptions | None = None,
+    growth: Growth = False,
     protocol: Protocol = "strict",
     held_out: Sequence[float] | None = None,
     seeds: int = 3,
@@ -186,6 +187,8 @@ def evaluate(
         A shared subspace to fit in, with all of its dimensions. W1 is then taken in the own
         components (or coordinates) with mode "aligned", and in components of the reconstructed
         expression with "shared". The data set is known to it by `uns["name"]`.
+    growth : bool, str or GrowthGenes
+        What is known of growth, for the candidates.
     protocol : {"strict", "published"}
         Whether components, centring, scaling and the shared subspace are fitted without the
         held-out time, or on all times as in the papers.
@@ -208,6 +211,7 @@ def evaluate(
     source = read_source(adata, use_rep, layer)
     cell_times = read_times(adata, time_key)
     options = options or SpaceOptions()
+    known_growth = read_growth(adata, growth, layer, options.genes.symbols)
     able = held_out_times(cell_times)
     held_out = able if held_out is None else [at for at in able if at in held_out]
     if not held_out:
@@ -236,6 +240,7 @@ def evaluate(
                 latent_dim=n_dims if options.mode == "own" else None,
                 n_dims=n_dims,
                 protocol=protocol,
+                growth=known_growth,
             )
             for seed in range(seeds):
                 fold = fold_of(seed)
@@ -273,6 +278,7 @@ def held_out_fold(
     latent_dim: int | None,
     n_dims: int,
     protocol: Protocol = "strict",
+    growth: NDArray | None = None,
 ) -> Callable[[int], Fold]:
     """What a fit may see when one time is left out, as a function of the seed.
 
@@ -288,12 +294,14 @@ def held_out_fold(
     n_dims : int
         W1 is taken in so many leading components.
     protocol : {"strict", "published"}
+    growth : (cells,), optional
+        What is known of it, see :class:`TimeCourse`.
     """
     seen = cell_times != at if protocol == "strict" else np.full(len(cell_times), True)
     space = LatentSpace.fit(source, cell_times, options, n_dims=latent_dim, rows=seen)
     states, _ = space.project(source, options.genes)
     scored_in = _components(space, states[seen], n_dims)
-    return lambda seed: _make_fold(states, cell_times, at, seed, scored_in)
+    return lambda seed: _make_fold(states, cell_times, at, seed, scored_in, growth)
 
 
 def _components(space: LatentSpace, states: NDArray, n_dims: int) -> Callable[[NDArray], NDArray]:
@@ -314,6 +322,7 @@ def _make_fold(
     at: float,
     seed: int,
     scored_in: Callable[[NDArray], NDArray],
+    growth: NDArray | None,
 ) -> Fold:
     rng = np.random.default_rng(seed)
 
@@ -322,7 +331,8 @@ def _make_fold(
         return cells if len(cells) <= MAX_CELLS else rng.choice(cells, MAX_CELLS, replace=False)
 
     kept = cell_times != at
-    training = TimeCourse.from_cells(states[kept], cell_times[kept])
+    known = None if growth is None else growth[kept]
+    training = TimeCourse.from_cells(states[kept], cell_times[kept], growth=known)
     after = int(np.searchsorted(training.times, at))
     neighbours = training.times[[after - 1, after]]
     around = TimeCourse([sample(time) for time in neighbours], neighbours)

@@ -1,4 +1,4 @@
-"""The commands about fates of cells."""
+"""The commands about fates of cells, and about how fast they multiply."""
 
 from __future__ import annotations
 
@@ -63,9 +63,55 @@ def fates(
             states = states[found.probabilities.index].obsm["X_cellmnn"]
             plot_fates(states, found.probabilities).savefig(with_folder(figure), dpi=150)
         if not quiet:
-            means = found.probabilities.mean()
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in means.items())
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
             typer.echo(f"{output}: {len(found.probabilities)} cells; {shares}")
+
+
+def growth(
+    model: Model,
+    file: File,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Rate of every cell, .tsv.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column of obs, such as cell types, to take means over.")
+    ] = None,
+    population: Annotated[
+        list[str] | None,
+        typer.Option(help="TIME=CELLS, how many cells there were; repeat, for absolute rates."),
+    ] = None,
+    time_key: TimeKeyOrFit = None,
+    quiet: Quiet = False,
+) -> None:
+    """How fast cells multiply, births less deaths, in a model that was fitted with growth.
+
+    Without counts of the population rates are relative to the mean of the cells of the same time.
+    """
+    with plain_errors():
+        adata = read_file(file)
+        from .growth_queries import read_population
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        found = CellMNNPipeline.from_pretrained(model).growth(
+            adata,
+            groups,
+            population=None if population is None else read_population(population),
+            time_key=time_key,
+        )
+        if output is not None:
+            found.rates.to_csv(with_folder(output), sep="\t", index_label="cell")
+        if quiet:
+            return
+        title = "absolute rates" if found.absolute else "rates, relative to all cells of a time"
+        if found.groups is None:
+            typer.echo(f"{title}: {found.rates.min():.3g} to {found.rates.max():.3g}")
+            return
+        columns: dict[str, Any] = {"time": "{:g}".format, "group": str, "rate": "{:.3f}".format}
+        columns |= {"cells": str, "share": "{:.1%}".format}
+        if found.absolute:
+            columns["size"] = "{:,.0f}".format
+        print_table(f"{groups}: {title}", found.groups.to_dict("records"), columns)
 
 
 def perturb(

@@ -25,6 +25,7 @@ from .fates import (
 )
 from .queries import FittedQueries
 from .reading import Source
+from .trajectories import as_shares
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,11 +46,21 @@ class FateTable:
         standard deviation higher, to first order.
     accuracy : float
         Of telling the terminal groups apart, on the cells that they were learned from.
+    descendants : Series
+        How many each cell has at the end, relative to the mean of the cells of its time; 1 in a
+        model without growth.
     """
 
     probabilities: pd.DataFrame
     drivers: pd.DataFrame
     accuracy: float
+    descendants: pd.Series
+
+    @property
+    def shares(self) -> pd.Series:
+        """Of the descendants at the end, those in each group."""
+        weighted = self.probabilities.mul(self.descendants, axis=0)
+        return weighted.sum() / self.descendants.sum()
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,14 @@ class _Question:
     def states(self) -> NDArray:
         """Of the cells that are followed."""
         return self.every_state[self.rows]
+
+    def relative(self, log_growth: NDArray) -> NDArray[np.float64]:
+        """Descendants of the cells that are followed, relative to the mean of their time."""
+        found = np.empty(len(log_growth))
+        for time in np.unique(self.times):
+            at = self.times == time
+            found[at] = as_shares(log_growth[at]) * at.sum()
+        return found
 
 
 class FateQueries(FittedQueries):
@@ -121,7 +140,8 @@ class FateQueries(FittedQueries):
         names = list(asked.groups.names)
         index = adata.obs_names[asked.rows]
         probabilities = pd.DataFrame(found.probabilities, index=index, columns=names)
-        return FateTable(probabilities, drivers, asked.groups.accuracy)
+        descendants = pd.Series(asked.relative(found.log_growth), index=index, name="descendants")
+        return FateTable(probabilities, drivers, asked.groups.accuracy, descendants)
 
     def perturb(
         self,
@@ -161,7 +181,7 @@ class FateQueries(FittedQueries):
         start = fitted.record.times[0] if start is None else start
         asked = _ask(fitted, adata, groups, time_key, start, end)
         moves, inferred = _moves(fitted, asked, genes)
-        before, response = linear_response(
+        found = linear_response(
             fitted.model,
             asked.states,
             moves,
@@ -170,13 +190,16 @@ class FateQueries(FittedQueries):
             fitted.record.time_scale,
             n_steps=n_steps,
         )
-        after = before + response
+        before, after = found.final, found.final + found.moved
+        # moved cells may have more descendants, relative to as many before
+        grown = np.exp(found.log_growth_moved)
+        weights = asked.relative(found.log_growth), asked.relative(found.log_growth) * grown
         shares = [
             asked.groups.probabilities(torch.from_numpy(one)).numpy() for one in (before, after)
         ]
-        shifts = compared(shares[0], shares[1], asked.groups.names, seed)
+        shifts = compared(shares[0], shares[1], asked.groups.names, seed, weights)
         ends = [fitted.subspace.reconstruct(one) for one in (before, after)]
-        changes = compared(ends[0], ends[1], fitted.panel.names, seed)
+        changes = compared(ends[0], ends[1], fitted.panel.names, seed, weights)
         order = changes["shift"].abs().sort_values(ascending=False, kind="stable").index
         return Perturbation(shifts, changes.loc[order], inferred)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -95,11 +96,15 @@ class Fates:
         ∂ P/∂z of the cells where they are now.
     final : (cells, latent_dim)
         Their states at the end.
+    log_growth : (cells,)
+        Log of how many descendants each has at the end, up to a constant for each time; 0 in a
+        model without growth.
     """
 
     probabilities: NDArray[np.float64]
     gradient: NDArray[np.float64]
     final: NDArray[np.float32]
+    log_growth: NDArray[np.float32]
 
 
 def cell_fates(
@@ -132,22 +137,24 @@ def cell_fates(
     probabilities = np.empty((count, len(groups.names)))
     gradient = np.empty((*probabilities.shape, dims))
     final = np.empty((count, dims), dtype=np.float32)
+    log_growth = np.empty(count, dtype=np.float32)
     for rows, to_end in _paths(model, times, end, time_scale, n_steps):
         z = _padded(model, states[rows]).requires_grad_(True)
-        last = to_end(z)
+        last, grown = to_end(z)
         found = groups.probabilities(last)
         for group in range(found.shape[1]):
             slope = torch.autograd.grad(found[:, group].sum(), z, retain_graph=True)[0]
             gradient[rows, group] = slope[:, :dims].cpu().numpy()
         probabilities[rows] = found.detach().cpu().numpy()
         final[rows] = last[:, :dims].detach().cpu().numpy()
-    return Fates(probabilities, gradient, final)
+        log_growth[rows] = grown.detach().cpu().numpy()
+    return Fates(probabilities, gradient, final, log_growth)
 
 
 def _paths(
     model: CellMNNModel, times: NDArray, end: float, time_scale: TimeScale, n_steps: int
-) -> Iterator[tuple[NDArray[np.int64], Callable[[Tensor], Tensor]]]:
-    """Rows of cells of the same time, and where their states (cells, latent_dim) go by the end."""
+) -> Iterator[tuple[NDArray[np.int64], Callable[[Tensor], tuple[Tensor, Tensor]]]]:
+    """Rows of cells of the same time, and their states and log growth at the end, as a function."""
     if (times > end).any():
         raise InputError("cells", f"none after time {end:g}", f"{times.max():g}", "leave them out")
     wanted = np.array([time_scale.to_model(end)])
@@ -156,8 +163,9 @@ def _paths(
         every = np.flatnonzero(times == time)
         for rows in np.array_split(every, -(-len(every) // _CHUNK)):
 
-            def to_end(z: Tensor, start: float = start) -> Tensor:
-                return path(model, z, start, wanted, n_steps)[0]
+            def to_end(z: Tensor, start: float = start) -> tuple[Tensor, Tensor]:
+                states, log_growth = path(model, z, start, wanted, n_steps)
+                return states[0], log_growth[0]
 
             yield rows, to_end
 
@@ -174,7 +182,6 @@ def driver_genes(
     subspace: Subspace,
     genes: Sequence[str],
     spread: NDArray,
-    weights: NDArray | None = None,
 ) -> pd.DataFrame:
     """Genes by how much they push cells towards each group.
 
@@ -187,8 +194,6 @@ def driver_genes(
     genes : sequence of str
     spread : (genes,)
         Standard deviation of their expression.
-    weights : (cells,), optional
-        Of the cells; equal by default.
 
     Returns
     -------
@@ -196,9 +201,18 @@ def driver_genes(
         For each gene (index) and group (column) the mean change of the probability when the gene
         is one standard deviation higher, to first order; an association, not shown to be a cause.
     """
-    slope = np.average(fates.gradient, axis=0, weights=weights)  # (groups, latent_dim)
+    slope = fates.gradient.mean(axis=0)  # (groups, latent_dim)
     effect = subspace.projection @ slope.T * spread[:, None]
     return pd.DataFrame(effect, index=list(genes), columns=list(groups.names))
+
+
+class LinearResponse(NamedTuple):
+    """What becomes of cells until the end, and of small moves of them."""
+
+    final: NDArray[np.float32]  # (cells, latent_dim)
+    moved: NDArray[np.float32]  # (cells, latent_dim)
+    log_growth: NDArray[np.float32]  # (cells,)
+    log_growth_moved: NDArray[np.float32]  # (cells,)
 
 
 def linear_response(
@@ -210,7 +224,7 @@ def linear_response(
     time_scale: TimeScale,
     *,
     n_steps: int = DEFAULT_STEPS,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> LinearResponse:
     """Where cells are at the end, and how far they are moved then if they are moved now.
 
     To first order: the model is asked where cells were observed, since far from them it knows
@@ -221,18 +235,20 @@ def linear_response(
     model, states, times, end, time_scale, n_steps
         As for :func:`cell_fates`.
     moves : (cells, latent_dim)
-
-    Returns
-    -------
-    final, response : (cells, latent_dim)
     """
     dims = states.shape[1]
-    final, response = (np.empty(states.shape, dtype=np.float32) for _ in range(2))
+    found = LinearResponse(
+        *(np.empty(states.shape, dtype=np.float32) for _ in range(2)),
+        *(np.empty(len(states), dtype=np.float32) for _ in range(2)),
+    )
     for rows, to_end in _paths(model, times, end, time_scale, n_steps):
         z, move = (_padded(model, part[rows]) for part in (states, moves))
         both = torch.func.jvp(to_end, (z,), (move,))
-        final[rows], response[rows] = (part[:, :dims].detach().cpu().numpy() for part in both[:2])
-    return final, response
+        (final, grown), (moved, grown_more) = both[:2]
+        parts = (final[:, :dims], moved[:, :dims], grown, grown_more)
+        for whole, part in zip(found, parts, strict=True):
+            whole[rows] = part.detach().cpu().numpy()
+    return found
 
 
 @dataclass(frozen=True)
@@ -243,7 +259,7 @@ class Perturbation:
     ----------
     fates : DataFrame
         By group: mean probability "before" and "after", the "shift", and its 95 % interval over
-        resampled cells ("low", "high").
+        resampled cells ("low", "high"). With growth, cells count as their descendants at the end.
     genes : DataFrame
         By gene the same for mean expression at the end; the largest shifts first.
     inferred : list of str
@@ -255,22 +271,36 @@ class Perturbation:
     inferred: list[str]
 
 
-def compared(before: NDArray, after: NDArray, names: Sequence[str], seed: int = 0) -> pd.DataFrame:
-    """Means of columns before and after, their shift, and its 95 % interval over cells."""
+def compared(
+    before: NDArray,
+    after: NDArray,
+    names: Sequence[str],
+    seed: int = 0,
+    weights: tuple[NDArray, NDArray] | None = None,
+) -> pd.DataFrame:
+    """Means of columns before and after, their shift, and its 95 % interval over cells.
+
+    `weights` of the cells (cells,) are two, since they may change too.
+    """
+    cells = len(before)
+    both = weights or (np.ones(cells), np.ones(cells))
+
+    def means(counts: NDArray) -> tuple[NDArray, NDArray]:
+        first, second = (
+            (counts * weight) @ values / (counts @ weight)[:, None]
+            for weight, values in zip(both, (before, after), strict=True)
+        )
+        return first, second
+
     rng = np.random.default_rng(seed)
-    shift = after - before
-    drawn = np.stack(
-        [
-            rng.multinomial(len(shift), np.full(len(shift), 1 / len(shift))) @ shift / len(shift)
-            for _ in range(_DRAWS)
-        ]
-    )
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    resampled = means(rng.multinomial(cells, np.full(cells, 1 / cells), size=_DRAWS))
+    low, high = np.quantile(resampled[1] - resampled[0], [0.025, 0.975], axis=0)
+    first, second = (part[0] for part in means(np.ones((1, cells))))
     return pd.DataFrame(
         {
-            "before": before.mean(axis=0),
-            "after": after.mean(axis=0),
-            "shift": shift.mean(axis=0),
+            "before": first,
+            "after": second,
+            "shift": second - first,
             "low": low,
             "high": high,
         },

@@ -20,7 +20,7 @@ from .foundation import Foundation, KnownDataset
 from .gene_panel import GenePanel
 from .latent_space import LatentSpace, SpaceOptions, require_known
 from .modeling_cellmnn import CellMNNModel
-from .reading import read_source, read_times
+from .reading import Growth, GrowthGenes, read_growth, read_source, read_times
 from .recipes import Preset, TrainingConfig, preset_configs
 from .sampling import SamplingConfig
 from .time_course import TimeCourse, TimeScale
@@ -42,6 +42,8 @@ class Reading:
     options : SpaceOptions
     n_dims : int, optional
         As for :meth:`LatentSpace.fit`.
+    growth : bool, str or GrowthGenes
+        See :func:`cellmnn_fm.reading.read_growth`.
     """
 
     time_key: str
@@ -49,6 +51,7 @@ class Reading:
     layer: str | None
     options: SpaceOptions
     n_dims: int | None = None
+    growth: Growth = False
 
     def course(self, adata: AnnData, seed: int = 0) -> tuple[TimeCourse, LatentSpace]:
         """The time course of a file, in a latent space that is fitted to it."""
@@ -57,8 +60,9 @@ class Reading:
             read_times(adata, self.time_key),
         )
         space = LatentSpace.fit(source, cell_times, self.options, n_dims=self.n_dims, seed=seed)
+        growth = read_growth(adata, self.growth, self.layer, self.options.genes.symbols)
         states, _ = space.project(source, self.options.genes)
-        return TimeCourse.from_cells(states, cell_times, space.subspace), space
+        return TimeCourse.from_cells(states, cell_times, space.subspace, growth), space
 
     def record(self, course: TimeCourse, space: LatentSpace, **others: Any) -> FitRecord:
         """The record of a fit to a time course that was read in this way."""
@@ -84,6 +88,7 @@ class Reading:
             layer=self.layer,
             options=self.options,
             latent_dim=self.n_dims,
+            growth=self.growth,
             seed=seed,
             progress=progress,
         )
@@ -107,19 +112,26 @@ def fit_from_scratch(
 ) -> Fitted:
     """A model of one time course that knows nothing else; see :meth:`CellMNNPipeline.fit`."""
     course, space = reading.course(adata, seed)
-    config, training = preset_configs(preset, course, frame=frame)
+    growth = reading.growth
+    config, training = preset_configs(preset, course, frame=frame, growth=growth)
     if steps is not None:
         training = replace(training, steps=steps)
     trained = train(course, config, training, seed=seed, folder=folder, progress=progress)
     found = None
     if verdict:
-        fit = fit_preset(preset, frame, steps=steps)
+        fit = fit_preset(preset, frame, growth=growth, steps=steps)
         found = reading.judge(adata, fit, seed=seed, progress=progress).to_dict()
     record = reading.record(
         course,
         space,
         time_scale=trained.time_scale,
-        settings={"preset": preset, "frame": frame, "seed": seed, **asdict(training)},
+        settings={
+            "preset": preset,
+            "frame": frame,
+            "growth": asdict(growth) if isinstance(growth, GrowthGenes) else growth,
+            "seed": seed,
+            **asdict(training),
+        },
         losses=trained.losses,
         seconds=trained.seconds,
         name=name,

@@ -20,10 +20,12 @@ from .fit_record import FitRecord
 from .fitting import Reading, adapt_base, finetune_base, fit_from_scratch
 from .foundation import FOUNDATION_FILE, GENES_FILE, Foundation
 from .gene_panel import GenePanel, OnDuplicates
+from .growth_queries import GrowthQueries
 from .hub import WEIGHTS_FILE, locate, origin
 from .latent_space import GeneOptions, SpaceOptions, SubspaceMode, SymbolSource
 from .modeling_cellmnn import CellMNNModel
 from .queries import RECORD_FILE, FittedQueries
+from .reading import Growth
 from .recipes import Preset
 from .shared_subspace import SharedSubspace
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class CellMNNPipeline(FateQueries):
+class CellMNNPipeline(FateQueries, GrowthQueries):
     """From an AnnData time course to trajectories, in three lines.
 
     Snapshots are reduced to latent states z = E (x - μ); a [`CellMNNModel`] predicts at every state
@@ -68,6 +70,7 @@ class CellMNNPipeline(FateQueries):
         symbols: SymbolSource = None,
         on_duplicates: OnDuplicates = "error",
         frame: bool = False,
+        growth: Growth = False,
         preset: Preset | None = None,
         mode: FineTuningMode | None = None,
         start: Start | str | None = None,
@@ -95,11 +98,13 @@ class CellMNNPipeline(FateQueries):
             rule if absent, see :func:`cellmnn_fm.gene_panel.human_symbols`.
         on_duplicates : {"error", "sum", "mean", "first"}
             What becomes of genes with the same human symbol in mode "shared".
-        n_dims, subspace, subspace_mode, frame, preset
+        n_dims, subspace, subspace_mode, frame, growth, preset
             Of a fit from scratch. At most so many dimensions; a subspace that data sets share, or
             the folder of one; own components, the shared space itself, or own components that are
             rotated to agree with it ("own", "shared", "aligned": the default with a subspace);
-            whether the model works in the Gaussian frame; "default" or "paper".
+            whether the model works in the Gaussian frame; whether cells multiply and die, at rates
+            that are learned (True), known (a column of `obs`, births less deaths per unit of time)
+            or scored by genes (:class:`GrowthGenes`); "default" or "paper".
         mode, start, anchor
             Of fine-tuning, see :func:`cellmnn_fm.finetuning.finetune`: "full" (the default),
             "embedding" or "lora"; the embedding to start from, "encoder", "mean" or that of a data
@@ -129,6 +134,7 @@ class CellMNNPipeline(FateQueries):
             "subspace": subspace,
             "subspace_mode": subspace_mode,
             "frame": frame or None,
+            "growth": None if growth is False else growth,
             "preset": preset,
         }
         fine_tuning = {"mode": mode, "start": start, "anchor": anchor}
@@ -146,7 +152,7 @@ class CellMNNPipeline(FateQueries):
             options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
             fitted = fit_from_scratch(
                 adata,
-                Reading(time_key, use_rep, layer, options, n_dims),
+                Reading(time_key, use_rep, layer, options, n_dims, growth),
                 preset=preset or "default",
                 frame=frame,
                 steps=steps,
@@ -290,6 +296,7 @@ class CellMNNPipeline(FateQueries):
         on_duplicates: OnDuplicates = "error",
         protocol: Protocol = "strict",
         frame: bool = False,
+        growth: Growth = False,
         preset: EvaluatedPreset = "default",
         seeds: int = 3,
         progress: bool = False,
@@ -304,8 +311,8 @@ class CellMNNPipeline(FateQueries):
             As for :meth:`fit`. Under "strict" the shared subspace is fitted anew without the
             held-out time, and without data sets that share cells with `adata`, where it knows them
             by `uns["name"]`.
-        frame : bool
-            Whether the fits work in the Gaussian frame.
+        frame, growth
+            Of the fits, as for :meth:`fit`.
         preset : {"default", "paper", "leaky"}
             "paper" adds the published setting as method `paper`, stopped on its training loss;
             "leaky" adds it stopped on the held-out W1 too, as published (`paper_leaky`). Both
@@ -319,7 +326,7 @@ class CellMNNPipeline(FateQueries):
         UserWarning
             If it was pretrained on the data set, or on one that shares cells with it.
         """
-        candidates = preset_candidates(preset, frame=frame)
+        candidates = preset_candidates(preset, frame=frame, growth=growth)
         if self._foundation is not None:
             if subspace is not None:
                 raise InputError(
@@ -337,11 +344,13 @@ class CellMNNPipeline(FateQueries):
             use_rep=use_rep,
             layer=layer,
             n_dims=n_dims,
+            growth=growth,
             protocol=protocol,
             seeds=seeds,
             progress=progress,
         )
         settings = {**evaluation.settings, "frame": frame, "preset": preset}
+        settings["growth"] = growth is not False
         return replace(evaluation, settings=settings)
 
     @classmethod

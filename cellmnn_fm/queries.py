@@ -34,7 +34,14 @@ from .results import add_genes, annotated, followed_cells, predicted_snapshot
 from .rollout import DEFAULT_TOLERANCE, roll_out
 from .subspace import Subspace
 from .time_course import TimeCourse
-from .trajectories import draw_cells, interpolate, velocities, velocity_at, warn_if_beyond
+from .trajectories import (
+    draw_cells,
+    growth_rates,
+    interpolate,
+    velocities,
+    velocity_at,
+    warn_if_beyond,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -141,15 +148,17 @@ class FittedQueries:
         -------
         AnnData
             A copy, with `obsm["X_cellmnn"]` (latent states), `obsm["cellmnn_velocity"]` (dz/dt per
-            unit of time) and, unless the fit is to an embedding of `obsm` or to `.raw`,
-            `varm["cellmnn_loadings"]`, `var["cellmnn_inferred"]` (genes that the fit did not have:
-            their loadings are those of a regression), `layers["cellmnn_expression"]` (expression
-            as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
+            unit of time), in a model with growth `obs["cellmnn_growth"]` (per unit of time,
+            relative to the cells of the same time) and, unless the fit is to an embedding of `obsm`
+            or to `.raw`, `varm["cellmnn_loadings"]`, `var["cellmnn_inferred"]` (genes that the fit
+            did not have: their loadings are those of a regression), `layers["cellmnn_expression"]`
+            (expression as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
         """
         fitted = self.fitted_to(adata, time_key)
         source, states, cell_times, coverage = fitted._read(adata, time_key)
-        velocity = velocities(fitted.model, states, cell_times, fitted.record.time_scale)
-        result = annotated(adata, states, velocity, coverage)
+        about = (fitted.model, states, cell_times, fitted.record.time_scale)
+        growth = growth_rates(*about) if fitted.model.config.growth else None
+        result = annotated(adata, states, velocities(*about), growth, coverage)
         if source.var.index.equals(adata.var.index):
             subspace, inferred = fitted.latent_space.over_genes(
                 source, states, fitted.record.gene_options
@@ -245,8 +254,9 @@ class FittedQueries:
         Returns
         -------
         AnnData
-            One row for each cell and time. `obs`: "time", "source_cell" and, where steps were
-            chosen by tolerance, "error"; `X`: expression; `obsm["X_cellmnn"]`,
+            One row for each cell and time. `obs`: "time", "source_cell", with growth "descendants"
+            (relative to the mean of the cells) and, where steps were chosen by tolerance, "error";
+            `X`: expression; `obsm["X_cellmnn"]`,
             `obsm["cellmnn_velocity"]`, `layers["cellmnn_velocity"]`; `uns["cellmnn"]`: settings.
 
         Warns

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from .configuration_cellmnn import CellMNNConfig
 from .errors import InputError
+from .reading import Growth, GrowthGenes
 from .time_course import TimeCourse
 
 Preset = Literal["default", "paper"]
@@ -43,6 +44,8 @@ class TrainingConfig:
         Whether snapshots are also pushed back in time.
     kinetic_weight, invertibility_weight, growth_weight, bend_weight : float
         Of the penalties; the last one is on how far paths of means are bent, in spreads.
+    growth_prior : {"rates", "scores"}
+        What is known of the growth of cells, if anything: rates, or scores whose scale is learned.
     kinetic_grid : float, optional
         Step in model time of a grid for the kinetic energy; None takes the observed times.
     raw_times : bool
@@ -73,7 +76,8 @@ class TrainingConfig:
     kinetic_weight: float = 3.0
     kinetic_grid: float | None = None
     invertibility_weight: float = 10.0
-    growth_weight: float = 1.0
+    growth_weight: float = 0.05
+    growth_prior: Literal["rates", "scores"] = "rates"
     bend_weight: float = 0.1
     raw_times: bool = False
     save_every: int = 100
@@ -92,6 +96,7 @@ class TrainingConfig:
                 raise InputError(name, f"at least {minimum}", found, "give a larger number")
         for name, known in {
             "distance": ("energy", "mmd"),
+            "growth_prior": ("rates", "scores"),
             "schedule": ("one_cycle", "constant"),
         }.items():
             if getattr(self, name) not in known:
@@ -100,7 +105,7 @@ class TrainingConfig:
 
 
 def preset_configs(
-    preset: Preset, course: TimeCourse, *, frame: bool = False
+    preset: Preset, course: TimeCourse, *, frame: bool = False, growth: Growth = False
 ) -> tuple[CellMNNConfig, TrainingConfig]:
     """Model and training of a named preset for one time course.
 
@@ -112,20 +117,33 @@ def preset_configs(
     course : TimeCourse
     frame : bool
         Whether the default preset works in the Gaussian frame.
+    growth : bool, str or GrowthGenes
+        Whether cells multiply and die at a learned rate, and what is known of it (the values
+        themselves are in `course`).
     """
     if preset not in get_args(Preset):
         raise InputError("preset", "default or paper", preset, "choose one of the two")
     dim, num_times = course.latent_dim, len(course.times)
     num_genes = 0 if course.subspace is None else len(course.subspace.gene_mean)
+    growth_prior: Literal["rates", "scores"] = (
+        "scores" if isinstance(growth, GrowthGenes) else "rates"
+    )
+    growth_weight = 1.0 if isinstance(growth, str) else 0.05  # rates are known, or not
     if preset == "default":
         config = CellMNNConfig(
             latent_dim=dim,
             rank=min(4, dim),
             frame=frame,
             num_frame_times=num_times if frame else 0,
+            growth=growth is not False,
             num_genes=num_genes,
         )
-        return config, TrainingConfig()
+        if growth is False:
+            return config, TrainingConfig()
+        # slowed down as much as without it, flow leaves to growth what is not its own (LOG)
+        return config, TrainingConfig(
+            kinetic_weight=1.0, growth_weight=growth_weight, growth_prior=growth_prior
+        )
     if frame:
         raise InputError("preset paper", "no frame", "frame=True", "leave the frame off")
     config = CellMNNConfig(
@@ -135,6 +153,7 @@ def preset_configs(
         rank=None,
         offset=False,
         max_rate=1e4,  # none, in effect
+        growth=growth is not False,
         num_genes=num_genes,
     )
     batch = 200
@@ -154,6 +173,8 @@ def preset_configs(
         kinetic_weight=0.1,
         kinetic_grid=0.1,
         invertibility_weight=1.0,
+        growth_weight=growth_weight,
+        growth_prior=growth_prior,
         raw_times=True,
         save_every=1000,
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .gene_panel import Coverage, GenePanel
 from .rollout import Trajectory
 from .subspace import Subspace
-from .trajectories import Interpolation
+from .trajectories import Interpolation, as_shares
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -97,6 +97,8 @@ def followed_cells(
         {"time": np.repeat(trajectory.times, cells), "source_cell": np.tile(names, count)},
         index=[f"{name}@{time:g}" for time in trajectory.times for name in names],
     )
+    if trajectory.log_growth.any():
+        obs["descendants"] = (cells * as_shares(trajectory.log_growth)).ravel()
     if trajectory.error is not None:
         obs["error"] = trajectory.error.ravel()
     result = anndata.AnnData(
@@ -112,8 +114,14 @@ def followed_cells(
     return result
 
 
-def annotated(adata: AnnData, states: NDArray, velocity: NDArray, coverage: Coverage) -> AnnData:
-    """A copy of `adata` with the latent states and velocities (cells, latent_dim) of its cells."""
+def annotated(
+    adata: AnnData,
+    states: NDArray,
+    velocity: NDArray,
+    growth: NDArray | None,
+    coverage: Coverage,
+) -> AnnData:
+    """A copy of `adata` with states and velocities (cells, latent_dim) and growth (cells,)."""
     if adata.isbacked:  # to_memory would close the file
         import anndata
 
@@ -123,6 +131,8 @@ def annotated(adata: AnnData, states: NDArray, velocity: NDArray, coverage: Cove
         result = adata.copy()
     result.obsm["X_cellmnn"] = states
     result.obsm["cellmnn_velocity"] = velocity
+    if growth is not None:
+        result.obs["cellmnn_growth"] = growth
     result.uns["cellmnn"] = {"coverage": _written(coverage)}
     return result
 

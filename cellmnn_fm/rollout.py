@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .modeling_cellmnn import CellMNNModel
-from .time_course import TimeScale
+from .time_course import TimeCourse, TimeScale
 
 DEFAULT_TOLERANCE = 1e-2
 
@@ -38,6 +38,9 @@ class Trajectory:
         fixed number of steps.
     steps : (cells,)
         Between two stops, which are the times that are asked for and those that the frame knows.
+    log_growth : (times, cells)
+        Log of how much each cell's descendants have multiplied by then, up to a constant for each
+        time that snapshots do not tell; 0 in a model without growth.
     """
 
     source_time: float
@@ -46,6 +49,7 @@ class Trajectory:
     velocity: NDArray[np.float32]
     error: NDArray[np.float32] | None
     steps: NDArray[np.int64]
+    log_growth: NDArray[np.float32]
 
 
 def roll_out(
@@ -102,9 +106,9 @@ def roll_out(
         _roll_out_chunk(model, chunk, time, times, time_scale, n_steps, rtol, atol)
         for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
     ]
-    followed, velocity = (
+    followed, velocity, log_growth = (
         np.concatenate([getattr(part, name) for part in parts], axis=1)
-        for name in ("states", "velocity")
+        for name in ("states", "velocity", "log_growth")
     )
     error = None
     if n_steps is None:
@@ -117,7 +121,7 @@ def roll_out(
                 stacklevel=2,
             )
     steps = np.concatenate([part.steps for part in parts])
-    return Trajectory(float(time), times, followed, velocity, error, steps)
+    return Trajectory(float(time), times, followed, velocity, error, steps, log_growth)
 
 
 @torch.no_grad()
@@ -136,7 +140,7 @@ def _roll_out_chunk(
     dims = z.shape[-1]
     z = torch.nn.functional.pad(z, (0, model.config.latent_dim - dims))
     steps = torch.full((len(z),), n_steps or 1, device=z.device)
-    found = path(model, z, start, wanted, n_steps or 1)
+    found, log_growth = path(model, z, start, wanted, n_steps or 1)
     error = None
     if n_steps is None:
         error = torch.full(found.shape[:2], torch.inf, device=z.device)
@@ -144,7 +148,7 @@ def _roll_out_chunk(
         count = 1
         while len(active) and count < _MAX_STEPS:
             count *= 2
-            finer = path(model, z[active], start, wanted, count)
+            finer, log_growth[:, active] = path(model, z[active], start, wanted, count)
             distance = 2 * torch.linalg.vector_norm(finer - found[:, active], dim=-1)
             found[:, active], error[:, active], steps[active] = finer, distance, count
             allowed = atol + rtol * torch.linalg.vector_norm(finer, dim=-1)
@@ -162,7 +166,19 @@ def _roll_out_chunk(
         (velocity[..., :dims] / time_scale.unit).cpu().numpy(),
         None if error is None else error.cpu().numpy(),
         steps.cpu().numpy(),
+        log_growth.cpu().numpy(),
     )
+
+
+def log_descendants(
+    model: CellMNNModel, course: TimeCourse, time_scale: TimeScale
+) -> list[NDArray[np.float32]]:
+    """Log of how many descendants each cell has at the last time, (cells,) for each snapshot."""
+    return [
+        # with a new operator at every observed time
+        roll_out(model, snapshot, time, course.times[at:], time_scale, n_steps=1).log_growth[-1]
+        for at, (time, snapshot) in enumerate(zip(course.times, course.snapshots, strict=True))
+    ]
 
 
 def path(
@@ -171,13 +187,13 @@ def path(
     start: float,
     wanted: NDArray,
     n_steps: int,
-) -> Tensor:
-    """States (times, cells, latent_dim) at model times, by `n_steps` steps between two stops.
+) -> tuple[Tensor, Tensor]:
+    """States (times, cells, latent_dim) and log growth (times, cells) at model times.
 
-    Differentiable in `z` (cells, latent_dim).
+    By `n_steps` steps between two stops. Differentiable in `z` (cells, latent_dim).
     """
     known = model.frame_state().times.tolist() if model.config.frame else []
-    found: dict[float, Tensor] = {}
+    found: dict[float, tuple[Tensor, Tensor]] = {}
     for side in (wanted[wanted >= start], wanted[wanted < start][::-1]):
         if not len(side):
             continue
@@ -186,11 +202,15 @@ def path(
         # rates of the frame jump at the times that it knows
         stops = np.unique([start, *side, *(at for at in known if low < at < high)])
         stops = stops if end >= start else stops[::-1]
-        at = z
-        found[float(stops[0])] = at
+        at, log_growth = z, torch.zeros_like(z[:, 0])
+        found[float(stops[0])] = at, log_growth
         for before, after in pairwise(stops):
             for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
                 begin_time, stop_time = (torch.tensor([one]).to(z) for one in (begin, stop))
-                at = model(at[None], begin_time, stop_time).states[0, 0]
-            found[float(after)] = at
-    return torch.stack([found[float(one)] for one in wanted])
+                output = model(at[None], begin_time, stop_time)
+                at = output.states[0, 0]
+                if output.log_growth is not None:
+                    log_growth = log_growth + output.log_growth[0, 0]
+            found[float(after)] = at, log_growth
+    states, growth = zip(*(found[float(one)] for one in wanted), strict=True)
+    return torch.stack(states), torch.stack(growth)

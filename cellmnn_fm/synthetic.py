@@ -21,10 +21,12 @@ from .trajectories import Interpolation, interpolate, velocity_at
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_GROWING = 8  # times as many cells are followed where they multiply, and some of them drawn
+
 
 @dataclass(frozen=True)
 class KnownSystem:
-    """An autonomous ODE with a known initial distribution; cells do not interact.
+    """An autonomous ODE with a known initial distribution; cells do not interact, but may multiply.
 
     Attributes
     ----------
@@ -37,6 +39,8 @@ class KnownSystem:
         When snapshots are taken.
     held_out : int
         Index of the time that a fit does not see.
+    growth : callable, optional
+        Births less deaths (cells,) per unit of time, of states.
 
     Examples
     --------
@@ -50,17 +54,30 @@ class KnownSystem:
     draw_initial: Callable[[np.random.Generator, int], NDArray]
     times: tuple[float, ...]
     held_out: int
+    growth: Callable[[NDArray], NDArray] | None = None
 
     def snapshot(self, time: float, cells: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """`cells` cells that no other snapshot contains, at `time`."""
-        initial = self.draw_initial(rng, cells)
+        drawn = cells if self.growth is None else _GROWING * cells
+        states, log_descendants = self.followed(self.draw_initial(rng, drawn), time)
+        if self.growth is not None:
+            weights = np.exp(log_descendants - log_descendants.max())
+            states = states[rng.choice(drawn, cells, replace=False, p=weights / weights.sum())]
+        return states.astype(np.float32)
 
-        def flat_velocity(_: float, flat: NDArray) -> NDArray:
-            return self.velocity(flat.reshape(initial.shape)).ravel()
+    def followed(self, initial: NDArray, time: float) -> tuple[NDArray, NDArray]:
+        """Where cells `initial` at the first time are at `time`, and the log of their number."""
+        cells = len(initial)
+
+        def rates(_: float, flat: NDArray) -> NDArray:
+            x = flat[cells:].reshape(initial.shape)
+            growth = np.zeros(cells) if self.growth is None else self.growth(x)
+            return np.concatenate([growth, self.velocity(x).ravel()])
 
         span = (self.times[0], max(time, self.times[0]))
-        solution = solve_ivp(flat_velocity, span, initial.ravel(), rtol=1e-6, atol=1e-8)
-        return solution.y[:, -1].reshape(initial.shape).astype(np.float32)
+        start = np.concatenate([np.zeros(cells), initial.ravel()])
+        end = solve_ivp(rates, span, start, rtol=1e-6, atol=1e-8).y[:, -1]
+        return end[cells:].reshape(initial.shape), end[:cells]
 
     def course(self, cells: int, seed: int) -> TimeCourse:
         """A time course of `cells` cells at every time."""
@@ -128,6 +145,16 @@ KNOWN_SYSTEMS: dict[str, KnownSystem] = {
     )
 }
 """The systems by name: rotation and contraction, two-branch switch, limit cycle."""
+
+GROWING_SWITCH = KnownSystem(
+    "growing switch",
+    _bistable,
+    _blob((0.0, 0.0), 0.2),
+    tuple(np.linspace(0.0, 3.0, 7).tolist()),
+    held_out=3,
+    growth=lambda x: 0.5 * x[:, 0],
+)
+"""The switch again, but cells of one branch multiply and those of the other die."""
 
 
 @dataclass(frozen=True)

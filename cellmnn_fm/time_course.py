@@ -68,6 +68,9 @@ class TimeCourse:
         Real times, ascending.
     subspace : Subspace, optional
         The map behind the states, where they are scores.
+    growth : sequence of (cells,), optional
+        What is known of how fast the cells of each snapshot multiply: net rates per unit of time,
+        or scores, see :func:`cellmnn_fm.reading.read_growth`.
 
     Raises
     ------
@@ -88,6 +91,7 @@ class TimeCourse:
     snapshots: Sequence[NDArray[np.float32]]
     times: NDArray[np.float64]
     subspace: Subspace | None = field(default=None, repr=False)
+    growth: Sequence[NDArray[np.float32]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         snapshots = [
@@ -138,11 +142,17 @@ class TimeCourse:
 
     @classmethod
     def from_cells(
-        cls, states: NDArray, cell_times: NDArray, subspace: Subspace | None = None
+        cls,
+        states: NDArray,
+        cell_times: NDArray,
+        subspace: Subspace | None = None,
+        growth: NDArray | None = None,
     ) -> TimeCourse:
         """Group `states` (cells, latent_dim) by the time of each cell (cells,)."""
         times = np.unique(cell_times)
-        return cls([states[cell_times == time] for time in times], times, subspace)
+        rows = [cell_times == time for time in times]
+        known = None if growth is None else [growth[at].astype(np.float32) for at in rows]
+        return cls([states[at] for at in rows], times, subspace, known)
 
     @classmethod
     def from_anndata(

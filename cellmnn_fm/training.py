@@ -20,7 +20,9 @@ from .losses import energy_distance, invertibility_penalty, kinetic_energy, mmd2
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
 from .optimisation import Optimised, optimise
 from .recipes import TrainingConfig
+from .rollout import log_descendants
 from .time_course import TimeCourse, TimeScale
+from .trajectories import as_shares
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,21 @@ def train(
     snapshots = [torch.as_tensor(snapshot, device=device) for snapshot in course.snapshots]
     model = _new_model(course, config, seed).to(device)
     if config.frame:
-        model.set_frame_state(fit_frame(snapshots, times, latent_dim=config.latent_dim))
+        weights = _descendants(course, config, training, seed) if config.growth else None
+        frame = fit_frame(snapshots, times, weights, latent_dim=config.latent_dim)
+        model.set_frame_state(frame)
     padding = config.latent_dim - course.latent_dim
-    snapshots = [torch.nn.functional.pad(snapshot, (0, padding)) for snapshot in snapshots]
+    known = _known_log_growth(course, time_scale)
+    # what is known of its growth goes with each cell, in a last column
+    snapshots = [
+        torch.cat([torch.nn.functional.pad(snapshot, (0, padding)), rate.to(snapshot)], dim=-1)
+        for snapshot, rate in zip(snapshots, known, strict=True)
+    ]
 
     # forward in time only, nothing starts from the last snapshot
     num_sources = len(times) if training.both_directions else len(times) - 1
-    weights = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
-    weights = weights[:num_sources].to(device)
+    pairs = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
+    pairs = pairs[:num_sources].to(device)
     drawn = (
         _drawn(snapshots[:num_sources], training.source_cells),
         _drawn(snapshots, training.target_cells),
@@ -98,13 +107,18 @@ def train(
         slot = counter * accelerator.num_processes + accelerator.process_index
         rng = np.random.default_rng((seed, slot))
         source = _draw(snapshots, training.source_cells, rng)[:num_sources]
-        target = _draw(snapshots, training.target_cells, rng)
+        target = _draw(snapshots, training.target_cells, rng)[..., :-1]
         with accelerator.autocast():
-            output = wrapped(source, times[:num_sources], decoded_times)
-        return _losses(output, target, weights, drawn, training, course.latent_dim)
+            output = wrapped(source[..., :-1], times[:num_sources], decoded_times)
+        losses = _losses(output, target, pairs, drawn, training, course.latent_dim)
+        if config.growth:
+            gap = times - times[:num_sources, None]
+            expected = source[:, None, :, -1] * gap[..., None]  # log growth (sources, times, cells)
+            losses["growth"] = _growth_penalty(output, expected, training)
+        return losses
 
     digest = sha256(course.times.tobytes())
-    for snapshot in course.snapshots:
+    for snapshot in [*course.snapshots, *(course.growth or ())]:
         digest.update(snapshot.tobytes())
     run = [config.to_dict(), asdict(training), seed, accelerator.num_processes, digest.hexdigest()]
     found = optimise(
@@ -168,7 +182,7 @@ def _decoded_times(times: Tensor, training: TrainingConfig) -> Tensor:
 def _losses(
     output: CellMNNOutput,
     target: Tensor,
-    weights: Tensor,
+    pairs: Tensor,
     drawn: tuple[Tensor, Tensor],
     training: TrainingConfig,
     num_dims: int,
@@ -193,11 +207,41 @@ def _losses(
     if training.kinetic_grid is not None:
         velocity = velocity[:, num_times:]
     kinetic = kinetic_energy(velocity, source_drawn, num_dims=num_dims)
-    losses = {
-        "distance": (weights * distances).sum(),
+    return {
+        "distance": (pairs * distances).sum(),
         "kinetic": training.kinetic_weight * kinetic,
         "invertibility": training.invertibility_weight * invertibility_penalty(output.determinant),
     }
-    if growth is not None:
-        losses["growth"] = training.growth_weight * growth.square().mean()
-    return losses
+
+
+def _growth_penalty(output: CellMNNOutput, expected: Tensor, training: TrainingConfig) -> Tensor:
+    """On log growth, as far as it is not what is known of it."""
+    assert output.log_growth is not None
+    found = output.log_growth[:, : expected.shape[1]]
+    if training.growth_prior == "scores":
+        # scores say in which direction; how steep it is, their regression does
+        slope = (found * expected).sum() / expected.square().sum().clamp_min(1e-12)
+        expected = slope.detach().clamp_min(0) * expected
+    return training.growth_weight * (found - expected).square().mean()
+
+
+def _known_log_growth(course: TimeCourse, time_scale: TimeScale) -> list[Tensor]:
+    """What is known of how fast cells multiply, per unit of model time, (cells, 1) each."""
+    if course.growth is None:
+        return [torch.zeros(len(snapshot), 1) for snapshot in course.snapshots]
+    return [torch.from_numpy(known)[:, None] * time_scale.unit for known in course.growth]
+
+
+def _descendants(
+    course: TimeCourse, config: CellMNNConfig, training: TrainingConfig, seed: int
+) -> list[Tensor]:
+    """How many descendants each cell has at the last time, (cells,) for each snapshot.
+
+    Weighted by them, snapshots are those of a process that neither makes nor loses cells, which is
+    what a frame describes. From a first fit without a frame.
+    """
+    frameless = config.replaced(frame=False, num_frame_times=0, mean_head=False)
+    found = train(course, frameless, training, seed=seed)
+    log_growth = log_descendants(found.model, course, found.time_scale)
+    device = found.model.device
+    return [torch.as_tensor(as_shares(one), dtype=torch.float32).to(device) for one in log_growth]

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from .errors import InputError
 from .modeling_cellmnn import CellMNNModel
@@ -27,7 +28,7 @@ class Interpolation:
     time : float
     states : (cells, latent_dim)
     weights : (cells,)
-        Sum to 1: nearer snapshots weigh more.
+        Sum to 1: nearer snapshots weigh more, and so do cells that have multiplied.
     source_index : (cells,)
         Index of the observed time that each cell comes from.
     source_cell : (cells,)
@@ -73,13 +74,7 @@ def push(
     single = np.ndim(target_times) == 0
     targets = time_scale.to_model(np.atleast_1d(target_times).astype(np.float64))
     start = time_scale.to_model(float(time))
-    chunks = [
-        np.stack([_push_to(model, chunk, start, target, n_steps) for target in targets])
-        if n_steps > 1
-        else _states_and_velocity(model, chunk, start, targets)[0]
-        for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
-    ]
-    pushed = np.concatenate(chunks, axis=1)
+    pushed = _pushed(model, states, start, targets, n_steps)[0]
     return pushed[0] if single else pushed
 
 
@@ -127,19 +122,26 @@ def interpolate(
         progress = (at - times[before]) / (times[before + 1] - times[before])
         shares = {before: 1 - progress, before + 1: progress}
     parts = [(index, share) for index, share in shares.items() if share > 0]
-    sizes = [len(course.snapshots[index]) for index, _ in parts]
+    target = time_scale.to_model(np.array([float(at)]))
+    states, weights = [], []
+    for index, share in parts:
+        start = time_scale.to_model(float(times[index]))
+        pushed, log_growth = _pushed(model, course.snapshots[index], start, target, n_steps)
+        states.append(pushed[0])
+        weights.append(share * as_shares(log_growth[0]))
+    sizes = [len(one) for one in states]
     return Interpolation(
         time=float(at),
-        states=np.concatenate(
-            [
-                push(model, course.snapshots[i], times[i], float(at), time_scale, n_steps=n_steps)
-                for i, _ in parts
-            ]
-        ),
-        weights=np.repeat([share / n for (_, share), n in zip(parts, sizes, strict=True)], sizes),
+        states=np.concatenate(states),
+        weights=np.concatenate(weights),
         source_index=np.repeat([index for index, _ in parts], sizes),
         source_cell=np.concatenate([np.arange(n) for n in sizes]),
     )
+
+
+def as_shares(log_growth: NDArray) -> NDArray[np.float64]:
+    """Of all descendants those of each cell, (..., cells), from the log of their numbers."""
+    return softmax(log_growth.astype(np.float64), axis=-1)
 
 
 def warn_if_beyond(wanted: Sequence[float], times: Sequence[float] | NDArray) -> float:
@@ -174,8 +176,7 @@ def velocity_at(
 ) -> NDArray[np.float32]:
     """dz/dt at `states` (cells, latent_dim) and `time`, per unit of the user's time."""
     start = time_scale.to_model(float(time))
-    _, velocity = _states_and_velocity(model, states, start, np.array([start]))
-    return velocity[0] / np.float32(time_scale.unit)
+    return _decoded(model, states, start, np.array([start]))[1][0] / np.float32(time_scale.unit)
 
 
 def velocities(
@@ -189,11 +190,45 @@ def velocities(
     return found
 
 
-@torch.no_grad()
-def _states_and_velocity(
-    model: CellMNNModel, states: NDArray, start: float, targets: NDArray
+def growth_rates(
+    model: CellMNNModel,
+    states: NDArray,
+    times: NDArray,
+    time_scale: TimeScale,
+) -> NDArray[np.float64]:
+    """How fast cells multiply, (cells,) per unit of the user's time; 0 in a model without growth.
+
+    Relative to the mean of the cells of the same time: snapshots say no more.
+    """
+    found = np.zeros(len(states))
+    for time in np.unique(times):
+        at, start = times == time, time_scale.to_model(float(time))
+        ahead = _decoded(model, states[at], start, np.array([start + 1]))[2][0]
+        found[at] = (ahead - ahead.mean()) / time_scale.unit
+    return found
+
+
+def _pushed(
+    model: CellMNNModel, states: NDArray, start: float, targets: NDArray, n_steps: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """One snapshot at every target, (targets, cells, dims), in model time.
+    """States (targets, cells, dims) and log growth (targets, cells) at model times."""
+    parts: list[tuple[NDArray, ...]] = []
+    for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK))):
+        if n_steps == 1:
+            at, _, log_growth = _decoded(model, chunk, start, targets)
+            parts.append((at, log_growth))
+        else:
+            ends = [_pushed_in_steps(model, chunk, start, target, n_steps) for target in targets]
+            parts.append(tuple(np.stack(part) for part in zip(*ends, strict=True)))
+    states, log_growth = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    return states, log_growth
+
+
+@torch.no_grad()
+def _decoded(
+    model: CellMNNModel, states: NDArray, start: float, targets: NDArray
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """States, velocity and log growth of one snapshot at every target, in model time.
 
     States may have fewer dimensions than the model, whose others are padding then.
     """
@@ -205,13 +240,19 @@ def _states_and_velocity(
         for values in (padded[None], [start], targets)
     )
     output = model(z, times, target_times)
-    return output.states[0, ..., :dims].cpu().numpy(), output.velocity[0, ..., :dims].cpu().numpy()
+    found, velocity = (
+        part[0, ..., :dims].cpu().numpy() for part in (output.states, output.velocity)
+    )
+    if output.log_growth is None:
+        return found, velocity, np.zeros(found.shape[:2], dtype=np.float32)
+    return found, velocity, output.log_growth[0].cpu().numpy()
 
 
-def _push_to(
+def _pushed_in_steps(
     model: CellMNNModel, states: NDArray, start: float, target: float, n_steps: int
-) -> NDArray[np.float32]:
-    stops = np.linspace(start, target, n_steps + 1)
-    for begin, end in pairwise(stops):
-        states = _states_and_velocity(model, states, begin, np.array([end]))[0][0]
-    return states
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    total = np.zeros(len(states), dtype=np.float32)
+    for begin, end in pairwise(np.linspace(start, target, n_steps + 1)):
+        stepped, _, log_growth = _decoded(model, states, begin, np.array([end]))
+        states, total = stepped[0], total + log_growth[0]
+    return states, total

@@ -18,7 +18,7 @@ from .latent_space import SpaceOptions
 from .members import seen_only
 from .metrics import ot_interpolate, wasserstein1
 from .modeling_cellmnn import CellMNNModel
-from .reading import read_source, read_times
+from .reading import Growth, read_growth, read_source, read_times
 from .time_course import TimeScale
 from .trajectories import interpolate
 
@@ -106,6 +106,7 @@ def judge(
     layer: str | None = None,
     options: SpaceOptions | None = None,
     latent_dim: int | None = None,
+    growth: Growth = False,
     seed: int = 0,
     progress: bool = False,
 ) -> Verdict:
@@ -120,6 +121,8 @@ def judge(
     options : SpaceOptions, optional
     latent_dim : int, optional
         Of the fit. W1 is taken in the 5 leading components.
+    growth : bool, str or GrowthGenes
+        What is known of it, for the fit.
     seed : int
     progress : bool
         Whether to show a progress bar.
@@ -135,13 +138,20 @@ def judge(
     if not times:
         return Verdict("unknown", [], [], [])
     source, name = read_source(adata, use_rep, layer), str(adata.uns.get("name", ""))
+    known_growth = read_growth(adata, growth, layer, options.genes.symbols)
     w1, baseline = [], []
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("checking on left-out times", total=len(times))
         for at in times:
             seen = seen_only(source, name, cell_times != at, options)
             fold = held_out_fold(
-                source, cell_times, at, seen, latent_dim=latent_dim, n_dims=_N_DIMS
+                source,
+                cell_times,
+                at,
+                seen,
+                latent_dim=latent_dim,
+                n_dims=_N_DIMS,
+                growth=known_growth,
             )(seed)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, of the fit itself

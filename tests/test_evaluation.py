@@ -152,8 +152,8 @@ def test_two_times_leave_nothing_to_hold_out(drifting):
 def test_paper_and_leaky_join_the_table(drifting, monkeypatch):
     from cellmnn_fm import recipes
 
-    def brief(preset, course, *, frame=False):
-        config, training = recipes.preset_configs(preset, course, frame=frame)
+    def brief(preset, course, **options):
+        config, training = recipes.preset_configs(preset, course, **options)
         return config, replace(training, steps=4, check_every=2)
 
     monkeypatch.setattr("cellmnn_fm.candidates.preset_configs", brief)

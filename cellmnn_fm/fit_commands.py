@@ -1,0 +1,175 @@
+"""The commands that fit: from scratch, or from a pretrained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .console import (
+    Apoptosis,
+    Backed,
+    Base,
+    File,
+    Frame,
+    GrowthOption,
+    Layer,
+    OnDuplicatesOption,
+    Proliferation,
+    Quiet,
+    SubspaceFolder,
+    SubspaceModeOption,
+    Symbols,
+    TimeKey,
+    UseRep,
+    Verdict,
+    plain_errors,
+    read_file,
+    read_growth_option,
+    read_named,
+    read_symbols,
+    silence_transformers,
+)
+
+# heavy modules are imported inside the commands: --help must answer at once
+
+
+def fit(
+    file: File,
+    time_key: TimeKey,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the fitted model.")],
+    use_rep: UseRep = None,
+    layer: Layer = None,
+    n_dims: Annotated[int | None, typer.Option(help="Latent dimensions, at most.")] = None,
+    subspace: SubspaceFolder = None,
+    subspace_mode: SubspaceModeOption = None,
+    symbols: Symbols = None,
+    on_duplicates: OnDuplicatesOption = "error",
+    backed: Backed = False,
+    frame: Frame = False,
+    growth: GrowthOption = None,
+    proliferation: Proliferation = None,
+    apoptosis: Apoptosis = None,
+    preset: Annotated[Literal["default", "paper"], typer.Option(help="Recipe.")] = "default",
+    steps: Annotated[
+        int | None, typer.Option(help="Training steps; the preset's if absent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and cells drawn.")] = 0,
+    verdict: Verdict = True,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a model to a time course, from scratch.
+
+    Stopped or killed, the same command goes on from the last saved state.
+    """
+    with plain_errors("interrupted: the same command goes on from the last saved state"):
+        adata = read_file(file, backed=backed)
+        from accelerate import PartialState
+
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        pipeline = CellMNNPipeline().fit(
+            adata,
+            time_key=time_key,
+            use_rep=use_rep,
+            layer=layer,
+            n_dims=n_dims,
+            subspace=subspace,
+            subspace_mode=subspace_mode,
+            symbols=read_symbols(symbols),
+            on_duplicates=on_duplicates,
+            frame=frame,
+            growth=read_growth_option(growth, proliferation, apoptosis),
+            preset=preset,
+            steps=steps,
+            seed=seed,
+            verdict=verdict,
+            folder=output,
+            progress=not quiet,
+        )
+        if PartialState().is_main_process:
+            pipeline.save_pretrained(output)
+            if not quiet:
+                record, dims = pipeline.record, pipeline.model.config.latent_dim
+                typer.echo(
+                    f"{output}: {sum(record.cells)} cells at {len(record.times)} times, "
+                    f"{len(pipeline.panel)} variables, {dims} dimensions, "
+                    f"{len(record.losses)} steps in {record.seconds:.1f} s"
+                )
+                if record.verdict is not None:
+                    typer.echo(record.verdict["sentence"])
+
+
+def finetune(
+    base: Base,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE.h5ad...", help="Time courses, learned jointly.")
+    ],
+    time_key: TimeKey,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
+    mode: Annotated[
+        Literal["full", "embedding", "lora"],
+        typer.Option(help="Change all, the new embedding alone, or the network at low rank."),
+    ] = "full",
+    steps: Annotated[int | None, typer.Option(help="Training steps; 50 if absent.")] = None,
+    start: Annotated[
+        str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
+    ] = "encoder",
+    anchor: Annotated[
+        float | None, typer.Option(help="How much the base counts; the measured weight if absent.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Of each data set, in order; that in the file or the file's if absent."),
+    ] = None,
+    use_rep: UseRep = None,
+    layer: Layer = None,
+    symbols: Symbols = None,
+    on_duplicates: OnDuplicatesOption = "error",
+    backed: Backed = False,
+    seed: Annotated[int, typer.Option(help="Of cells and snapshots drawn.")] = 0,
+    verdict: Verdict = True,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a pretrained model on one time course, or on several jointly.
+
+    Stopped or killed, the same command goes on from the last saved state.
+    """
+    with plain_errors("interrupted: the same command goes on from the last saved state"):
+        adatas = read_named(files, name, backed=backed)
+        from accelerate import PartialState
+
+        from .pipeline import CellMNNPipeline
+
+        silence_transformers()
+        only = next(iter(adatas)) if len(adatas) == 1 else None
+        tuned = CellMNNPipeline.from_pretrained(base).fit(
+            adatas if only is None else adatas[only],
+            time_key=time_key,
+            use_rep=use_rep,
+            layer=layer,
+            symbols=read_symbols(symbols),
+            on_duplicates=on_duplicates,
+            mode=mode,
+            steps=steps,
+            start=start,
+            anchor=anchor,
+            name=only,
+            seed=seed,
+            verdict=verdict,
+            folder=output,
+            progress=not quiet,
+        )
+        if PartialState().is_main_process:
+            tuned.save_pretrained(output)
+            if not quiet:
+                for one in adatas:
+                    record = (tuned if only else tuned.of_dataset(one)).record
+                    typer.echo(
+                        f"{output}: {one}, {sum(record.cells)} cells at {len(record.times)} times, "
+                        f"{len(record.losses)} steps in {record.seconds:.1f} s"
+                    )
+                    if record.verdict is not None:
+                        typer.echo(record.verdict["sentence"])
