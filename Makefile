@@ -53,6 +53,7 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python benchmarks/grn_real.py
 	$(BIN)/python benchmarks/grn_speed.py
 	$(BIN)/python benchmarks/finetune_speed.py
+	$(BIN)/python benchmarks/interpolation_speed.py
 
 base: $(VENV)/.installed ## cellmnn-base anew: corpus, pretraining, into the package; 2 minutes
 	rm -rf corpus cellmnn_fm/models/cellmnn-base

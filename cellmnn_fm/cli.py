@@ -73,6 +73,7 @@ def interpolate(
         bool, typer.Option(help="Push the snapshots before and after, or only the one before.")
     ] = True,
     n_steps: Annotated[int, typer.Option(help="Steps on the way, each with a new operator.")] = 1,
+    level: Annotated[float, typer.Option(help="How often the region of the mean holds.")] = 0.9,
     quiet: Quiet = False,
 ) -> None:
     """Predict the snapshot at any time from those around it."""
@@ -83,11 +84,14 @@ def interpolate(
         silence_transformers()
         pipeline = CellMNNPipeline.from_pretrained(model, dataset)
         predicted = pipeline.interpolate(
-            adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps
+            adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps, level=level
         )
         predicted.write_h5ad(with_folder(output))
         if not quiet:
             typer.echo(f"{output}: {predicted.n_obs} cells at time {at:g}")
+            if "cellmnn_margin" in predicted.var:
+                margin = predicted.var["cellmnn_margin"].median()
+                typer.echo(f"mean of a gene: within {margin:.2g} at {level:.0%} (median of genes)")
 
 
 @app.command()
@@ -151,6 +155,10 @@ def trajectory(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the cells.")] = 0,
     figure: Annotated[Path | None, typer.Option(help="The trajectories as a figure.")] = None,
+    genes: Annotated[
+        list[str] | None, typer.Option("--gene", help="To be drawn over time; may be repeated.")
+    ] = None,
+    trends: Annotated[Path, typer.Option(help="The figure of these genes.")] = Path("trends.png"),
     quiet: Quiet = False,
 ) -> None:
     """Follow cells through time: observed ones, or those of a data set that a model knows."""
@@ -171,6 +179,10 @@ def trajectory(
             atol=atol,
             seed=seed,
         )
+        if genes is not None:
+            from .plotting import plot_gene_trends
+
+            plot_gene_trends(found, genes).savefig(with_folder(trends), dpi=150)
         found.write_h5ad(with_folder(output))
         if figure is not None:
             from .plotting import plot_trajectories
@@ -191,6 +203,10 @@ def annotate(
     layers: Annotated[
         bool, typer.Option(help="Add expression and velocity of every gene, dense.")
     ] = True,
+    figure: Annotated[Path | None, typer.Option(help="The velocities as a figure.")] = None,
+    basis: Annotated[
+        str, typer.Option(help="Key of obsm with the embedding of the figure.")
+    ] = "X_cellmnn",
     quiet: Quiet = False,
 ) -> None:
     """Add latent states, velocities and loadings to observed cells."""
@@ -201,6 +217,10 @@ def annotate(
         silence_transformers()
         pipeline = CellMNNPipeline.from_pretrained(model, dataset)
         annotated = pipeline.annotate(adata, time_key=time_key, layers=layers)
+        if figure is not None:
+            from .plotting import plot_embedded_velocity
+
+            plot_embedded_velocity(annotated, basis).savefig(with_folder(figure), dpi=150)
         annotated.write_h5ad(with_folder(output))
         if not quiet:
             typer.echo(f"{output}: {annotated.n_obs} cells")

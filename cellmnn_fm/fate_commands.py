@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,9 +22,15 @@ from .console import (
     with_folder,
 )
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 # heavy modules are imported inside the commands: --help must answer at once
 
-Groups = Annotated[str, typer.Option(help="Column of obs with the groups at the end.")]
+Groups = Annotated[
+    str,
+    typer.Option(help="Column of obs with the groups at the end, or how many clusters of them."),
+]
 End = Annotated[float | None, typer.Option(help="When the groups count; the last time if absent.")]
 
 
@@ -52,7 +58,9 @@ def fates(
 
         silence_transformers()
         pipeline = CellMNNPipeline.from_pretrained(model, dataset)
-        found = pipeline.fates(adata, groups, time_key=time_key, start=start, end=end)
+        found = pipeline.fates(
+            adata, column_or_count(groups, adata), time_key=time_key, start=start, end=end
+        )
         found.probabilities.to_csv(with_folder(output), sep="\t", index_label="cell")
         if drivers is not None:
             found.drivers.to_csv(with_folder(drivers), sep="\t", index_label="gene")
@@ -148,7 +156,7 @@ def perturb(
         found = pipeline.perturb(
             adata,
             read_settings(genes),
-            groups,
+            column_or_count(groups, adata),
             time_key=time_key,
             start=start,
             end=end,
@@ -208,3 +216,8 @@ def compare(
                 columns: dict[str, Any] = {str(table.index.name): str}
                 columns |= dict.fromkeys(table.columns, "{:.3f}".format)
                 print_table(title, table.reset_index().to_dict("records"), columns)
+
+
+def column_or_count(groups: str, adata: AnnData) -> str | int:
+    """A column of obs, or a number of clusters where there is no column of that name."""
+    return int(groups) if groups.isdigit() and groups not in adata.obs else groups

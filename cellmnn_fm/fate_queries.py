@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +17,12 @@ from .conditions import ConditionComparison, compare_conditions
 from .errors import InputError, listed
 from .fates import (
     DEFAULT_STEPS,
+    Fates,
+    LinearResponse,
     Perturbation,
     TerminalGroups,
     cell_fates,
+    clusters,
     compared,
     driver_genes,
     linear_response,
@@ -79,6 +83,19 @@ class _Question:
         """Of the cells that are followed."""
         return self.every_state[self.rows]
 
+    def only(self, followed: NDArray[np.bool_]) -> _Question:
+        """Without the cells that run away, with a warning."""
+        if followed.all():
+            return self
+        lost = int((~followed).sum())
+        if lost == len(followed):
+            raise InputError("cells", "some that can be followed", "none", "fit in a frame")
+        warnings.warn(
+            f"{lost} of {len(followed)} cells run away in this model, and are left out",
+            stacklevel=3,
+        )
+        return replace(self, rows=self.rows[followed], times=self.times[followed])
+
     def relative(self, log_growth: NDArray) -> NDArray[np.float64]:
         """Descendants of the cells that are followed, relative to the mean of their time."""
         found = np.empty(len(log_growth))
@@ -94,7 +111,7 @@ class FateQueries(FittedQueries):
     def fates(
         self,
         adata: AnnData,
-        groups: str,
+        groups: str | int,
         *,
         time_key: str | None = None,
         start: float | None = None,
@@ -107,9 +124,10 @@ class FateQueries(FittedQueries):
         ----------
         adata : AnnData
             Observed cells.
-        groups : str
+        groups : str or int
             Column of `obs` with the groups at the end, such as cell types; cells without are left
-            out there.
+            out there. Or how many clusters of them to make, see
+            :func:`cellmnn_fm.fates.clusters`.
         time_key : str, optional
             Column of times, where it differs from that of the fit.
         start : float, optional
@@ -135,6 +153,8 @@ class FateQueries(FittedQueries):
             fitted.record.time_scale,
             n_steps=n_steps,
         )
+        kept = found.followed
+        asked, found = asked.only(kept), Fates(*(part[kept] for part in vars(found).values()))
         spread = fitted.subspace.reconstruct(asked.states).std(axis=0)
         drivers = driver_genes(found, asked.groups, fitted.subspace, fitted.panel.names, spread)
         names = list(asked.groups.names)
@@ -147,7 +167,7 @@ class FateQueries(FittedQueries):
         self,
         adata: AnnData,
         genes: Mapping[str, float | str],
-        groups: str,
+        groups: str | int,
         *,
         time_key: str | None = None,
         start: float | None = None,
@@ -190,6 +210,8 @@ class FateQueries(FittedQueries):
             fitted.record.time_scale,
             n_steps=n_steps,
         )
+        kept = found.followed
+        asked, found = asked.only(kept), LinearResponse(*(part[kept] for part in found))
         before, after = found.final, found.final + found.moved
         # moved cells may have more descendants, relative to as many before
         grown = np.exp(found.log_growth_moved)
@@ -263,20 +285,23 @@ class FateQueries(FittedQueries):
 def _ask(
     fitted: FittedQueries,
     adata: AnnData,
-    groups: str,
+    groups: str | int,
     time_key: str | None,
     start: float | None,
     end: float | None,
 ) -> _Question:
-    if groups not in adata.obs:
-        raise InputError(
-            "groups", "a column of obs", f"{groups}; columns {listed(adata.obs)}", "name one"
-        )
+    if isinstance(groups, str) and groups not in adata.obs:
+        found = f"{groups}; columns {listed(adata.obs)}"
+        raise InputError("groups", "a column of obs, or how many clusters", found, "name one")
     source, states, times, _ = fitted._read(adata, time_key)
     end = float(times.max()) if end is None else end
-    labels = adata.obs[groups]
-    last = (times == end) & labels.notna().to_numpy()
-    terminal = TerminalGroups.fit(states[last], labels[last].astype(str).tolist())
+    last = times == end
+    if isinstance(groups, int):
+        labels = clusters(states[last], fitted.subspace, fitted.panel.names, groups)
+    else:
+        last &= adata.obs[groups].notna().to_numpy()
+        labels = adata.obs[groups][last].astype(str).tolist()
+    terminal = TerminalGroups.fit(states[last], labels)
     rows = np.flatnonzero(times <= end if start is None else times == start)
     if not len(rows):
         observed = listed(np.unique(times).tolist())

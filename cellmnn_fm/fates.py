@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -85,6 +86,48 @@ class TerminalGroups:
         return torch.softmax(z[..., :dims] @ weights.T + intercept, dim=-1)
 
 
+def clusters(
+    states: NDArray, subspace: Subspace, genes: Sequence[str], count: int, seed: int = 0
+) -> list[str]:
+    """k-means clusters of cells at the end, each named by the genes that mark it.
+
+    Parameters
+    ----------
+    states : (cells, latent_dim)
+    subspace : Subspace
+        Over `genes`; cells are as far apart as their expression is.
+    genes : sequence of str
+    count : int
+        How many clusters.
+    seed : int
+
+    Returns
+    -------
+    list of str
+        For each cell, such as "1: HAND1 GATA4": the cluster, largest first, and the two genes that
+        are highest in it over their mean, in standard deviations.
+
+    Raises
+    ------
+    InputError
+        Unless there are 2 or more clusters, of 5 or more cells on the mean.
+    """
+    if not 2 <= count <= len(states) // _MIN_CELLS:
+        most = len(states) // _MIN_CELLS
+        raise InputError("groups", f"2 to {most} clusters of the last cells", count, "change it")
+    # distances of expression are those of Rz where D = QR
+    _, triangle = np.linalg.qr(subspace.loadings.astype(np.float64))
+    found = KMeans(count, n_init=10, random_state=seed).fit_predict(states @ triangle.T)
+    expression = subspace.reconstruct(states)
+    z = (expression - expression.mean(axis=0)) / np.maximum(expression.std(axis=0), 1e-9)
+    order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
+    names = np.empty(count, dtype=object)
+    for rank, cluster in enumerate(order):
+        marks = np.argsort(-z[found == cluster].mean(axis=0), kind="stable")[:2]
+        names[cluster] = f"{rank + 1}: {' '.join(genes[gene] for gene in marks)}"
+    return names[found].tolist()
+
+
 @dataclass(frozen=True)
 class Fates:
     """Where cells end up.
@@ -105,6 +148,11 @@ class Fates:
     gradient: NDArray[np.float64]
     final: NDArray[np.float32]
     log_growth: NDArray[np.float32]
+
+    @property
+    def followed(self) -> NDArray[np.bool_]:
+        """Cells (cells,) that do not run away to where no model knows anything."""
+        return np.isfinite(self.gradient).all(axis=(1, 2)) & np.isfinite(self.log_growth)
 
 
 def cell_fates(
@@ -213,6 +261,11 @@ class LinearResponse(NamedTuple):
     moved: NDArray[np.float32]  # (cells, latent_dim)
     log_growth: NDArray[np.float32]  # (cells,)
     log_growth_moved: NDArray[np.float32]  # (cells,)
+
+    @property
+    def followed(self) -> NDArray[np.bool_]:
+        """As in :class:`Fates`."""
+        return np.isfinite(self.moved).all(axis=1) & np.isfinite(self.log_growth_moved)
 
 
 def linear_response(

@@ -11,6 +11,7 @@ from .corpus import CorpusEntry
 from .gene_panel import Coverage
 from .latent_space import GeneOptions, SubspaceMode
 from .time_course import TimeScale
+from .uncertainty import Recipe
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,13 @@ class FitRecord:
     name: str = ""
     base: dict[str, str | None] | None = None
     verdict: dict[str, Any] | None = None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How the model came about, where errors of such models are known."""
+        if "preset" in self.settings:
+            return "scratch" if self.settings["preset"] == "default" else None
+        return "fine_tuned" if self.settings.get("steps") else "zero_shot"
 
     def save(self, file: Path) -> None:
         """Write the record to a JSON file."""

@@ -81,6 +81,66 @@ def plot_velocity_field(
     return figure
 
 
+def plot_embedded_velocity(adata: AnnData, basis: str = "X_umap", *, arrows: int = 400) -> Figure:
+    """Velocities of observed cells in a two-dimensional embedding of any kind.
+
+    Parameters
+    ----------
+    adata : AnnData
+        From `CellMNNPipeline.annotate`, with the embedding in `obsm`.
+    basis : str
+        Its key.
+    arrows : int
+        At most so many.
+
+    Raises
+    ------
+    InputError
+        If there is no such embedding, or it has less than two dimensions.
+    """
+    if basis not in adata.obsm or adata.obsm[basis].shape[1] < 2:
+        found = listed(adata.obsm) or "none"
+        raise InputError(f'obsm["{basis}"]', "an embedding of 2 dimensions", found, "name another")
+    placed = np.asarray(adata.obsm[basis], dtype=np.float64)[:, :2]
+    shown = np.arange(0, len(placed), -(-len(placed) // arrows))
+    velocity = embedded_velocity(
+        adata.obsm["X_cellmnn"], adata.obsm["cellmnn_velocity"], placed, shown
+    )
+    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+    axis = figure.subplots()
+    axis.scatter(placed[:, 0], placed[:, 1], s=5, color="lightgrey", linewidths=0)
+    axis.quiver(*placed[shown].T, *velocity.T, angles="xy", width=0.003, alpha=0.8)
+    axis.set(xlabel=f"{basis} 1", ylabel=f"{basis} 2")
+    return figure
+
+
+def embedded_velocity(
+    states: NDArray, velocity: NDArray, placed: NDArray, cells: NDArray, neighbours: int = 30
+) -> NDArray[np.float64]:
+    """Velocities (cells, dims) in an embedding, by the linear map from states around each cell.
+
+    Parameters
+    ----------
+    states, velocity : (cells, latent_dim)
+    placed : (cells, dims)
+        Of the embedding.
+    cells : (some,)
+        Which cells.
+    neighbours : int
+        From which the map is fitted, by least squares with a small ridge.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    count = min(neighbours, len(states) - 1)
+    _, around = NearestNeighbors(n_neighbors=count + 1).fit(states).kneighbors(states[cells])
+    steps = states[around] - states[cells][:, None]  # (cells, neighbours, latent_dim)
+    moves = placed[around] - placed[cells][:, None]
+    square = np.einsum("cni,cnj->cij", steps, steps)
+    ridge = 1e-3 * np.trace(square, axis1=1, axis2=2)[:, None, None] * np.eye(states.shape[1])
+    maps = np.linalg.solve(square + ridge, np.einsum("cni,cnj->cij", steps, moves))
+    return np.einsum("ci,cij->cj", velocity[cells], maps)
+
+
 def plot_trajectories(adata: AnnData) -> Figure:
     """Cells that a pretrained model follows through time, in the first two dimensions.
 

@@ -30,7 +30,7 @@ from .regulation import (
     operator_network,
     production_network,
 )
-from .results import add_genes, annotated, followed_cells, predicted_snapshot
+from .results import add_genes, add_region, annotated, followed_cells, predicted_snapshot
 from .rollout import DEFAULT_TOLERANCE, roll_out
 from .subspace import Subspace
 from .time_course import TimeCourse
@@ -42,6 +42,7 @@ from .trajectories import (
     velocity_at,
     warn_if_beyond,
 )
+from .uncertainty import mean_region
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -174,6 +175,7 @@ class FittedQueries:
         time_key: str | None = None,
         two_sided: bool = True,
         n_steps: int = 1,
+        level: float = 0.9,
     ) -> AnnData:
         """The predicted snapshot at time `at`.
 
@@ -190,6 +192,9 @@ class FittedQueries:
             Whether the snapshots before and after are both pushed to `at`, or only the one before.
         n_steps : int
             Steps on the way, with a new operator at each.
+        level : float
+            How often the region of the mean shall hold what is measured, see
+            :class:`cellmnn_fm.uncertainty.MeanRegion`.
 
         Returns
         -------
@@ -198,6 +203,9 @@ class FittedQueries:
             latent states; `obsm["cellmnn_velocity"]` and `layers["cellmnn_velocity"]`: dz/dt and
             dx/dt; `varm["cellmnn_loadings"]`; `obs`: "time", "weight" (sums to 1; nearer snapshots
             weigh more), "source_time" and "source_cell"; `uns["cellmnn"]`: settings and coverage.
+            Where it is known how far such predictions are off (two-sided, between observed times,
+            not with preset "paper"): `var["cellmnn_mean"]` and `var["cellmnn_margin"]`, the mean
+            of each gene and how far off it may be, and `uns["cellmnn"]["mean_radius"]`.
 
         Warns
         -----
@@ -215,6 +223,11 @@ class FittedQueries:
             predicted, velocity, course.times, names, fitted.panel, fitted.subspace, coverage
         )
         result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps}
+        recipe = fitted.record.recipe
+        if two_sided and recipe is not None:
+            region = mean_region(course, predicted, recipe, level)
+            if region is not None:
+                add_region(result, region, fitted.subspace)
         return result
 
     def trajectory(

@@ -14,6 +14,7 @@ from .gene_panel import Coverage, GenePanel
 from .rollout import Trajectory
 from .subspace import Subspace
 from .trajectories import Interpolation, as_shares
+from .uncertainty import MeanRegion
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,6 +69,13 @@ def predicted_snapshot(
     )
     result.obs_names_make_unique()
     return result
+
+
+def add_region(result: AnnData, region: MeanRegion, subspace: Subspace) -> None:
+    """Add to a predicted snapshot how far its mean may be off, in place."""
+    result.var["cellmnn_mean"] = subspace.reconstruct(region.mean[None])[0]
+    result.var["cellmnn_margin"] = region.margins(subspace.loadings)
+    result.uns["cellmnn"] |= {"mean_radius": region.radius, "level": region.level}
 
 
 def followed_cells(

@@ -114,7 +114,8 @@ def roll_out(
     if n_steps is None:
         error = np.concatenate([part.error for part in parts if part.error is not None], axis=1)
         allowed = atol + rtol * np.linalg.norm(followed, axis=-1)
-        if missed := int((error > allowed).any(axis=0).sum()):
+        error = np.where(np.isfinite(error), error, np.inf)
+        if missed := int((~(error <= allowed)).any(axis=0).sum()):
             warnings.warn(
                 f"{missed} of {error.shape[1]} cells are not followed to the tolerance within "
                 f"{_MAX_STEPS} steps: their error is up to {error.max():.2g}",
@@ -152,7 +153,7 @@ def _roll_out_chunk(
             distance = 2 * torch.linalg.vector_norm(finer - found[:, active], dim=-1)
             found[:, active], error[:, active], steps[active] = finer, distance, count
             allowed = atol + rtol * torch.linalg.vector_norm(finer, dim=-1)
-            active = active[(distance > allowed).any(0)]
+            active = active[~(distance <= allowed).all(0)]  # one that runs away is not a number
     velocity = torch.stack(
         [
             model(at[None], when[None], when[None]).velocity[0, 0]

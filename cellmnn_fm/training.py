@@ -85,12 +85,14 @@ def train(
         frame = fit_frame(snapshots, times, weights, latent_dim=config.latent_dim)
         model.set_frame_state(frame)
     padding = config.latent_dim - course.latent_dim
-    known = _known_log_growth(course, time_scale)
-    # what is known of its growth goes with each cell, in a last column
-    snapshots = [
-        torch.cat([torch.nn.functional.pad(snapshot, (0, padding)), rate.to(snapshot)], dim=-1)
-        for snapshot, rate in zip(snapshots, known, strict=True)
-    ]
+    snapshots = [torch.nn.functional.pad(snapshot, (0, padding)) for snapshot in snapshots]
+    if config.growth:
+        # what is known of its growth goes with each cell, in a last column
+        known = _known_log_growth(course, time_scale)
+        snapshots = [
+            torch.cat([snapshot, rate.to(snapshot)], dim=-1)
+            for snapshot, rate in zip(snapshots, known, strict=True)
+        ]
 
     # forward in time only, nothing starts from the last snapshot
     num_sources = len(times) if training.both_directions else len(times) - 1
@@ -107,13 +109,16 @@ def train(
         slot = counter * accelerator.num_processes + accelerator.process_index
         rng = np.random.default_rng((seed, slot))
         source = _draw(snapshots, training.source_cells, rng)[:num_sources]
-        target = _draw(snapshots, training.target_cells, rng)[..., :-1]
+        target = _draw(snapshots, training.target_cells, rng)
+        if config.growth:
+            known_rates = source[..., -1]
+            source, target = source[..., :-1], target[..., :-1]
         with accelerator.autocast():
-            output = wrapped(source[..., :-1], times[:num_sources], decoded_times)
+            output = wrapped(source, times[:num_sources], decoded_times)
         losses = _losses(output, target, pairs, drawn, training, course.latent_dim)
         if config.growth:
             gap = times - times[:num_sources, None]
-            expected = source[:, None, :, -1] * gap[..., None]  # log growth (sources, times, cells)
+            expected = known_rates[:, None] * gap[..., None]  # log growth (sources, times, cells)
             losses["growth"] = _growth_penalty(output, expected, training)
         return losses
 

@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNPipeline, InputError
+from cellmnn_fm import fates as fates_module
 from cellmnn_fm.cli import app
 from cellmnn_fm.fates import TerminalGroups, cell_fates, compared, linear_response
 from cellmnn_fm.gene_networks import GeneNetwork
@@ -106,14 +107,16 @@ def test_the_response_is_that_of_a_small_move(simulated):
     rows = np.flatnonzero(times == 2)[:20]
     moves = 1e-2 * np.random.default_rng(0).normal(size=states[rows].shape).astype(np.float32)
     about = (4.0, fitted.record.time_scale)
-    final, found = linear_response(fitted.model, states[rows], moves, times[rows], *about)
+    response = linear_response(fitted.model, states[rows], moves, times[rows], *about)
     ends = [
         roll_out(fitted.model, states[rows] + sign * moves, 2.0, [4.0], about[1], n_steps=4).states
         for sign in (1, -1)
     ]
-    np.testing.assert_allclose(found, (ends[0] - ends[1])[0] / 2, rtol=0.2, atol=3e-3)
+    moved = (ends[0] - ends[1])[0] / 2
+    np.testing.assert_allclose(response.moved, moved, rtol=0.2, atol=3e-3)
     unmoved = roll_out(fitted.model, states[rows], 2.0, [4.0], about[1], n_steps=4).states[0]
-    np.testing.assert_allclose(final, unmoved, rtol=1e-4, atol=1e-5)
+    assert not response.log_growth.any()
+    np.testing.assert_allclose(response.final, unmoved, rtol=1e-4, atol=1e-5)
 
 
 def test_the_interval_is_that_of_a_mean():
@@ -138,13 +141,57 @@ def test_three_groups_and_their_probabilities():
         TerminalGroups.fit(states[:44], ["a"] * 40 + ["b"] * 4)
 
 
+def test_cells_that_run_away_are_left_out(simulated, monkeypatch):
+    """With a warning, and not as numbers that are none."""
+    adata, fitted = simulated
+    last = np.flatnonzero(adata.obs["time"] == 1.0)[-1]
+
+    def explode(function):
+        def lost(*arguments, **options):
+            found = function(*arguments, **options)
+            parts = found if isinstance(found, tuple) else vars(found).values()
+            for part in parts:
+                part[-1] = np.nan
+            return found
+
+        return lost
+
+    for name in ("cell_fates", "linear_response"):
+        monkeypatch.setattr(f"cellmnn_fm.fate_queries.{name}", explode(getattr(fates_module, name)))
+    with pytest.warns(UserWarning, match="1 of 200 cells run away in this model"):
+        found = fitted.fates(adata, "fate", start=1.0)
+    assert len(found.probabilities) == 199
+    assert adata.obs_names[last] not in found.probabilities.index
+    assert np.isfinite(found.drivers.to_numpy()).all()
+    with pytest.warns(UserWarning, match="1 of 200 cells run away in this model"):
+        shift = fitted.perturb(adata, {"G1": "knock-out"}, "fate", start=1.0)
+    assert np.isfinite(shift.genes.to_numpy()).all()
+
+
+def test_clusters_stand_in_for_labels(simulated):
+    """The two branches are found, and named by the genes of the switch or what follows them."""
+    adata, fitted = simulated
+    found = fitted.fates(adata, 2, start=2.0)
+    labelled = fitted.fates(adata, "fate", start=2.0)
+    first = np.corrcoef(found.probabilities.T, labelled.probabilities["first"])[:2, 2]
+    assert np.abs(first).min() > 0.9
+    assert [name[:3] for name in found.probabilities.columns] == ["1: ", "2: "]
+    assert len({gene for name in found.probabilities.columns for gene in name[3:].split()}) == 4
+    with pytest.raises(InputError, match="groups: expected 2 to 40 clusters of the last cells"):
+        fitted.fates(adata, 1)
+
+
 @pytest.mark.parametrize(
     ("genes", "options", "message"),
     [
         ({"X": "knock-out"}, {}, "genes: expected genes of the data, found X"),
         ({}, {}, "genes: expected one or more, found none"),
         ({"G1": "delete"}, {}, "G1: expected a value, knock-out or over-express, found delete"),
-        ({"G1": 0.0}, {"groups": "kind"}, "groups: expected a column of obs, found kind"),
+        (
+            {"G1": 0.0},
+            {"groups": "kind"},
+            "groups: expected a column of obs, or how many clusters, found kind",
+        ),
         ({"G1": 0.0}, {"start": 9.0}, "start: expected one of 0, 1, 2, 3, 4, found 9"),
         ({"flat": 0.0}, {}, "genes: expected genes that vary between cells, found flat"),
     ],

@@ -21,6 +21,7 @@ ORDER = [
         "recipes",
         "trajectories",
         "rollout",
+        "uncertainty",
         "growth",
         "metrics",
         "evaluation",

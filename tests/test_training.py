@@ -187,7 +187,7 @@ def test_padded_training_is_the_unpadded_one(monkeypatch, frame, distance):
     recipe = replace(SHORT, distance=distance)
     narrow, wide = (train(COURSE, config, recipe) for config in (narrow_config, wide_config))
     for one, other in zip(narrow.losses, wide.losses, strict=True):
-        assert other == pytest.approx(one, rel=1e-3)  # rounding grows from step to step
+        assert other == pytest.approx(one, rel=5e-3)  # rounding grows from step to step
     assert wide.losses[0] == pytest.approx(narrow.losses[0], rel=1e-6, abs=1e-6)
     cells = torch.from_numpy(COURSE.snapshots[0])[None]
     times, targets = torch.zeros(1), torch.tensor([0.5, 1.0, 9.0])

@@ -1,0 +1,50 @@
+"""Seconds to interpolate 100,000 cells in 50 dimensions, both sides.
+
+python benchmarks/interpolation_speed.py    # seconds; writes results/interpolation_speed.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
+from cellmnn_fm.gaussian_frame import fit_frame
+from cellmnn_fm.trajectories import interpolate
+
+RESULTS = Path(__file__).parent / "results"
+CELLS, DIMS, REPEATS = 100_000, 50, 5
+
+
+def main() -> None:
+    """With and without a Gaussian frame, in a model of default size; best of five."""
+    rng = np.random.default_rng(0)
+    snapshots = [rng.normal(size=(CELLS // 2, DIMS)) + time for time in (0, 1)]
+    course = TimeCourse(snapshots, np.array([0.0, 1.0]))
+    found = {"cells": CELLS, "dims": DIMS, "cores": os.cpu_count(), "torch": torch.__version__}
+    for frame in (False, True):
+        config = CellMNNConfig(
+            latent_dim=DIMS, frame=frame, num_frame_times=2 if frame else 0, init_scale=1.0
+        )
+        model = CellMNNModel(config).eval()
+        if frame:
+            tensors = [torch.from_numpy(one) for one in course.snapshots]
+            model.set_frame_state(fit_frame(tensors, torch.tensor([0.0, 1.0])))
+        seconds = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            predicted = interpolate(model, course, 0.5, course.time_scale)
+            seconds.append(time.perf_counter() - started)
+        assert predicted.states.shape == (CELLS, DIMS)
+        found["seconds_in_frame" if frame else "seconds"] = round(min(seconds), 3)
+    print(found)
+    (RESULTS / "interpolation_speed.json").write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""How far predicted means are off on data sets that a model never saw: cellmnn_fm/calibration.json.
+
+    python pretraining/calibrate.py    # about 10 minutes on one core; goes on where it stopped
+
+For every group of data sets that share cells or a process, every interior time is predicted from
+the others: by a base that never saw the group (made if it is not in --bases), as it is and
+fine-tuned, and by a fit from scratch. What is kept is the error of the mean over what is expected
+of it, see cellmnn_fm.uncertainty.MeanRegion. The table says how often regions hold the measured
+mean when they are calibrated on the other groups.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import anndata
+import numpy as np
+import typer
+import yaml
+from build_corpus import GENES
+from leave_group_out import TIME_KEYS, for_missing_groups
+
+from cellmnn_fm import CellMNNModel, CellMNNPipeline
+from cellmnn_fm.adaptation import adapt
+from cellmnn_fm.candidates import fit_preset
+from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
+from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
+from cellmnn_fm.latent_space import SpaceOptions
+from cellmnn_fm.reading import read_source, read_times
+from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.uncertainty import CALIBRATION_FILE, expected_error, quantile
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "calibration"
+LEVELS = (0.5, 0.8, 0.9)
+MINUTES = 0.6  # a group, where its base is there
+
+
+def main(
+    data: Annotated[
+        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")
+    ] = Path("../shared/data"),
+    bases: Annotated[Path, typer.Option(help="Of leave_group_out.py.")] = Path("bases/aligned"),
+) -> None:
+    """Measure the groups that have no result yet, then write the calibration and its table."""
+    settings = yaml.safe_load((HERE / "configs" / "base.yaml").read_text())
+    for group, _ in for_missing_groups(
+        RESULTS, data, bases, settings, errors_of, mode="aligned", minutes=MINUTES
+    ):
+        print(group, flush=True)
+    groups = {file.stem: json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))}
+    recipes = {
+        recipe: {
+            group: [error for one in found.values() for error in one.get(recipe, [])]
+            for group, found in groups.items()
+        }
+        for recipe in ("zero_shot", "fine_tuned", "scratch")
+    }
+    CALIBRATION_FILE.write_text(json.dumps({"errors": recipes}, indent=1))
+    report(recipes)
+
+
+# ---------------------------------------------------------------------------------------------
+# One data set
+
+
+def errors_of(name: str, file: Path, folder: Path) -> dict[str, Any]:
+    """Errors of the mean over what is expected of them, by recipe: one for each left-out time."""
+    adata, base = anndata.read_h5ad(file), CellMNNPipeline.from_pretrained(folder)
+    own = SpaceOptions()
+    aligned = SpaceOptions(base.foundation.subspace_mode, base.foundation.shared, GENES)
+    cell_times = read_times(adata, TIME_KEYS.get(name, "time"))
+    fits: dict[str, tuple[SpaceOptions, Callable[[Fold], CellMNNModel]]] = {
+        "zero_shot": (aligned, lambda fold: adapt(base.model, fold.training)),
+        "fine_tuned": (aligned, lambda fold: fine_tuned(base.model, fold)),
+        "scratch": (own, lambda fold: fit_preset("default")(fold, 0)[0]),
+    }
+    return {
+        recipe: [
+            relative_error(adata, cell_times, at, options, fit) for at in held_out_times(cell_times)
+        ]
+        for recipe, (options, fit) in fits.items()
+    }
+
+
+def fine_tuned(base: CellMNNModel, fold: Fold) -> CellMNNModel:
+    """The base after the default fine-tuning."""
+    courses = {"course": fold.training}
+    return finetune(base, courses, training=finetuning_config(DEFAULT_STEPS)).model
+
+
+def relative_error(
+    adata: anndata.AnnData,
+    cell_times: np.ndarray,
+    at: float,
+    options: SpaceOptions,
+    fit: Callable[[Fold], CellMNNModel],
+) -> float:
+    """Strict: neither components nor scales, nor the fit, have seen the time."""
+    fold = held_out_fold(read_source(adata), cell_times, at, options, latent_dim=None, n_dims=5)(0)
+    course = fold.training
+    predicted = interpolate(fit(fold), course, at, course.time_scale)
+    error = predicted.weights @ predicted.states - fold.truth.mean(axis=0)
+    expected = expected_error(course, at)
+    assert expected is not None
+    return float(np.linalg.norm(error) / expected)
+
+
+# ---------------------------------------------------------------------------------------------
+# All groups
+
+
+def report(recipes: dict[str, dict[str, list[float]]]) -> None:
+    """Print how often regions hold, each group with those of the others, and write it beside."""
+    lines = [
+        "| model | left-out times | factor q at 90 % | " + " | ".join(f"{x:.0%}" for x in LEVELS),
+        "|---|---:|---:|" + "---:|" * len(LEVELS),
+    ]
+    lines[0] += " |"
+    for recipe, groups in recipes.items():
+        everything = np.concatenate([np.array(errors) for errors in groups.values()])
+        cells = [recipe.replace("_", " "), f"{len(everything)}", f"{quantile(everything, 0.9):.2f}"]
+        for level in LEVELS:
+            held = []
+            for group, errors in groups.items():
+                others = [one for name in groups if name != group for one in groups[name]]
+                held += [error <= quantile(np.array(others), level) for error in errors]
+            cells.append(f"{np.mean(held):.1%}")
+        lines.append("| " + " | ".join(cells) + " |")
+    text = "\n".join(lines)
+    print(text)
+    RESULTS.with_suffix(".md").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
