@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CELLMNN_DATA ?= ../shared/data
 export CELLMNN_DATA
 
-.PHONY: help demo test test-multiprocess lint wheel benchmarks base studies clean
+.PHONY: help demo test test-multiprocess lint wheel benchmarks base figures studies clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -61,9 +61,26 @@ base: $(VENV)/.installed ## cellmnn-base anew: corpus, pretraining, into the pac
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/pretrain.py corpus \
 		--config pretraining/configs/base.yaml --output cellmnn_fm/models/cellmnn-base
 
+figures: $(VENV)/.installed ## the figures of the README, with cellmnn-base
+	mkdir -p build/figures
+	$(BIN)/cellmnn trajectory cellmnn-base $(CELLMNN_DATA)/embryoid_body_pca.h5ad --time-key time \
+		--cells 100 -o build/figures/cells.h5ad --figure docs/figures/embryoid_body_trajectories.png
+	$(BIN)/cellmnn annotate cellmnn-base $(CELLMNN_DATA)/embryoid_body_pca.h5ad --time-key time \
+		-o build/figures/cells.h5ad --figure docs/figures/embryoid_body_velocities.png
+	$(BIN)/cellmnn fates cellmnn-base $(CELLMNN_DATA)/ipsc_cardiomyocyte.h5ad --time-key time \
+		--groups 2 -o build/figures/fates.tsv --figure docs/figures/ipsc_cardiomyocyte_fates.png
+	$(BIN)/cellmnn fates cellmnn-base $(CELLMNN_DATA)/mef_neuron.h5ad --time-key time \
+		--groups cell_type -o build/figures/fates.tsv --figure docs/figures/mef_neuron_fates.png
+	$(BIN)/cellmnn perturb cellmnn-base $(CELLMNN_DATA)/mef_neuron.h5ad --time-key time \
+		--groups cell_type --start 2 --gene Ascl1 -o build/figures/shift.tsv
+	$(BIN)/cellmnn trajectory cellmnn-base $(CELLMNN_DATA)/mef_neuron.h5ad --time-key time \
+		-o build/figures/cells.h5ad --gene Ascl1 --gene Acta1 --gene Stmn3 \
+		--trends docs/figures/mef_neuron_trends.png
+
 studies: $(VENV)/.installed ## the tables of pretraining and finetune that are not there yet
 	$(BIN)/python pretraining/leave_group_out.py
 	$(BIN)/python pretraining/leave_group_out.py --mode shared
+	$(BIN)/python pretraining/calibrate.py
 	$(BIN)/python pretraining/joint_against_separate.py
 	$(BIN)/python finetune/study.py steps
 	$(BIN)/python finetune/study.py small-data

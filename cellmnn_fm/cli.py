@@ -90,7 +90,8 @@ def interpolate(
         if not quiet:
             typer.echo(f"{output}: {predicted.n_obs} cells at time {at:g}")
             if "cellmnn_margin" in predicted.var:
-                margin = predicted.var["cellmnn_margin"].median()
+                margins = predicted.var["cellmnn_margin"]
+                margin = margins[margins > 0].median()
                 typer.echo(f"mean of a gene: within {margin:.2g} at {level:.0%} (median of genes)")
 
 

@@ -11,7 +11,12 @@ from cellmnn_fm import fates as fates_module
 from cellmnn_fm.cli import app
 from cellmnn_fm.fates import TerminalGroups, cell_fates, compared, linear_response
 from cellmnn_fm.gene_networks import GeneNetwork
-from cellmnn_fm.plotting import plot_fates, plot_gene_trends
+from cellmnn_fm.plotting import (
+    embedded_velocity,
+    plot_embedded_velocity,
+    plot_fates,
+    plot_gene_trends,
+)
 from cellmnn_fm.rollout import roll_out
 
 
@@ -217,6 +222,21 @@ def test_figures(simulated):
         plot_gene_trends(followed, ["X"])
 
 
+def test_velocities_in_an_embedding(simulated):
+    """Exact where the embedding is linear; a nonlinear one has its own slope at every cell."""
+    adata, fitted = simulated
+    annotated = fitted.annotate(adata)
+    states, velocity = annotated.obsm["X_cellmnn"], annotated.obsm["cellmnn_velocity"]
+    linear = np.random.default_rng(0).normal(size=(states.shape[1], 2))
+    some = np.arange(0, len(states), 50)
+    found = embedded_velocity(states, velocity, states @ linear, some, neighbours=200)
+    np.testing.assert_allclose(found, velocity[some] @ linear, rtol=0.05, atol=0.05)
+    annotated.obsm["X_umap"] = np.tanh(states @ linear)
+    assert len(plot_embedded_velocity(annotated).axes) == 1
+    with pytest.raises(InputError, match=r'obsm\["X_tsne"\]: expected an embedding of 2 dim'):
+        plot_embedded_velocity(annotated, "X_tsne")
+
+
 def test_the_commands(simulated, tmp_path):
     adata, fitted = simulated
     adata = adata.copy()
@@ -245,3 +265,15 @@ def test_the_commands(simulated, tmp_path):
     result = run("perturb", *common, "--gene", "nobody=2", "-o", tmp_path / "shift.tsv")
     assert result.exit_code == 2
     assert "genes: expected genes of the data, found nobody" in result.stderr
+    result = run(
+        *("trajectory", *common[:2], "--start", 1, "--gene", "G1", "-o", tmp_path / "path.h5ad"),
+        *("--trends", tmp_path / "trends.png"),
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "trends.png").read_bytes().startswith(b"\x89PNG")
+    result = run(
+        *("annotate", *common[:2], "-o", tmp_path / "annotated.h5ad"),
+        *("--figure", tmp_path / "velocities.png"),
+    )
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "velocities.png").read_bytes().startswith(b"\x89PNG")
