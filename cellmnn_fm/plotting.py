@@ -136,7 +136,8 @@ def embedded_velocity(
     steps = states[around] - states[cells][:, None]  # (cells, neighbours, latent_dim)
     moves = placed[around] - placed[cells][:, None]
     square = np.einsum("cni,cnj->cij", steps, steps)
-    ridge = 1e-3 * np.trace(square, axis1=1, axis2=2)[:, None, None] * np.eye(states.shape[1])
+    mean_square = np.trace(square, axis1=1, axis2=2) / states.shape[1]
+    ridge = 1e-3 * mean_square[:, None, None] * np.eye(states.shape[1])
     maps = np.linalg.solve(square + ridge, np.einsum("cni,cnj->cij", steps, moves))
     return np.einsum("ci,cij->cj", velocity[cells], maps)
 
