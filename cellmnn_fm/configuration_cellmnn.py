@@ -1,11 +1,13 @@
 """Configuration of a Cell-MNN model."""
 
-from pathlib import Path
-
 # no postponed annotations here: @strict checks types by them, and skips those that are strings
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
+
+from .checkpoint import bundled
+
+FORMAT_VERSION = 1
 
 # what transformers itself passes beside the declared fields
 _TRANSFORMERS_KEYS = {
@@ -64,6 +66,8 @@ class CellMNNConfig(PreTrainedConfig):
         Width of the [`SnapshotEncoder`] that infers the embedding of a new data set; 0 without one.
     dataset_dims : list of int, optional
         For each data set, how many of the latent dimensions are real and not padding; all if None.
+    format_version : int
+        Of the saved configuration; a newer one than this package knows is refused.
     num_genes : int
         Genes (or coordinates of an embedding) behind the latent space, whose loadings the
         checkpoint carries; 0 without.
@@ -105,8 +109,14 @@ class CellMNNConfig(PreTrainedConfig):
     encoder_hidden_size: int = 0
     dataset_dims: list[int] | None = None
     num_genes: int = 0
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
+        if self.format_version > FORMAT_VERSION:  # before fields that only a newer one has
+            raise ValueError(
+                f"config: expected format_version at most {FORMAT_VERSION}, "
+                f"found {self.format_version}; upgrade cellmnn_fm"
+            )
         if unknown := sorted(set(kwargs) - _TRANSFORMERS_KEYS):
             raise ValueError(
                 f"config: expected fields of {type(self).__name__}, "
@@ -172,16 +182,6 @@ class CellMNNConfig(PreTrainedConfig):
                 f"{self.num_datasets} numbers from 1 to latent_dim={self.latent_dim}",
                 self.dataset_dims,
             )
-
-
-def bundled(name_or_path):
-    """The folder of a model that comes with the package, if that is meant; else what was given.
-
-    A local folder of that name goes first.
-    """
-    folder = Path(__file__).parent / "models" / str(name_or_path)
-    named = len(Path(name_or_path).parts) == 1 and not Path(name_or_path).exists()
-    return folder if named and (folder / "config.json").is_file() else name_or_path
 
 
 def _require(condition: bool, what: str, expected: str, found: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class FitRecord:
     base : dict, optional
         Of a fine-tuned model: "name", "revision" on the Hub and "sha256" of the weights that it
         started from.
+    about : dict
+        What the file says of itself: publication, source, licence, species.
     verdict : dict, optional
         How its predictions of left-out snapshots compare; see :class:`cellmnn_fm.verdict.Verdict`.
     """
@@ -63,6 +65,7 @@ class FitRecord:
     name: str = ""
     base: dict[str, str | None] | None = None
     verdict: dict[str, Any] | None = None
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe | None:

@@ -17,18 +17,29 @@ from .evaluation import Fold
 from .finetuning import FineTuningMode, finetune
 from .fit_record import FitRecord
 from .foundation import Foundation, KnownDataset
-from .gene_panel import GenePanel
-from .latent_space import LatentSpace, SpaceOptions, require_known
+from .gene_panel import GenePanel, OnDuplicates
+from .latent_space import (
+    GeneOptions,
+    LatentSpace,
+    SpaceOptions,
+    SubspaceMode,
+    SymbolSource,
+    require_known,
+)
 from .modeling_cellmnn import CellMNNModel
 from .reading import Growth, GrowthGenes, read_growth, read_source, read_times
 from .recipes import Preset, TrainingConfig, preset_configs
 from .sampling import SamplingConfig
+from .shared_subspace import SharedSubspace
 from .time_course import TimeCourse, TimeScale
 from .training import train
 from .verdict import FitFold, Verdict, judge
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+_ABOUT = ("publication", "source", "licence", "species")  # of uns
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,9 @@ class Reading:
         states, _ = space.project(source, self.options.genes)
         return TimeCourse.from_cells(states, cell_times, space.subspace, growth), space
 
-    def record(self, course: TimeCourse, space: LatentSpace, **others: Any) -> FitRecord:
+    def record(
+        self, adata: AnnData, course: TimeCourse, space: LatentSpace, **others: Any
+    ) -> FitRecord:
         """The record of a fit to a time course that was read in this way."""
         return FitRecord(
             time_key=self.time_key,
@@ -75,6 +88,7 @@ class Reading:
             coverage=space.coverage,
             times=course.times.tolist(),
             cells=[len(snapshot) for snapshot in course.snapshots],
+            about={key: str(adata.uns[key]) for key in _ABOUT if key in adata.uns},
             **{"time_scale": course.time_scale, **others},
         )
 
@@ -122,6 +136,7 @@ def fit_from_scratch(
         fit = fit_preset(preset, frame, growth=growth, steps=steps)
         found = reading.judge(adata, fit, seed=seed, progress=progress).to_dict()
     record = reading.record(
+        adata,
         course,
         space,
         time_scale=trained.time_scale,
@@ -155,7 +170,7 @@ def adapt_base(
     course, space = reading.course(adata)
     settings = {"start": start, "steps": 0}
     record = reading.record(
-        course, space, settings=settings, losses=[], seconds=0.0, name=name, base=origin
+        adata, course, space, settings=settings, losses=[], seconds=0.0, name=name, base=origin
     )
     return adapt(base, course, row), record, space.panel
 
@@ -206,6 +221,7 @@ def finetune_base(
             fit = _without_a_time(base, courses, name, options)
             found = reading.judge(adatas[name], fit, seed=seed, progress=progress).to_dict()
         record = reading.record(
+            adatas[name],
             course,
             space,
             settings={**settings, "jointly_with": [other for other in courses if other != name]},
@@ -241,3 +257,23 @@ def _without_a_time(
         return model, fold.training.time_scale, len(tuned.losses)
 
     return fit
+
+
+def refuse(options: Mapping[str, Any], why: str, fix: str) -> None:
+    """Refuse options that are given, not None."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(name, f"none: {why}", str(value), fix)
+
+
+def space_options(
+    subspace: SharedSubspace | str | Path | None,
+    mode: SubspaceMode | None,
+    symbols: SymbolSource,
+    on_duplicates: OnDuplicates,
+) -> SpaceOptions:
+    """Options of the latent space; the shared subspace may be in a folder."""
+    if isinstance(subspace, (str, Path)):
+        subspace = SharedSubspace.load(subspace)
+    mode = mode or ("own" if subspace is None else "aligned")
+    return SpaceOptions(mode, subspace, GeneOptions(symbols, on_duplicates))

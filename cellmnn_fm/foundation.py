@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from .checkpoint import whole_or_nothing
 from .corpus import Corpus, CorpusEntry
 from .errors import InputError, listed
 from .fit_record import FitRecord
@@ -101,9 +102,9 @@ class Foundation:
                 datasets[name] = KnownDataset(row, entry, panel, subspace)
         return cls(corpus.subspace_mode, corpus.shared, datasets, record)
 
-    def save(self, folder: Path, model: CellMNNModel) -> None:
+    def save(self, folder: Path, model: CellMNNModel, *, with_code: bool = False) -> None:
         """Save the model with all that a query needs."""
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, with_code=with_code)
         self.shared.panel.save(folder / GENES_FILE)
         arrays, entries, panels, records = {}, [], [], {}
         for name, known in self.datasets.items():
@@ -169,4 +170,5 @@ def save_foundation(
         loadings=shared.loadings,
         noise_variance=np.full(len(shared.panel), shared.noise_variance),
     )
-    Foundation.of_corpus(corpus, record).save(folder, saved)
+    with whole_or_nothing(folder) as staging:
+        Foundation.of_corpus(corpus, record).save(staging, saved)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from .grn import GeneRegulatoryNetwork
-    from .queries import FittedQueries
+    from .pipeline import CellMNNPipeline
 
 # heavy modules are imported inside the commands: --help must answer at once
 
@@ -133,7 +133,7 @@ def grn_evaluate(
 
 def _draw(
     folder: Path,
-    pipeline: FittedQueries,
+    pipeline: CellMNNPipeline,
     adata: AnnData | None,
     time_key: str | None,
     network: GeneRegulatoryNetwork,
@@ -208,7 +208,7 @@ def _asked(
     dataset: str | None,
     time_key: str | None,
     where: str | None,
-) -> tuple[FittedQueries, AnnData | None]:
+) -> tuple[CellMNNPipeline, AnnData | None]:
     """The pipeline, adapted to all cells of the file if need be, and the cells that are meant."""
     from .errors import InputError
 
@@ -216,7 +216,7 @@ def _asked(
     from .pipeline import CellMNNPipeline
 
     silence_transformers()
-    pipeline: FittedQueries = CellMNNPipeline.from_pretrained(model, dataset)
+    pipeline = CellMNNPipeline.from_pretrained(model, dataset)
     if adata is None:
         return pipeline, None
     pipeline = pipeline.fitted_to(adata, time_key)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .grn_baselines import BASELINES
-from .queries import FittedQueries
+from .grn_queries import GRNQueries
 from .regulation import Decay, operator_network
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class Comparison:
     @classmethod
     def of(
         cls,
-        pipeline: FittedQueries,
+        pipeline: GRNQueries,
         adata: AnnData,
         reference: Reference,
         *,

@@ -1,39 +1,146 @@
-"""Where a saved pipeline is: a folder, in this package, or on the Hub."""
+"""Where saved pipelines are: folders, this package, the Hub; and how they get there."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from .configuration_cellmnn import bundled
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from .checkpoint import find, weight_files
 from .errors import InputError
 
-WEIGHTS_FILE = "model.safetensors"
+# of the HTTP library, which differs between versions of the client
+_HTTPError: Any = HfHubHTTPError.__bases__[0]
+_CLIENT_ERRORS: tuple[Any, ...] = (OSError, ValueError, EntryNotFoundError, _HTTPError)
+_UPLOADED = ["*.json", "*.safetensors", "*.md", "*.py"]
 
 
-def locate(name_or_path: str | Path) -> tuple[Path, str | None]:
-    """The folder of a saved pipeline, and its revision where it comes from the Hub.
+@dataclass(frozen=True)
+class AvailableModel:
+    """A model that can be loaded without a network.
+
+    Attributes
+    ----------
+    name : str
+        For `from_pretrained`.
+    where : {"package", "cache"}
+    revision : str, optional
+        Commit on the Hub.
+    megabytes : float
+    """
+
+    name: str
+    where: str
+    revision: str | None
+    megabytes: float
+
+
+def locate(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
+    """The folder of a saved pipeline, and its commit where it comes from the Hub.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+    **download
+        See :func:`cellmnn_fm.checkpoint.find`.
 
     Raises
     ------
     InputError
-        If there is no such folder, model of this package or model of the Hub.
+        If there is no such folder, model of this package or model of the Hub, or it cannot be
+        reached; says which.
     """
-    folder = Path(bundled(name_or_path))
-    if folder.is_dir():
-        return folder, None
-    from huggingface_hub import snapshot_download
-
     try:
-        downloaded = Path(snapshot_download(str(name_or_path)))
-    except (OSError, ValueError) as error:  # whatever the client says of names and networks
-        raise InputError(
-            str(name_or_path),
-            "a folder, cellmnn-base, or a model of the Hub",
-            f"none of them ({error})",
-            "correct the name",
-        ) from error
-    return downloaded, downloaded.name  # the cache has a folder for each commit
+        return find(name_or_path, **download)
+    except _CLIENT_ERRORS as error:
+        raise _explained(error, str(name_or_path), "read") from error
+
+
+def upload(
+    save: Callable[[Path], None],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    commit_message: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Upload a checkpoint as one commit, which is there as a whole or not at all.
+
+    Parameters
+    ----------
+    save : callable
+        Writes the checkpoint to a folder.
+    repo_id : str
+        "user/name"; made if it is not there. Files of an earlier checkpoint that this one does not
+        have are removed.
+    private, token, commit_message, revision
+        As for `huggingface_hub.upload_folder`.
+
+    Returns
+    -------
+    str
+        Address of the commit.
+
+    Raises
+    ------
+    InputError
+        Without a token that may write there, and if the Hub cannot be reached.
+    """
+    api = huggingface_hub.HfApi(token=token)
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "checkpoint"
+        save(folder)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or "Upload a Cell-MNN checkpoint",
+                revision=revision,
+                allow_patterns=_UPLOADED,
+                delete_patterns=_UPLOADED,
+            )
+        except _CLIENT_ERRORS as error:
+            raise _explained(error, repo_id, "write") from error
+    return commit.commit_url
+
+
+def available() -> list[AvailableModel]:
+    """Models that come with the package, and those of the Hub that are in the cache."""
+    package = Path(__file__).parent / "models"
+    found = [
+        AvailableModel(config.parent.name, "package", None, _megabytes(config.parent))
+        for config in sorted(package.glob("*/config.json"))
+    ]
+    cache = Path(constants.HF_HUB_CACHE)
+    if cache.is_dir():
+        repos = huggingface_hub.scan_cache_dir(cache).repos
+        for repo in sorted(repos, key=lambda repo: repo.repo_id):
+            for revision in sorted(repo.revisions, key=lambda one: -one.last_modified):
+                if repo.repo_type == "model" and _is_ours(revision.snapshot_path):
+                    size = revision.size_on_disk / 1e6
+                    commit = revision.commit_hash
+                    found.append(AvailableModel(repo.repo_id, "cache", commit, round(size, 1)))
+    return found
 
 
 def origin(name_or_path: str | Path, folder: Path, revision: str | None) -> dict[str, str | None]:
@@ -42,8 +149,56 @@ def origin(name_or_path: str | Path, folder: Path, revision: str | None) -> dict
     Of a local folder only the last part is kept.
     """
     local = revision is None
+    digest = sha256()
+    for path in weight_files(folder):
+        digest.update(path.read_bytes())
     return {
         "name": Path(name_or_path).name if local else str(name_or_path),
         "revision": revision,
-        "sha256": sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest(),
+        "sha256": digest.hexdigest(),
     }
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return json.loads((folder / "config.json").read_text()).get("model_type") == "cellmnn"
+    except (OSError, ValueError):
+        return False
+
+
+def _megabytes(folder: Path) -> float:
+    return round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1)
+
+
+def _explained(error: Exception, name: str, what: str) -> InputError:
+    """What the client says of names, tokens and networks, in one line."""
+    if isinstance(error, InputError):
+        return error
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled) or (
+        constants.HF_HUB_OFFLINE and isinstance(error, ConnectionError)
+    ):
+        why = "offline" if constants.HF_HUB_OFFLINE else "out of reach of the Hub"
+        return InputError(
+            name, "a folder, cellmnn-base, or a model in the cache", why, "connect and try again"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(f"{name}", "a revision of the model", "none of that name", "correct it")
+    denied = isinstance(error, GatedRepoError | LocalTokenNotFoundError) or status in (401, 403)
+    if denied and (what == "write" or not isinstance(error, RepositoryNotFoundError)):
+        found = "none, or one that may not" if status else "none"
+        return InputError(
+            f"token for {name}", f"one that may {what} there", found, "hf auth login, or token="
+        )
+    if isinstance(error, RepositoryNotFoundError | HFValidationError | EntryNotFoundError):
+        return InputError(
+            name,
+            "a folder, cellmnn-base, or a model of the Hub",
+            "none of them, or a private one without a token that may read it",
+            "correct the name, or hf auth login",
+        )
+    said = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {said[0] if said else ''}"
+    if isinstance(error, (_HTTPError, ConnectionError, TimeoutError)):
+        return InputError(f"Hub, {name}", "an answer", reason, "try again: what is there is kept")
+    return InputError(name, "a checkpoint", reason, "correct it, or download it again")

@@ -1,24 +1,22 @@
-"""The hypernetwork: from a state, a time and a data set to a linear ODE, solved in closed form."""
+"""The model: from a state, a time and a data set to a linear ODE, solved in closed form."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers import initialization as init
-from transformers.activations import ACT2FN
+from transformers import AutoConfig, AutoModel
 from transformers.utils import ModelOutput
 
 from .conditioning import MeanHead, SnapshotEncoder
-from .configuration_cellmnn import CellMNNConfig, bundled
+from .configuration_cellmnn import CellMNNConfig
 from .gaussian_frame import FrameState, root_rank
+from .hypernetwork import CellMNNHypernetwork
 from .linear_flow import DenseMatrix, LinearODE, LowRankMatrix, bounded_eigvals
+from .pretrained_cellmnn import CellMNNPreTrainedModel
 
 _FRAME_BUFFERS = ("times", "mean", "root_scale", "root_vectors", "root_excess")
 
@@ -46,100 +44,6 @@ class CellMNNOutput(ModelOutput):
     learned_velocity: Tensor | None = None
     determinant: Tensor | None = None
     log_growth: Tensor | None = None
-
-
-class LinearODEHead(nn.Linear):
-    """Last layer of the hypernetwork: hidden state → raw parameters of the ODE, side by side."""
-
-    def __init__(self, config: CellMNNConfig):
-        dim = config.latent_dim
-        sizes = {
-            "eigvecs": dim * dim if config.rank is None else 2 * dim * config.rank,
-            "eigvals": dim - config.num_static_eigvals,
-            "offset": dim if config.offset else 0,
-            "growth": 1 if config.growth else 0,
-        }
-        super().__init__(config.hidden_size, sum(sizes.values()))
-        self.sizes = sizes
-
-
-class CellMNNHypernetwork(nn.Module):
-    """An MLP from the operating point (state, time, data set) to the parameters of a linear ODE."""
-
-    def __init__(self, config: CellMNNConfig):
-        super().__init__()
-        widths = [config.latent_dim + 1 + config.dataset_embed_dim]
-        widths += [config.hidden_size] * config.num_hidden_layers
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
-        self.activation = ACT2FN[config.hidden_act]
-        self.head = LinearODEHead(config)
-        self.sizes = self.head.sizes
-
-    def forward(self, operating_point: Tensor) -> dict[str, Tensor]:
-        """Raw parameters by name, of operating points (..., latent_dim + 1 + embedding)."""
-        hidden = operating_point
-        for layer in self.layers:
-            hidden = self.activation(layer(hidden))
-        parts = self.head(hidden).split(list(self.sizes.values()), dim=-1)
-        return dict(zip(self.sizes, parts, strict=True))
-
-
-class CellMNNPreTrainedModel(PreTrainedModel):
-    """Initialisation and strict loading, shared by all Cell-MNN models."""
-
-    config_class = CellMNNConfig
-    base_model_prefix = "cellmnn"
-    main_input_name = "z"
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, LinearODEHead):
-            fan_in = module.in_features
-            init.normal_(module.weight, std=self.config.init_scale * math.sqrt(2 / fan_in))
-            init.zeros_(module.bias)
-            if self.config.frame:
-                # no rate and no offset: an untrained network is the frame itself
-                start = module.sizes["eigvecs"]
-                stop = start + module.sizes["eigvals"] + module.sizes["offset"]
-                init.zeros_(module.weight[start:stop])
-        elif isinstance(module, MeanHead):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="leaky_relu")
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=1.0)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Load a model as transformers does, but refuse weights that do not fit it.
-
-        Beside folders and names of the Hub: models that come with this package, by name.
-
-        Raises
-        ------
-        ValueError
-            On tensors that are missing, unexpected or of another shape; it lists them.
-        """
-        pretrained_model_name_or_path = bundled(pretrained_model_name_or_path)
-        wants_info = kwargs.pop("output_loading_info", False)
-        kwargs |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model, info = loaded
-        problems = [f"missing {name}" for name in sorted(info["missing_keys"])]
-        problems += [f"unexpected {name}" for name in sorted(info["unexpected_keys"])]
-        problems += [
-            f"{name} of shape {tuple(found)} in place of {tuple(expected)}"
-            for name, found, expected in sorted(info["mismatched_keys"])
-        ]
-        if problems:
-            raise ValueError(
-                f"weights of {pretrained_model_name_or_path}: expected the tensors that its "
-                f"configuration describes, found {', '.join(problems)}; "
-                "load the configuration that was saved with them"
-            )
-        return (model, info) if wants_info else model
 
 
 class CellMNNModel(CellMNNPreTrainedModel):

@@ -17,14 +17,22 @@ from .evaluation import Evaluation, Protocol, evaluate
 from .fate_queries import FateQueries
 from .finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, FineTuningMode, finetuning_config
 from .fit_record import FitRecord
-from .fitting import Reading, adapt_base, finetune_base, fit_from_scratch
+from .fitting import (
+    Reading,
+    adapt_base,
+    finetune_base,
+    fit_from_scratch,
+    refuse,
+    space_options,
+)
 from .foundation import FOUNDATION_FILE, GENES_FILE, Foundation
 from .gene_panel import GenePanel, OnDuplicates
+from .grn_queries import GRNQueries
 from .growth_queries import GrowthQueries
-from .hub import WEIGHTS_FILE, locate, origin
+from .hub import locate, origin, upload
 from .latent_space import GeneOptions, SpaceOptions, SubspaceMode, SymbolSource
 from .modeling_cellmnn import CellMNNModel
-from .queries import RECORD_FILE, FittedQueries
+from .queries import RECORD_FILE
 from .reading import Growth
 from .recipes import Preset
 from .shared_subspace import SharedSubspace
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class CellMNNPipeline(FateQueries, GrowthQueries):
+class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
     """From an AnnData time course to trajectories, in three lines.
 
     Snapshots are reduced to latent states z = E (x - μ); a [`CellMNNModel`] predicts at every state
@@ -51,6 +59,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
     >>> pipeline.interpolate(adata, at=1.25)  # 50 cells pushed from t = 1, 50 from t = 1.5
     AnnData object with n_obs × n_vars = 100 × 2
         obs: 'time', 'weight', 'source_time', 'source_cell'
+        var: 'cellmnn_mean', 'cellmnn_margin'
         uns: 'cellmnn'
         obsm: 'X_cellmnn', 'cellmnn_velocity'
         varm: 'cellmnn_loadings'
@@ -146,10 +155,10 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
             "progress": progress,
         }
         if self._model is None:
-            _refuse(fine_tuning, "a fit from scratch has no base", "fit a pretrained pipeline")
+            refuse(fine_tuning, "a fit from scratch has no base", "fit a pretrained pipeline")
             if isinstance(adata, Mapping):
                 raise InputError("adata", "one AnnData", "several", "fit a pretrained pipeline")
-            options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
+            options = space_options(subspace, subspace_mode, symbols, on_duplicates)
             fitted = fit_from_scratch(
                 adata,
                 Reading(time_key, use_rep, layer, options, n_dims, growth),
@@ -167,7 +176,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
                 "one that is fitted already",
                 "call CellMNNPipeline().fit, or load the base again",
             )
-        _refuse(from_scratch, "a pretrained model has its own", "leave it out")
+        refuse(from_scratch, "a pretrained model has its own", "leave it out")
         if name is not None and isinstance(adata, Mapping):
             raise InputError("name", "none with several data sets", name, "they have theirs")
         adatas = adata if isinstance(adata, Mapping) else {name or _name_of(adata): adata}
@@ -266,7 +275,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
                 stacklevel=3,
             )
 
-    def fitted_to(self, adata: AnnData, time_key: str | None) -> FittedQueries:
+    def fitted_to(self, adata: AnnData, time_key: str | None) -> CellMNNPipeline:
         """Itself; or, with many data sets, what :meth:`adapt` makes of the cells.
 
         Raises
@@ -335,7 +344,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
             subspace, subspace_mode = self._foundation.shared, self._foundation.subspace_mode
             self._warn_if_seen(adata)
             candidates.append(foundation_candidate(self.model))
-        options = _space_options(subspace, subspace_mode, symbols, on_duplicates)
+        options = space_options(subspace, subspace_mode, symbols, on_duplicates)
         evaluation = evaluate(
             adata,
             candidates,
@@ -355,7 +364,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, dataset: str | None = None
+        cls, name_or_path: str | Path, dataset: str | None = None, **download: Any
     ) -> CellMNNPipeline:
         """Load a pipeline: from a folder, by a name that comes with the package, or from the Hub.
 
@@ -365,6 +374,9 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
             Looked for in this order.
         dataset : str, optional
             One of the data sets that it knows, see :meth:`of_dataset`.
+        **download
+            Of a model of the Hub, as for `huggingface_hub.snapshot_download`: revision, token,
+            cache_dir, local_files_only, force_download.
 
         Examples
         --------
@@ -378,10 +390,10 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
         InputError
             If a file of it is missing or does not load.
         """
-        folder, revision = locate(name_or_path)
+        folder, revision = locate(name_or_path, **download)
         pretrained = (folder / FOUNDATION_FILE).is_file()
         record_file = FOUNDATION_FILE if pretrained else RECORD_FILE
-        for name in ("config.json", WEIGHTS_FILE, record_file, GENES_FILE):
+        for name in ("config.json", record_file, GENES_FILE):
             if not (folder / name).is_file():
                 raise InputError(
                     str(folder),
@@ -389,8 +401,8 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
                     f"no {name}",
                     "fit one there, or correct the path",
                 )
-        base = origin(name_or_path, folder, revision)
         try:
+            base = origin(name_or_path, folder, revision)
             model = CellMNNModel.from_pretrained(folder)
             if pretrained:
                 loaded = cls(model, foundation=Foundation.load(folder, model), origin=base)
@@ -406,24 +418,30 @@ class CellMNNPipeline(FateQueries, GrowthQueries):
             ) from error
         return loaded if dataset is None else loaded.of_dataset(dataset)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the pipeline to the Hub, with its card and the modules of its model.
+
+        Parameters
+        ----------
+        repo_id : str
+            "user/name".
+        **options
+            See :func:`cellmnn_fm.hub.upload`: private, token, commit_message, revision.
+
+        Returns
+        -------
+        str
+            Address of the commit.
+
+        Raises
+        ------
+        InputError
+            Without a token that may write there, and if the Hub cannot be reached.
+        """
+        return upload(
+            lambda folder: self.save_pretrained(folder, with_code=True), repo_id, **options
+        )
+
 
 def _name_of(adata: AnnData) -> str:
     return str(adata.uns.get("name", "course"))
-
-
-def _refuse(options: Mapping[str, Any], why: str, fix: str) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise InputError(name, f"none: {why}", str(value), fix)
-
-
-def _space_options(
-    subspace: SharedSubspace | str | Path | None,
-    mode: SubspaceMode | None,
-    symbols: SymbolSource,
-    on_duplicates: OnDuplicates,
-) -> SpaceOptions:
-    if isinstance(subspace, (str, Path)):
-        subspace = SharedSubspace.load(subspace)
-    mode = mode or ("own" if subspace is None else "aligned")
-    return SpaceOptions(mode, subspace, GeneOptions(symbols, on_duplicates))

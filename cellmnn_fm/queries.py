@@ -5,31 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .checkpoint import whole_or_nothing
 from .errors import InputError, listed
 from .fit_record import FitRecord
 from .foundation import GENES_FILE, Foundation
 from .gene_panel import Coverage, GenePanel
-from .grn import GeneRegulatoryNetwork
-from .latent_space import LatentSpace, require_known
+from .latent_space import LatentSpace
 from .model_card import card_of_fit, card_of_foundation
 from .modeling_cellmnn import CellMNNModel
 from .optimisation import remove_training_state
 from .reading import Source, read_source, read_times
-from .regulation import (
-    DEFAULT_RIDGE,
-    CellStates,
-    Decay,
-    Estimator,
-    Part,
-    kernel,
-    operator_network,
-    production_network,
-)
+from .regulation import CellStates
 from .results import add_genes, add_region, annotated, followed_cells, predicted_snapshot
 from .rollout import DEFAULT_TOLERANCE, roll_out
 from .subspace import Subspace
@@ -49,7 +40,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "pipeline.json"
 
-_MAX_CELLS = 10_000  # more would not sharpen a network
+MAX_CELLS = 10_000  # more would not sharpen a network
 
 
 class FittedQueries:
@@ -116,7 +107,7 @@ class FittedQueries:
         _, states, cell_times, _ = self.fitted_to(adata, time_key)._read(adata, time_key)
         return TimeCourse.from_cells(states, cell_times)
 
-    def fitted_to(self, adata: AnnData, time_key: str | None) -> FittedQueries:
+    def fitted_to(self, adata: AnnData, time_key: str | None) -> Self:
         """The pipeline that answers questions about `adata`: itself, or one adapted to it."""
         return self
 
@@ -328,9 +319,9 @@ class FittedQueries:
         fitted = self.fitted_to(adata, time_key)
         source, states, cell_times, _ = fitted._read(adata, time_key)
         kept = np.full(len(states), True)
-        if len(states) > _MAX_CELLS:
+        if len(states) > MAX_CELLS:
             kept[:] = False
-            kept[np.random.default_rng(0).choice(len(states), _MAX_CELLS, replace=False)] = True
+            kept[np.random.default_rng(0).choice(len(states), MAX_CELLS, replace=False)] = True
         states, cell_times = states[kept], cell_times[kept]
         velocity = velocities(fitted.model, states, cell_times, fitted.record.time_scale)
         found = fitted.latent_space.expression(source, fitted.record.gene_options, kept)
@@ -344,97 +335,29 @@ class FittedQueries:
         times = np.repeat(scale.to_user(self.model.frame_state().times.numpy(force=True)), cells)
         return CellStates(drawn, velocities(self.model, drawn, times, scale), times)
 
-    def grn(
-        self,
-        adata: AnnData | None = None,
-        *,
-        time_key: str | None = None,
-        estimator: Estimator = "production",
-        decay: Decay = None,
-        ridge: float = DEFAULT_RIDGE,
-        around: str | None = None,
-        part: Part = "learned",
-        members: int = 0,
-        seed: int = 0,
-    ) -> GeneRegulatoryNetwork:
-        """The gene regulatory network of some cells: of all, or of those of a time, type or branch.
+    def save_pretrained(self, folder: str | Path, *, with_code: bool = False) -> None:
+        """Save the model, its genes, its record and a model card to `folder`.
+
+        Whole or not at all, see :func:`cellmnn_fm.checkpoint.whole_or_nothing`.
 
         Parameters
         ----------
-        adata : AnnData, optional
-            The cells, such as ``adata[adata.obs["day"] == 3]``; see :meth:`cell_states`.
-        time_key : str, optional
-        estimator : {"production", "operator", "jacobian"}
-            Production rates regressed on expression, which is right about most signs where the
-            truth is known; or the operator of the paper, which mostly is not, or its Jacobian.
-        decay, ridge
-            Of "production", see :func:`cellmnn_fm.regulation.production_network`.
-        around : str, optional
-            Name of a cell: the others count the less the farther they are from it.
-        part : {"learned", "frame", "all"}
-            Of "operator" and "jacobian", see :func:`cellmnn_fm.regulation.operator_network`.
-        members : int
-            How often cells are resampled for a confidence in each edge ("production" only).
-        seed : int
-
-        Raises
-        ------
-        InputError
-            On unusable options, and for a fit to coordinates that have no genes.
+        folder : path
+        with_code : bool
+            Whether the modules of the model come along, see :meth:`CellMNNModel.save_pretrained`.
         """
-        if adata is not None and self._foundation is not None:
-            # ask the same adapted model for the states and for the rest
-            return self.fitted_to(adata, time_key).grn(
-                adata,
-                estimator=estimator,
-                decay=decay,
-                ridge=ridge,
-                around=around,
-                part=part,
-                members=members,
-                seed=seed,
-            )
-        require_known("estimator", estimator, get_args(Estimator))
-        require_known("part", part, get_args(Part))
-        if estimator != "production" and (around is not None or members):
-            raise InputError(
-                "estimator", "production with around or members", estimator, "leave them out"
-            )
-        record = self.record
-        if adata is not None:
-            source = read_source(adata, record.use_rep, record.layer)
-            if source.is_embedding:
-                raise InputError("grn", "a fit to genes", f"one to {source.name}", "fit one")
-        cells = self.cell_states(adata, time_key)
-        about = (cells, self.subspace, self.panel.names, record.time_scale)
-        if estimator != "production":
-            jacobian = estimator == "jacobian"
-            return operator_network(self.model, *about, part=part, jacobian=jacobian)
-        weights = None
-        if around is not None:
-            if adata is None or around not in adata.obs_names:
-                raise InputError("around", "the name of a cell", around, "choose one of adata")
-            if adata.n_obs > _MAX_CELLS:
-                found = f"{adata.n_obs:,} cells"
-                raise InputError("around", f"at most {_MAX_CELLS:,} cells", found, "select some")
-            weights = kernel(cells.states, adata.obs_names.get_loc(around))
-        return production_network(
-            *about, decay=decay, ridge=ridge, weights=weights, members=members, seed=seed
-        )
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save the model, its genes, its record and a stub of a model card to `folder`."""
-        folder = Path(folder)
-        if self._foundation is not None:
-            self._foundation.save(folder, self.model)
-            card = card_of_foundation(self._foundation)
-        else:
-            self.model.save_pretrained(folder)
-            self.record.save(folder / RECORD_FILE)
-            self.panel.save(folder / GENES_FILE)
-            card = card_of_fit(self.record)
-        card.save(folder / "README.md")
-        remove_training_state(folder)
+        model = self.model
+        with whole_or_nothing(folder) as staging:
+            if self._foundation is not None:
+                self._foundation.save(staging, model, with_code=with_code)
+                card = card_of_foundation(self._foundation)
+            else:
+                model.save_pretrained(staging, with_code=with_code)
+                self.record.save(staging / RECORD_FILE)
+                self.panel.save(staging / GENES_FILE)
+                card = card_of_fit(self.record)
+            card.save(staging / "README.md")
+        remove_training_state(Path(folder))
 
     @staticmethod
     def _fitted(part):

@@ -237,6 +237,7 @@ def test_unknown_fields_in_a_saved_configuration_are_refused(tmp_path):
     make_model().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_heads": 3}))
+    (tmp_path / "manifest.json").unlink()
     with pytest.raises(ValueError, match="found num_heads"):
         CellMNNModel.from_pretrained(tmp_path)
 
@@ -248,6 +249,9 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
     weights["hypernetwork.head.bias"] = torch.zeros(7)
     del weights["hypernetwork.layers.0.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.safetensors: expected \d+ bytes, found"):
+        CellMNNModel.from_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()
     with pytest.raises(ValueError, match="expected the tensors") as caught:
         CellMNNModel.from_pretrained(tmp_path)
     message = str(caught.value)

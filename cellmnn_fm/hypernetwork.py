@@ -1,0 +1,46 @@
+"""The network that says, for a state, a time and a data set, what the linear ODE is."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from .configuration_cellmnn import CellMNNConfig
+
+
+class LinearODEHead(nn.Linear):
+    """Last layer of the hypernetwork: hidden state → raw parameters of the ODE, side by side."""
+
+    def __init__(self, config: CellMNNConfig):
+        dim = config.latent_dim
+        sizes = {
+            "eigvecs": dim * dim if config.rank is None else 2 * dim * config.rank,
+            "eigvals": dim - config.num_static_eigvals,
+            "offset": dim if config.offset else 0,
+            "growth": 1 if config.growth else 0,
+        }
+        super().__init__(config.hidden_size, sum(sizes.values()))
+        self.sizes = sizes
+
+
+class CellMNNHypernetwork(nn.Module):
+    """An MLP from the operating point (state, time, data set) to the parameters of a linear ODE."""
+
+    def __init__(self, config: CellMNNConfig):
+        super().__init__()
+        widths = [config.latent_dim + 1 + config.dataset_embed_dim]
+        widths += [config.hidden_size] * config.num_hidden_layers
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+        self.activation = ACT2FN[config.hidden_act]
+        self.head = LinearODEHead(config)
+        self.sizes = self.head.sizes
+
+    def forward(self, operating_point: Tensor) -> dict[str, Tensor]:
+        """Raw parameters by name, of operating points (..., latent_dim + 1 + embedding)."""
+        hidden = operating_point
+        for layer in self.layers:
+            hidden = self.activation(layer(hidden))
+        parts = self.head(hidden).split(list(self.sizes.values()), dim=-1)
+        return dict(zip(self.sizes, parts, strict=True))

@@ -1,0 +1,133 @@
+"""Initialisation, saving and loading, as transformers has it and stricter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+
+from .checkpoint import find, inside, require_tensors, tensor_shapes, verify, whole_or_nothing
+from .conditioning import MeanHead
+from .configuration_cellmnn import CellMNNConfig
+from .hypernetwork import LinearODEHead
+
+_DOWNLOAD_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download"}
+
+
+class CellMNNPreTrainedModel(PreTrainedModel):
+    """Initialisation and strict loading, shared by all Cell-MNN models."""
+
+    config_class = CellMNNConfig
+    base_model_prefix = "cellmnn"
+    main_input_name = "z"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LinearODEHead):
+            fan_in = module.in_features
+            init.normal_(module.weight, std=self.config.init_scale * math.sqrt(2 / fan_in))
+            init.zeros_(module.bias)
+            if self.config.frame:
+                # no rate and no offset: an untrained network is the frame itself
+                start = module.sizes["eigvecs"]
+                stop = start + module.sizes["eigvals"] + module.sizes["offset"]
+                init.zeros_(module.weight[start:stop])
+        elif isinstance(module, MeanHead):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="leaky_relu")
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=1.0)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a model as transformers does, but check it first.
+
+        Beside folders and names of the Hub: models that come with this package, by name. Files are
+        compared with the manifest that lies beside them; of weights there must be those that the
+        configuration describes, as safetensors, before anything is allocated for them.
+
+        Raises
+        ------
+        ValueError
+            On files that are not those that were saved, by name; and on tensors that are missing,
+            unexpected or of another shape: it lists them.
+        """
+        download = {name: kwargs.pop(name) for name in _DOWNLOAD_OPTIONS & set(kwargs)}
+        subfolder = kwargs.pop("subfolder", "")
+        folder = find(pretrained_model_name_or_path, **download)[0]
+        folder = inside(folder, subfolder) if subfolder else folder
+        if (folder / "adapter_config.json").exists():
+            raise ValueError(
+                f"{folder}: expected a whole model, found an adapter; merge it into its base first"
+            )
+        verify(folder)
+        config = kwargs.pop("config", None)
+        if not isinstance(config, PreTrainedConfig):
+            config = cls.config_class.from_pretrained(config or folder)
+        if config.num_hidden_layers > len(shapes := tensor_shapes(folder)):
+            found = f"{len(shapes)} tensors"  # a model of so many layers takes ages to lay out
+            raise ValueError(
+                f"weights of {folder}: expected {config.num_hidden_layers} layers, found {found}; "
+                "load the configuration that was saved with them"
+            )
+        with torch.device("meta"):
+            layout = cls(config).state_dict()
+        require_tensors(folder, {name: tuple(tensor.shape) for name, tensor in layout.items()})
+        kwargs |= {"config": config, "use_safetensors": True}
+        return super().from_pretrained(folder, *args, **kwargs)
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        with_code: bool = False,
+        repo_id: str | None = None,
+        **kwargs,
+    ) -> None:
+        """Save the model as transformers does, but whole or not at all, and with a manifest.
+
+        Parameters
+        ----------
+        save_directory : path
+        is_main_process, push_to_hub, repo_id, **kwargs
+            As in transformers.
+        with_code : bool
+            Whether the modules of the model come along, so that `AutoModel` loads it with
+            ``trust_remote_code=True`` where this package is not installed.
+        """
+        if not is_main_process:
+            return
+        code = self._with_code() if with_code else nullcontext()
+        with whole_or_nothing(save_directory) as folder, code:
+            super().save_pretrained(folder, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(save_directory).name, token=kwargs.get("token"))
+
+    def push_to_hub(self, *args, **kwargs) -> str:  # type: ignore[override]
+        """Upload the model as transformers does, its modules included."""
+        with self._with_code():
+            return super().push_to_hub(*args, **kwargs)
+
+    @contextmanager
+    def _with_code(self) -> Iterator[None]:
+        """Have transformers copy the modules and name them in the configuration."""
+        parts: dict[str, Any] = {"AutoModel": self, "AutoConfig": self.config}
+        for auto_class, part in parts.items():
+            part._auto_class = auto_class
+        try:
+            yield
+        finally:
+            for part in parts.values():
+                del part._auto_class
+            self.config.__dict__.pop("auto_map", None)
