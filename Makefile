@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CELLMNN_DATA ?= ../shared/data
 export CELLMNN_DATA
 
-.PHONY: help demo test test-multiprocess lint wheel benchmarks base figures studies clean
+.PHONY: help demo test test-hub test-multiprocess lint wheel benchmarks base figures studies clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -22,6 +22,9 @@ endif
 
 test: $(VENV)/.installed ## the fast tests
 	$(BIN)/pytest -q
+
+test-hub: $(VENV)/.installed ## the tests that talk to a Hub server, which they start
+	$(BIN)/pytest -q -m hub
 
 test-multiprocess: $(VENV)/.installed ## the tests that start several processes
 	$(BIN)/pytest -q -m multiprocess
@@ -60,6 +63,7 @@ base: $(VENV)/.installed ## cellmnn-base anew: corpus, pretraining, into the pac
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/build_corpus.py corpus
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/pretrain.py corpus \
 		--config pretraining/configs/base.yaml --output cellmnn_fm/models/cellmnn-base
+	$(BIN)/python pretraining/write_card.py
 
 figures: $(VENV)/.installed ## the figures of the README, with cellmnn-base
 	mkdir -p build/figures

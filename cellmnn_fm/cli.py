@@ -38,6 +38,7 @@ from .console import (
 from .fate_commands import compare, fates, growth, perturb
 from .fit_commands import finetune, fit
 from .grn_commands import grn, grn_evaluate
+from .hub_commands import models, pull, push
 from .subspace_commands import subspace_app
 
 if TYPE_CHECKING:
@@ -50,15 +51,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured.",
 )
-app.command("fit")(fit)
-app.command("finetune")(finetune)
 app.add_typer(subspace_app)
-app.command("grn")(grn)
-app.command("grn-evaluate")(grn_evaluate)
-app.command("fates")(fates)
-app.command("growth")(growth)
-app.command("perturb")(perturb)
-app.command("compare")(compare)
+for _command in (
+    *(fit, finetune, grn, grn_evaluate, fates, growth, perturb, compare),
+    *(push, pull, models),
+):
+    app.command(_command.__name__.replace("_", "-"))(_command)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from .errors import InputError, listed
 from .gene_panel import GenePanel
+from .hub import explained_errors
 from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode
 from .reading import read_source, read_times
 from .shared_subspace import SharedSubspace
@@ -349,9 +350,9 @@ class Corpus:
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
-        api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, explained_errors(repo_id, "write"):
             self.to_parquet(folder)
+            api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, repo_type="dataset")
 
     @classmethod
@@ -366,7 +367,8 @@ class Corpus:
         """Download a corpus from a data set repository of the Hub to `folder`."""
         from huggingface_hub import snapshot_download
 
-        found = snapshot_download(repo_id, repo_type="dataset", revision=revision, token=token)
+        with explained_errors(repo_id, "read"):
+            found = snapshot_download(repo_id, repo_type="dataset", revision=revision, token=token)
         return cls.from_parquet(found, folder)
 
     def _table(self, name: str) -> Dataset:

@@ -277,3 +277,8 @@ def space_options(
         subspace = SharedSubspace.load(subspace)
     mode = mode or ("own" if subspace is None else "aligned")
     return SpaceOptions(mode, subspace, GeneOptions(symbols, on_duplicates))
+
+
+def name_of(adata: AnnData) -> str:
+    """What the file calls the data set."""
+    return str(adata.uns.get("name", "course"))

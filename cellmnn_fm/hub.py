@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -29,7 +30,10 @@ from .errors import InputError
 
 # of the HTTP library, which differs between versions of the client
 _HTTPError: Any = HfHubHTTPError.__bases__[0]
-_CLIENT_ERRORS: tuple[Any, ...] = (OSError, ValueError, EntryNotFoundError, _HTTPError)
+_CLIENT_ERRORS: tuple[Any, ...] = (
+    *(OSError, ValueError, RuntimeError),  # the latter is what a broken upload ends in
+    *(EntryNotFoundError, _HTTPError),
+)
 _UPLOADED = ["*.json", "*.safetensors", "*.md", "*.py"]
 
 
@@ -68,10 +72,16 @@ def locate(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
         If there is no such folder, model of this package or model of the Hub, or it cannot be
         reached; says which.
     """
-    try:
-        return find(name_or_path, **download)
-    except _CLIENT_ERRORS as error:
-        raise _explained(error, str(name_or_path), "read") from error
+    with explained_errors(str(name_or_path), "read"):
+        try:
+            return find(name_or_path, **download)
+        except _HTTPError as error:
+            if isinstance(error, HfHubHTTPError):
+                raise
+            try:  # the connection broke, which the client does not take for a missing one
+                return find(name_or_path, **{**download, "local_files_only": True})
+            except LocalEntryNotFoundError:
+                raise error from None
 
 
 def upload(
@@ -109,7 +119,7 @@ def upload(
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkpoint"
         save(folder)
-        try:
+        with explained_errors(repo_id, "write"):
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repo_id,
@@ -119,8 +129,6 @@ def upload(
                 allow_patterns=_UPLOADED,
                 delete_patterns=_UPLOADED,
             )
-        except _CLIENT_ERRORS as error:
-            raise _explained(error, repo_id, "write") from error
     return commit.commit_url
 
 
@@ -159,6 +167,17 @@ def origin(name_or_path: str | Path, folder: Path, revision: str | None) -> dict
     }
 
 
+@contextmanager
+def explained_errors(name: str, what: Literal["read", "write"]) -> Iterator[None]:
+    """What the client raises about a repository becomes an InputError that says what to do."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _CLIENT_ERRORS as error:
+        raise _explained(error, name, what) from error
+
+
 def _is_ours(folder: Path) -> bool:
     try:
         return json.loads((folder / "config.json").read_text()).get("model_type") == "cellmnn"
@@ -172,8 +191,6 @@ def _megabytes(folder: Path) -> float:
 
 def _explained(error: Exception, name: str, what: str) -> InputError:
     """What the client says of names, tokens and networks, in one line."""
-    if isinstance(error, InputError):
-        return error
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled) or (
         constants.HF_HUB_OFFLINE and isinstance(error, ConnectionError)
@@ -199,6 +216,6 @@ def _explained(error: Exception, name: str, what: str) -> InputError:
         )
     said = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {said[0] if said else ''}"
-    if isinstance(error, (_HTTPError, ConnectionError, TimeoutError)):
+    if isinstance(error, (_HTTPError, ConnectionError, TimeoutError, RuntimeError)):
         return InputError(f"Hub, {name}", "an answer", reason, "try again: what is there is kept")
     return InputError(name, "a checkpoint", reason, "correct it, or download it again")

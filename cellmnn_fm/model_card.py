@@ -167,17 +167,15 @@ def _card_data(
     name: str = "",
 ) -> ModelCardData:
     bases = sorted({str(one.base["name"]) for one in records if one.base is not None})
-    tags = [
-        *_TAGS,
-        *(f"dataset:{one}" for one in datasets or [one.name for one in records if one.name]),
-    ]
+    names = datasets or [one.name for one in records if one.name]
     results: dict[str, Any] = {}
     if evaluated:
         results = {"eval_results": list(evaluated), "model_name": name}
     return ModelCardData(
         license=licence or "other",
         library_name="cellmnn_fm",
-        tags=tags,
+        tags=_TAGS,
+        datasets=names or None,
         base_model=bases[0] if len(bases) == 1 else bases or None,
         **results,
     )

@@ -22,6 +22,7 @@ from .fitting import (
     adapt_base,
     finetune_base,
     fit_from_scratch,
+    name_of,
     refuse,
     space_options,
 )
@@ -165,7 +166,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
                 preset=preset or "default",
                 frame=frame,
                 steps=steps,
-                name=name or _name_of(adata),
+                name=name or name_of(adata),
                 **common,
             )
             return CellMNNPipeline(*fitted)
@@ -179,7 +180,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         refuse(from_scratch, "a pretrained model has its own", "leave it out")
         if name is not None and isinstance(adata, Mapping):
             raise InputError("name", "none with several data sets", name, "they have theirs")
-        adatas = adata if isinstance(adata, Mapping) else {name or _name_of(adata): adata}
+        adatas = adata if isinstance(adata, Mapping) else {name or name_of(adata): adata}
         genes = GeneOptions(symbols, on_duplicates)
         if verdict:
             for one in adatas.values():
@@ -232,7 +233,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
             adata,
             reading,
             start=start,
-            name=_name_of(adata),
+            name=name_of(adata),
             origin=self.origin,
         )
         return CellMNNPipeline(*fitted)
@@ -403,12 +404,16 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
                 )
         try:
             base = origin(name_or_path, folder, revision)
+            readme = folder / "README.md"
+            card = readme.read_text() if readme.is_file() else None
             model = CellMNNModel.from_pretrained(folder)
             if pretrained:
-                loaded = cls(model, foundation=Foundation.load(folder, model), origin=base)
+                foundation = Foundation.load(folder, model)
+                loaded = cls(model, foundation=foundation, origin=base, card=card)
             else:
                 record = FitRecord.load(folder / record_file)
-                loaded = cls(model, record, GenePanel.load(folder / GENES_FILE), origin=base)
+                panel = GenePanel.load(folder / GENES_FILE)
+                loaded = cls(model, record, panel, origin=base, card=card)
         except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
             raise InputError(
                 str(folder),
@@ -441,7 +446,3 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         return upload(
             lambda folder: self.save_pretrained(folder, with_code=True), repo_id, **options
         )
-
-
-def _name_of(adata: AnnData) -> str:
-    return str(adata.uns.get("name", "course"))

@@ -122,12 +122,12 @@ class CellMNNPreTrainedModel(PreTrainedModel):
     @contextmanager
     def _with_code(self) -> Iterator[None]:
         """Have transformers copy the modules and name them in the configuration."""
-        parts: dict[str, Any] = {"AutoModel": self, "AutoConfig": self.config}
-        for auto_class, part in parts.items():
-            part._auto_class = auto_class
+        classes: dict[str, Any] = {"AutoModel": type(self), "AutoConfig": type(self.config)}
+        for auto_class, cls in classes.items():
+            cls.register_for_auto_class(auto_class)
         try:
             yield
         finally:
-            for part in parts.values():
-                del part._auto_class
+            for cls in classes.values():
+                cls._auto_class = None  # the next one is saved without
             self.config.__dict__.pop("auto_map", None)

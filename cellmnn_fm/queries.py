@@ -57,6 +57,8 @@ class FittedQueries:
         cells that a question is about.
     origin : dict, optional
         Where it was loaded from: "name", "revision" on the Hub, "sha256" of the weights.
+    card : str, optional
+        The model card that it was loaded with, which goes on with it.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class FittedQueries:
         panel: GenePanel | None = None,
         foundation: Foundation | None = None,
         origin: dict[str, str | None] | None = None,
+        card: str | None = None,
     ):
         self._model, self._record, self._panel = model, record, panel
-        self._foundation, self.origin = foundation, origin
+        self._foundation, self.origin, self._card = foundation, origin, card
 
     @property
     def model(self) -> CellMNNModel:
@@ -350,13 +353,13 @@ class FittedQueries:
         with whole_or_nothing(folder) as staging:
             if self._foundation is not None:
                 self._foundation.save(staging, model, with_code=with_code)
-                card = card_of_foundation(self._foundation)
+                card = str(card_of_foundation(self._foundation))
             else:
                 model.save_pretrained(staging, with_code=with_code)
                 self.record.save(staging / RECORD_FILE)
                 self.panel.save(staging / GENES_FILE)
-                card = card_of_fit(self.record)
-            card.save(staging / "README.md")
+                card = str(card_of_fit(self.record))
+            (staging / "README.md").write_text(self._card or card)
         remove_training_state(Path(folder))
 
     @staticmethod

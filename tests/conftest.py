@@ -1,5 +1,6 @@
 """Where the real data are, and how many tests are skipped without them."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cellmnn_fm.foundation import save_foundation
 from cellmnn_fm.joint_training import corpus_config, pretrain
 from cellmnn_fm.recipes import TrainingConfig
 from cellmnn_fm.sampling import SamplingConfig
-from cellmnn_fm.synthetic import branching_course
+from cellmnn_fm.synthetic import KNOWN_SYSTEMS, branching_course, recover
 
 DATA = Path(os.environ.get("CELLMNN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 NO_DATA = "real data are not there: set CELLMNN_DATA"
@@ -55,6 +56,12 @@ def make_adata():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def recovered():
+    """Known systems as recovered by a fit, by name; each is fitted once."""
+    return functools.cache(lambda name: recover(KNOWN_SYSTEMS[name]))
 
 
 @pytest.fixture(scope="session")

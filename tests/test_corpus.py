@@ -88,36 +88,6 @@ def test_parquet_and_back(corpus, tmp_path):
     assert len(plain) == sum(corpus.entries["two"].cells)
 
 
-def test_the_hub_gets_what_parquet_has(corpus, tmp_path, monkeypatch):
-    """The calls to the client; the client itself is tested with the Hub."""
-    import huggingface_hub
-
-    kept = tmp_path / "remote"
-    calls = []
-
-    class Api:
-        def __init__(self, token=None):
-            calls.append(("token", token))
-
-        def create_repo(self, repo_id, **options):
-            calls.append((repo_id, options))
-
-        def upload_folder(self, repo_id, folder_path, repo_type):
-            import shutil
-
-            shutil.copytree(folder_path, kept)
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **options: kept)
-    corpus.push_to_hub("me/corpus", private=True, token="secret")
-    assert calls == [
-        ("token", "secret"),
-        ("me/corpus", {"repo_type": "dataset", "private": True, "exist_ok": True}),
-    ]
-    again = Corpus.from_hub("me/corpus", tmp_path / "downloaded")
-    assert again.entries == corpus.entries
-
-
 @pytest.mark.parametrize("mode", ["shared", "aligned"])
 def test_anndata_are_projected(adata, tmp_path, mode):
     adata.uns["overlaps"] = ["other"]

@@ -118,7 +118,7 @@ def test_the_released_base_is_small():
 
     folder = Path(cellmnn_fm.__file__).parent / "models" / "cellmnn-base"
     assert 0 < sum(file.stat().st_size for file in folder.rglob("*")) < 20e6
-    assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors"}
+    assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".md"}
 
 
 def test_zero_shot_on_a_file_it_never_saw(data_folder):

@@ -30,7 +30,7 @@ def adata():
 def fits(adata, growth):
     return [
         CellMNNPipeline().fit(adata, time_key="time", growth=growth, seed=seed, verdict=False)
-        for seed in range(3)
+        for seed in range(2)
     ]
 
 

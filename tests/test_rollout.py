@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from cellmnn_fm import CellMNNConfig, CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.gaussian_frame import fit_frame
 from cellmnn_fm.rollout import roll_out
-from cellmnn_fm.synthetic import KNOWN_SYSTEMS, recover
+from cellmnn_fm.synthetic import KNOWN_SYSTEMS
 from cellmnn_fm.time_course import TimeScale
 from cellmnn_fm.trajectories import push
 
@@ -77,8 +77,8 @@ def test_it_follows_the_models_own_ode(model, cells):
 
 
 @pytest.mark.parametrize("name", ["bistable", "oscillator"])
-def test_the_estimate_bounds_the_error_on_fitted_nonlinear_systems(name):
-    fitted = recover(KNOWN_SYSTEMS[name], seed=0).trained
+def test_the_estimate_bounds_the_error_on_fitted_nonlinear_systems(recovered, name):
+    fitted = recovered(name).trained
     course = KNOWN_SYSTEMS[name].course(cells=16, seed=5)
     scale = fitted.time_scale
     times = course.times[[3, 6, 8]]

@@ -15,18 +15,18 @@ PACKAGE = Path(cellmnn_fm.__file__).parent
 ORDER = [
     *("errors", "linear_flow", "losses", "gene_panel"),
     *("gene_moments", "subspace", "shared_subspace"),
-    *("checkpoint", "gaussian_frame", "conditioning", "configuration_cellmnn"),
+    *("checkpoint", "hub", "gaussian_frame", "conditioning", "configuration_cellmnn"),
     *("hypernetwork", "pretrained_cellmnn", "modeling_cellmnn"),
     *("reading", "latent_space", "members", "time_course", "recipes"),
     *("trajectories", "rollout", "uncertainty", "growth"),
     *("metrics", "evaluation", "verdict", "subspace_report"),
-    *("corpus", "sampling", "fit_record", "foundation", "model_card", "hub"),
+    *("corpus", "sampling", "fit_record", "foundation", "model_card"),
     *("optimisation", "training", "joint_training", "adaptation", "finetuning", "candidates"),
     *("fates", "conditions", "grn", "regulation", "grn_baselines", "gene_networks"),
     *("results", "fitting", "queries", "fate_queries", "growth_queries", "grn_queries"),
     *("grn_evaluation", "pipeline", "plotting", "grn_plotting", "synthetic"),
     *("console", "subspace_commands", "grn_commands", "fate_commands", "fit_commands"),
-    *("demo", "cli"),
+    *("hub_commands", "demo", "cli"),
 ]
 
 # these are copied beside a checkpoint, where nothing else of the package is

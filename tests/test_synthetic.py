@@ -5,7 +5,7 @@ import pytest
 from scipy.linalg import expm
 
 from cellmnn_fm.metrics import wasserstein1
-from cellmnn_fm.synthetic import KNOWN_SYSTEMS, ROTATION_CONTRACTION, recover
+from cellmnn_fm.synthetic import KNOWN_SYSTEMS, ROTATION_CONTRACTION
 
 
 def test_linear_snapshots_follow_the_operator():
@@ -38,8 +38,8 @@ def test_oscillator_cells_end_on_the_cycle():
 
 
 @pytest.mark.parametrize("name", KNOWN_SYSTEMS)
-def test_known_systems_are_recovered(name):
-    found = recover(KNOWN_SYSTEMS[name])
+def test_known_systems_are_recovered(recovered, name):
+    found = recovered(name)
     assert found.w1 < 1.1 * found.floor
     if name == "linear":
         assert found.velocity_error < 0.05

@@ -198,9 +198,9 @@ def test_padded_training_is_the_unpadded_one(monkeypatch, frame, distance):
     expected = narrow.model(cells, times, targets)
     found = wide.model(torch.nn.functional.pad(cells, (0, 3)), times, targets)
     for name in ("states", "velocity", "learned_velocity"):
-        torch.testing.assert_close(found[name][..., :2], expected[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[name][..., :2], expected[name], rtol=1e-3, atol=1e-4)
         assert not found[name][..., 2:].any()
-    torch.testing.assert_close(found.determinant, expected.determinant, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.determinant, expected.determinant, rtol=1e-3, atol=1e-4)
 
 
 def test_padding_must_be_declared():

@@ -1,0 +1,110 @@
+"""The commands that share models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .console import Quiet, plain_errors, print_table, silence_transformers, with_folder
+
+# heavy modules are imported inside the commands: --help must answer at once
+
+Token = Annotated[
+    str | None, typer.Option(envvar="HF_TOKEN", help="Of the Hub; that of hf auth login if absent.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
+
+
+def push(
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Of a model, or of a corpus; or cellmnn-base.")
+    ],
+    repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Where to, made if need be.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
+    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    token: Token = None,
+    quiet: Quiet = False,
+) -> None:
+    """Upload a model to the Hub, with its card, its genes and the modules that AutoModel needs.
+
+    A corpus becomes a data set repository.
+    """
+    with plain_errors("interrupted: nothing was committed, the same command goes on"):
+        from .corpus import Corpus
+        from .pipeline import CellMNNPipeline
+
+        if (Path(folder) / "sets").is_dir():  # which no model has
+            Corpus(folder).push_to_hub(repo, private=private, token=token)
+            if not quiet:
+                typer.echo(f"{repo}: {len(Corpus(folder))} data sets")
+            return
+        silence_transformers()
+        url = CellMNNPipeline.from_pretrained(folder).push_to_hub(
+            repo, private=private or None, commit_message=message, token=token
+        )
+        if not quiet:
+            typer.echo(url)
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="On the Hub.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to copy it to; the cache alone.")
+    ] = None,
+    corpus: Annotated[
+        bool, typer.Option("--corpus", help="It is a corpus, a data set repository.")
+    ] = False,
+    revision: Revision = None,
+    token: Token = None,
+    force: Annotated[bool, typer.Option("--force", help="Download anew what is cached.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a model of the Hub and check it, or a corpus."""
+    with plain_errors("interrupted: the same command goes on"):
+        from .checkpoint import whole_or_nothing
+        from .corpus import Corpus
+        from .errors import InputError
+        from .hub import locate
+        from .pipeline import CellMNNPipeline
+
+        if corpus:
+            if output is None:
+                raise InputError("output", "a folder for the corpus", "none", "give --output")
+            found = Corpus.from_hub(repo, output, revision=revision, token=token)
+            if not quiet:
+                typer.echo(f"{output}: {len(found)} data sets")
+            return
+        silence_transformers()
+        options = {"revision": revision, "token": token, "force_download": force}
+        folder, commit = locate(repo, **options)
+        CellMNNPipeline.from_pretrained(folder)  # as a whole
+        if output is not None:
+            with whole_or_nothing(with_folder(output)) as staging:
+                shutil.copytree(folder, staging, dirs_exist_ok=True)
+        if not quiet:
+            typer.echo(f"{output or folder}: {repo}" + (f", commit {commit}" if commit else ""))
+
+
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """List the models that are here: those of the package, and those of the Hub in the cache."""
+    with plain_errors():
+        from .hub import available
+
+        found = [vars(one) for one in available()]
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+            return
+        columns: dict[str, Callable[[Any], str]] = {
+            "name": str,
+            "where": str,
+            "revision": lambda revision: revision[:8] if revision else "",
+            "megabytes": "{:.1f}".format,
+        }
+        print_table("models", found, columns)
