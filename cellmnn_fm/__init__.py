@@ -31,6 +31,7 @@ __all__ = [
     "InputError",
     "SharedSubspace",
     "TimeCourse",
+    "TimeKey",
     "fit_shared_subspace",
 ]
 
@@ -45,6 +46,7 @@ _HOMES = {
     "InputError": "errors",
     "SharedSubspace": "shared_subspace",
     "TimeCourse": "time_course",
+    "TimeKey": "times",
     "fit_shared_subspace": "members",
 }
 

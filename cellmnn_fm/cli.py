@@ -26,12 +26,14 @@ from .console import (
     Symbols,
     TimeKey,
     TimeKeyOrFit,
+    TimeMap,
     UseRep,
     plain_errors,
     print_evaluation,
     read_file,
     read_growth_option,
     read_symbols,
+    read_time_key,
     silence_transformers,
     with_folder,
 )
@@ -100,6 +102,7 @@ def adapt(
     time_key: TimeKey,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapted model.")],
     use_rep: UseRep = None,
+    time_map: TimeMap = None,
     layer: Layer = None,
     symbols: Symbols = None,
     on_duplicates: OnDuplicatesOption = "error",
@@ -116,7 +119,7 @@ def adapt(
         silence_transformers()
         adapted = CellMNNPipeline.from_pretrained(base).adapt(
             adata,
-            time_key=time_key,
+            time_key=read_time_key(time_key, time_map),
             use_rep=use_rep,
             layer=layer,
             symbols=read_symbols(symbols),
@@ -230,6 +233,7 @@ def evaluate(
     file: File,
     time_key: TimeKey,
     use_rep: UseRep = None,
+    time_map: TimeMap = None,
     layer: Layer = None,
     n_dims: Annotated[int, typer.Option(help="Dimensions that W1 is taken in, at most.")] = 5,
     subspace: SubspaceFolder = None,
@@ -266,7 +270,7 @@ def evaluate(
         pipeline = CellMNNPipeline() if base is None else CellMNNPipeline.from_pretrained(base)
         evaluation = pipeline.evaluate(
             adata,
-            time_key=time_key,
+            time_key=read_time_key(time_key, time_map),
             use_rep=use_rep,
             layer=layer,
             n_dims=n_dims,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .evaluation import Evaluation
     from .reading import Growth
+    from .times import TimeKey as TimeKeyOption
 
 # heavy modules are imported inside the functions: --help must answer at once
 
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 _EXTRAS = {"matplotlib": "plot", "datasets": "train", "peft": "train", "umap": "umap"}
 
 File = Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="AnnData time course.")]
-TimeKey = Annotated[str, typer.Option(help="Column of obs with the time of each cell.")]
+TimeKey = Annotated[
+    str,
+    typer.Option(help="Column of obs with the time of each cell: numbers, or day3, E8.5, 48h, ..."),
+]
+TimeMap = Annotated[
+    list[str] | None,
+    typer.Option("--time-map", help="LABEL=TIME, where labels cannot be read; repeat."),
+]
 UseRep = Annotated[
     str | None,
     typer.Option(help='Key of obsm with an embedding to use in place of genes, or "X".'),
@@ -100,16 +108,20 @@ def read_file(file: Path, *, backed: bool = False) -> AnnData:
     """The AnnData in a file, its `X` left on disk if `backed`."""
     from .errors import InputError
 
-    if not file.is_file():
-        raise InputError("input file", "an .h5ad file", f"nothing at {file}", "correct the path")
+    if not file.exists():
+        raise InputError(
+            "input file", "an .h5ad or .zarr file", f"nothing at {file}", "correct the path"
+        )
     import anndata
 
     try:
+        if file.is_dir():
+            return anndata.read_zarr(file)
         return anndata.read_h5ad(file, backed="r" if backed else None)
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise InputError(
             str(file),
-            "an AnnData .h5ad file",
+            "AnnData, .h5ad or .zarr",
             f"something else ({error})",
             "write it with anndata",
         ) from error
@@ -146,6 +158,20 @@ def read_symbols(symbols: str | None) -> str | dict[str, str] | None:
         columns = f"{table.shape[1]} columns"
         raise InputError(symbols, "two columns", columns, "give a name and a human symbol each row")
     return dict(zip(table[0], table[1], strict=True))
+
+
+def read_time_key(column: str, time_map: list[str] | None) -> str | TimeKeyOption:
+    """The column of times, with a table of labels where one is given."""
+    if not time_map:
+        return column
+    from .errors import InputError
+    from .times import TimeKey
+
+    try:
+        pairs = [one.rsplit("=", 1) for one in time_map]
+        return TimeKey(column, {label: float(time) for label, time in pairs})
+    except ValueError:
+        raise InputError("time map", "LABEL=TIME", ", ".join(time_map), "give pairs") from None
 
 
 def read_growth_option(

@@ -23,6 +23,7 @@ from .reading import read_source, read_times
 from .shared_subspace import SharedSubspace
 from .subspace import Subspace
 from .time_course import TimeCourse
+from .times import TimeKey
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -231,7 +232,7 @@ class Corpus:
         name: str,
         adata: AnnData,
         *,
-        time_key: str = "time",
+        time_key: str | TimeKey = "time",
         genes: GeneOptions | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:

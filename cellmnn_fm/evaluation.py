@@ -20,6 +20,7 @@ from .modeling_cellmnn import CellMNNModel
 from .reading import Growth, Source, read_growth, read_source, read_times
 from .subspace import Subspace
 from .time_course import TimeCourse, TimeScale
+from .times import TimeKey
 from .trajectories import interpolate
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def evaluate(
     adata: AnnData,
     candidates: Sequence[Candidate],
     *,
-    time_key: str,
+    time_key: str | TimeKey,
     use_rep: str | None = None,
     layer: str | None = None,
     n_dims: int = 5,
@@ -250,7 +251,7 @@ def evaluate(
                     scores += _candidate_scores(candidate, fold, seed)
                 bar.advance(task)
     settings = {
-        "time_key": time_key,
+        "time_key": time_key if isinstance(time_key, str) else time_key.column,
         "cells": len(cell_times),
         "times": np.unique(cell_times).tolist(),
         "n_dims": dims[0],

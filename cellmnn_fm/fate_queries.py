@@ -29,6 +29,7 @@ from .fates import (
 )
 from .queries import FittedQueries
 from .reading import Source
+from .times import TimeKey
 from .trajectories import as_shares
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class FateQueries(FittedQueries):
         adata: AnnData,
         groups: str | int,
         *,
-        time_key: str | None = None,
+        time_key: str | TimeKey | None = None,
         start: float | None = None,
         end: float | None = None,
         n_steps: int = DEFAULT_STEPS,
@@ -169,7 +170,7 @@ class FateQueries(FittedQueries):
         genes: Mapping[str, float | str],
         groups: str | int,
         *,
-        time_key: str | None = None,
+        time_key: str | TimeKey | None = None,
         start: float | None = None,
         end: float | None = None,
         n_steps: int = DEFAULT_STEPS,
@@ -230,7 +231,7 @@ class FateQueries(FittedQueries):
         adata: AnnData,
         condition: str,
         *,
-        time_key: str,
+        time_key: str | TimeKey,
         groups: str | None = None,
         permutations: int = 200,
         seed: int = 0,
@@ -286,7 +287,7 @@ def _ask(
     fitted: FittedQueries,
     adata: AnnData,
     groups: str | int,
-    time_key: str | None,
+    time_key: str | TimeKey | None,
     start: float | None,
     end: float | None,
 ) -> _Question:

@@ -22,6 +22,7 @@ from .console import (
     SubspaceModeOption,
     Symbols,
     TimeKey,
+    TimeMap,
     UseRep,
     Verdict,
     plain_errors,
@@ -29,6 +30,7 @@ from .console import (
     read_growth_option,
     read_named,
     read_symbols,
+    read_time_key,
     silence_transformers,
 )
 
@@ -40,6 +42,7 @@ def fit(
     time_key: TimeKey,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the fitted model.")],
     use_rep: UseRep = None,
+    time_map: TimeMap = None,
     layer: Layer = None,
     n_dims: Annotated[int | None, typer.Option(help="Latent dimensions, at most.")] = None,
     subspace: SubspaceFolder = None,
@@ -72,7 +75,7 @@ def fit(
         silence_transformers()
         pipeline = CellMNNPipeline().fit(
             adata,
-            time_key=time_key,
+            time_key=read_time_key(time_key, time_map),
             use_rep=use_rep,
             layer=layer,
             n_dims=n_dims,
@@ -125,6 +128,7 @@ def finetune(
         typer.Option(help="Of each data set, in order; that in the file or the file's if absent."),
     ] = None,
     use_rep: UseRep = None,
+    time_map: TimeMap = None,
     layer: Layer = None,
     symbols: Symbols = None,
     on_duplicates: OnDuplicatesOption = "error",
@@ -147,7 +151,7 @@ def finetune(
         only = next(iter(adatas)) if len(adatas) == 1 else None
         tuned = CellMNNPipeline.from_pretrained(base).fit(
             adatas if only is None else adatas[only],
-            time_key=time_key,
+            time_key=read_time_key(time_key, time_map),
             use_rep=use_rep,
             layer=layer,
             symbols=read_symbols(symbols),

@@ -11,6 +11,7 @@ from .corpus import CorpusEntry
 from .gene_panel import Coverage
 from .latent_space import GeneOptions, SubspaceMode
 from .time_course import TimeScale
+from .times import TimeKey
 from .uncertainty import Recipe
 
 
@@ -44,6 +45,10 @@ class FitRecord:
     base : dict, optional
         Of a fine-tuned model: "name", "revision" on the Hub and "sha256" of the weights that it
         started from.
+    time_unit : str, optional
+        Of `times`, where their labels had one; labels of other files are turned into it.
+    time_map : dict, optional
+        From labels to times, where one was given.
     about : dict
         What the file says of itself: publication, source, licence, species.
     verdict : dict, optional
@@ -65,6 +70,8 @@ class FitRecord:
     name: str = ""
     base: dict[str, str | None] | None = None
     verdict: dict[str, Any] | None = None
+    time_unit: str | None = None
+    time_map: dict[str, float] | None = None
     about: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -73,6 +80,12 @@ class FitRecord:
         if "preset" in self.settings:
             return "scratch" if self.settings["preset"] == "default" else None
         return "fine_tuned" if self.settings.get("steps") else "zero_shot"
+
+    def time_key_for(self, time_key: str | TimeKey | None) -> TimeKey:
+        """How the times of another file are read: in the unit of the fit."""
+        if isinstance(time_key, TimeKey):
+            return time_key
+        return TimeKey(time_key or self.time_key, self.time_map, self.time_unit)
 
     def save(self, file: Path) -> None:
         """Write the record to a JSON file."""

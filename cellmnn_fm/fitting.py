@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from .recipes import Preset, TrainingConfig, preset_configs
 from .sampling import SamplingConfig
 from .shared_subspace import SharedSubspace
 from .time_course import TimeCourse, TimeScale
+from .times import TimeKey
 from .training import train
 from .verdict import FitFold, Verdict, judge
 
@@ -57,7 +59,7 @@ class Reading:
         See :func:`cellmnn_fm.reading.read_growth`.
     """
 
-    time_key: str
+    time_key: str | TimeKey
     use_rep: str | None
     layer: str | None
     options: SpaceOptions
@@ -79,8 +81,15 @@ class Reading:
         self, adata: AnnData, course: TimeCourse, space: LatentSpace, **others: Any
     ) -> FitRecord:
         """The record of a fit to a time course that was read in this way."""
+        key = self.time_key if isinstance(self.time_key, TimeKey) else TimeKey(self.time_key)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said when the course was read
+            unit = key.read(adata.obs[key.column]).unit
+        time_map = None if key.time_map is None else dict(key.time_map)
         return FitRecord(
-            time_key=self.time_key,
+            time_key=key.column,
+            time_unit=unit,
+            time_map=time_map,
             use_rep=self.use_rep,
             layer=self.layer,
             subspace_mode=space.mode,

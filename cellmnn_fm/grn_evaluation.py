@@ -15,6 +15,7 @@ from .errors import InputError
 from .grn_baselines import BASELINES
 from .grn_queries import GRNQueries
 from .regulation import Decay, operator_network
+from .times import TimeKey
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -285,7 +286,7 @@ class Comparison:
         adata: AnnData,
         reference: Reference,
         *,
-        time_key: str | None = None,
+        time_key: str | TimeKey | None = None,
         decay: Decay = None,
         most_for_trees: int | None = None,
         seed: int = 0,

@@ -18,6 +18,7 @@ from .regulation import (
     operator_network,
     production_network,
 )
+from .times import TimeKey
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,7 +31,7 @@ class GRNQueries(FittedQueries):
         self,
         adata: AnnData | None = None,
         *,
-        time_key: str | None = None,
+        time_key: str | TimeKey | None = None,
         estimator: Estimator = "production",
         decay: Decay = None,
         ridge: float = DEFAULT_RIDGE,

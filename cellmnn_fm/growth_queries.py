@@ -11,6 +11,7 @@ import pandas as pd
 from .errors import InputError, listed
 from .growth import PopulationSize, require_growth
 from .queries import FittedQueries
+from .times import TimeKey
 from .trajectories import growth_rates
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class GrowthQueries(FittedQueries):
         *,
         population: Mapping[float, float] | None = None,
         absolute: bool = False,
-        time_key: str | None = None,
+        time_key: str | TimeKey | None = None,
     ) -> GrowthTable:
         """How fast the cells of `adata` multiply.
 

@@ -37,6 +37,7 @@ from .queries import RECORD_FILE
 from .reading import Growth
 from .recipes import Preset
 from .shared_subspace import SharedSubspace
+from .times import TimeKey
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -71,7 +72,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         self,
         adata: AnnData | Mapping[str, AnnData],
         *,
-        time_key: str,
+        time_key: str | TimeKey,
         use_rep: str | None = None,
         layer: str | None = None,
         n_dims: int | None = None,
@@ -204,7 +205,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         self,
         adata: AnnData,
         *,
-        time_key: str,
+        time_key: str | TimeKey,
         use_rep: str | None = None,
         layer: str | None = None,
         symbols: SymbolSource = None,
@@ -259,7 +260,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         return CellMNNPipeline(model, record, known.panel, origin=self.origin)
 
     def _reading(
-        self, time_key: str, use_rep: str | None, layer: str | None, genes: GeneOptions
+        self, time_key: str | TimeKey, use_rep: str | None, layer: str | None, genes: GeneOptions
     ) -> Reading:
         """How a pretrained pipeline reads the cells of a new data set."""
         base = self.foundation
@@ -276,7 +277,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
                 stacklevel=3,
             )
 
-    def fitted_to(self, adata: AnnData, time_key: str | None) -> CellMNNPipeline:
+    def fitted_to(self, adata: AnnData, time_key: str | TimeKey | None) -> CellMNNPipeline:
         """Itself; or, with many data sets, what :meth:`adapt` makes of the cells.
 
         Raises
@@ -296,7 +297,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         self,
         adata: AnnData,
         *,
-        time_key: str,
+        time_key: str | TimeKey,
         use_rep: str | None = None,
         layer: str | None = None,
         n_dims: int = 5,

@@ -25,6 +25,7 @@ from .results import add_genes, add_region, annotated, followed_cells, predicted
 from .rollout import DEFAULT_TOLERANCE, roll_out
 from .subspace import Subspace
 from .time_course import TimeCourse
+from .times import TimeKey
 from .trajectories import (
     draw_cells,
     growth_rates,
@@ -105,28 +106,28 @@ class FittedQueries:
         record = self.record
         return LatentSpace(self.panel, self.subspace, record.coverage, record.subspace_mode)
 
-    def time_course(self, adata: AnnData, time_key: str | None = None) -> TimeCourse:
+    def time_course(self, adata: AnnData, time_key: str | TimeKey | None = None) -> TimeCourse:
         """The latent time course of `adata`, which must hold genes of the fit, in any order."""
         _, states, cell_times, _ = self.fitted_to(adata, time_key)._read(adata, time_key)
         return TimeCourse.from_cells(states, cell_times)
 
-    def fitted_to(self, adata: AnnData, time_key: str | None) -> Self:
+    def fitted_to(self, adata: AnnData, time_key: str | TimeKey | None) -> Self:
         """The pipeline that answers questions about `adata`: itself, or one adapted to it."""
         return self
 
     def _read(
-        self, adata: AnnData, time_key: str | None
+        self, adata: AnnData, time_key: str | TimeKey | None
     ) -> tuple[Source, NDArray, NDArray, Coverage]:
         """Values, latent state and time of every cell, and how many genes were found."""
         record = self.record
         source = read_source(adata, record.use_rep, record.layer)
         # cells of a single time may be asked about; a time course checks its own
-        cell_times = read_times(adata, time_key or record.time_key, dynamics=False)
+        cell_times = read_times(adata, record.time_key_for(time_key), dynamics=False)
         states, coverage = self.latent_space.project(source, record.gene_options)
         return source, states, cell_times, coverage
 
     def annotate(
-        self, adata: AnnData, *, time_key: str | None = None, layers: bool = True
+        self, adata: AnnData, *, time_key: str | TimeKey | None = None, layers: bool = True
     ) -> AnnData:
         """Where observed cells are, and where they are going.
 
@@ -166,7 +167,7 @@ class FittedQueries:
         adata: AnnData,
         at: float,
         *,
-        time_key: str | None = None,
+        time_key: str | TimeKey | None = None,
         two_sided: bool = True,
         n_steps: int = 1,
         level: float = 0.9,
@@ -229,7 +230,7 @@ class FittedQueries:
         adata: AnnData | None = None,
         times: Sequence[float] | None = None,
         *,
-        time_key: str | None = None,
+        time_key: str | TimeKey | None = None,
         start: float | None = None,
         cells: int | None = None,
         n_steps: int | None = None,
@@ -306,7 +307,9 @@ class FittedQueries:
             settings = {"dataset": record.name, "n_steps": n_steps}
         return followed_cells(found, names, fitted.panel, fitted.subspace, settings)
 
-    def cell_states(self, adata: AnnData | None = None, time_key: str | None = None) -> CellStates:
+    def cell_states(
+        self, adata: AnnData | None = None, time_key: str | TimeKey | None = None
+    ) -> CellStates:
         """Where cells are and where they are going, and their expression of the genes of the fit.
 
         Parameters

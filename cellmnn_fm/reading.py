@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -16,12 +17,20 @@ from scipy import sparse
 from .errors import InputError, listed
 from .gene_moments import Matrix
 from .gene_panel import GenePanel, human_symbols, require_unique
+from .times import TimeKey
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 MIN_CELLS = 2  # a spread needs two cells
+_FEW_CELLS = 6
 
+Scale = Literal["log", "linear", "counts"]
+
+_COUNTS_PER_CELL = 10_000
+_LOOKED_AT = 256  # cells, to tell what values are
+_MOST_OF_ONES = 3  # smaller integers may be flags
+_MOST_ON_LOG_SCALE = 100  # e^100 molecules are in no cell
 _CHUNK_CELLS = 1024
 _CHUNK_VALUES = 2**24  # of a chunk of cells or of genes, 64 MB when dense
 
@@ -90,12 +99,16 @@ class Source:
         The genes, in rows.
     is_embedding : bool
         Whether these are coordinates and not genes.
+    scale : {"log", "linear", "counts"}
+        What the values are; all are given out on a logarithmic scale: log1p of linear ones, and of
+        counts per 10,000 of a cell.
     """
 
     name: str
     values: Any
     var: pd.DataFrame
     is_embedding: bool
+    scale: Scale = "log"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -160,13 +173,22 @@ class Source:
                 yield self._checked(part[rows[bound]])
 
     def _checked(self, values: Any) -> Matrix:
+        matrix: Any
         if sparse.issparse(values):
             matrix = sparse.csr_array(values, dtype=np.float32)
             require_finite(matrix.data, self.name)
+        else:
+            matrix = np.asarray(values, dtype=np.float32)
+            require_finite(matrix, self.name)
+        if self.scale == "log":
             return matrix
-        dense = np.asarray(values, dtype=np.float32)
-        require_finite(dense, self.name)
-        return dense
+        if self.scale == "counts":
+            totals = np.asarray(matrix.sum(axis=1)).ravel()
+            # cells without any count stay without
+            factors = np.float32(_COUNTS_PER_CELL) / np.where(totals > 0, totals, 1)
+            diagonal = sparse.dia_array((factors[None], [0]), shape=(len(factors),) * 2)
+            matrix = diagonal.tocsr() @ matrix
+        return matrix.log1p() if sparse.issparse(matrix) else np.log1p(matrix)
 
 
 def read_source(adata: AnnData, use_rep: str | None = None, layer: str | None = None) -> Source:
@@ -209,42 +231,71 @@ def read_source(adata: AnnData, use_rep: str | None = None, layer: str | None = 
         raise InputError(
             name, "values of cells and genes", found, "check how the file was filtered"
         )
-    return Source(name, values, var, is_embedding=use_rep is not None)
+    if use_rep is not None:
+        return Source(name, values, var, is_embedding=True)
+    return Source(name, values, var, False, _scale_of(name, values, adata))
 
 
-def read_times(adata: AnnData, time_key: str, *, dynamics: bool = True) -> NDArray[np.float64]:
-    """The time of each cell, validated: numeric, finite; 2 or more times of 2 or more cells.
+def _scale_of(name: str, values: Any, adata: AnnData) -> Scale:
+    """What values are, from some of them; with a notice where they are not on a log scale."""
+    if "log1p" in adata.uns:  # scanpy was here
+        return "log"
+    on_disk = not isinstance(values, np.ndarray) and not sparse.issparse(values)
+    if on_disk and getattr(values, "format", None) == "csc":
+        some = values[:, :_LOOKED_AT]  # rows would go through the whole file
+    elif on_disk:
+        some = values[:_LOOKED_AT]
+    else:
+        some = values[:: max(1, values.shape[0] // _LOOKED_AT)]
+    found = some.data if sparse.issparse(some) else np.asarray(some).ravel()
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return "log"
+    if found.min() < 0:
+        what, scale = "has negative values: taken as scaled, and left as it is", "log"
+    elif found.max() >= _MOST_OF_ONES and (found == np.round(found)).all():
+        what, scale = "holds counts: taken per 10,000 of a cell, log1p", "counts"
+    elif found.max() > _MOST_ON_LOG_SCALE:
+        what, scale = f"goes up to {found.max():.4g}: taken as linear, log1p", "linear"
+    else:
+        return "log"
+    warnings.warn(f'{name} {what} (uns["log1p"] says that it is on a log scale)', stacklevel=3)
+    return cast(Scale, scale)
 
-    Without `dynamics` any times of any number of cells will do.
+
+def read_times(
+    adata: AnnData, time_key: str | TimeKey, *, dynamics: bool = True
+) -> NDArray[np.float64]:
+    """The time of each cell, validated: finite; 2 or more times of 2 or more cells.
+
+    Without `dynamics` any times of any number of cells will do. Of times with 2 to 5 cells there is
+    a warning.
+
+    Parameters
+    ----------
+    adata : AnnData
+    time_key : str or TimeKey
+        Column of `obs`; see :class:`cellmnn_fm.times.TimeKey` for what labels may be.
+    dynamics : bool
     """
-    column = f'time column "{time_key}"'
-    if time_key not in adata.obs:
+    key = TimeKey(time_key) if isinstance(time_key, str) else time_key
+    if key.column not in adata.obs:
         raise InputError(
-            column,
+            f'time column "{key.column}"',
             "a column of obs",
             f"columns {listed(adata.obs.columns) or '(none)'}",
             "name the column that holds the time of each cell",
         )
-    values = adata.obs[time_key]
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(values.cat.categories.dtype)
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    if missing := int(values.isna().sum()):
-        raise InputError(
-            column, "a time for every cell", f"{missing} of {len(values)} without", "remove those"
-        )
-    if not np.isfinite(numbers).all():
-        labels = pd.unique(values[~np.isfinite(numbers)])
-        raise InputError(
-            column,
-            "finite numbers",
-            listed(labels),
-            "replace the labels by numbers in one unit, such as days",
-        )
+    times = key.read(adata.obs[key.column]).values
     if dynamics:
-        times, counts = np.unique(numbers, return_counts=True)
-        require_times(times, counts.tolist())
-    return numbers
+        found, counts = np.unique(times, return_counts=True)
+        require_times(found, counts.tolist())
+        for time, cells in zip(found, counts, strict=True):
+            if cells < _FEW_CELLS:
+                warnings.warn(
+                    f"{cells} cells at time {time:g}: too few to tell much of it", stacklevel=2
+                )
+    return times
 
 
 def read_growth(

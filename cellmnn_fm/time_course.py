@@ -14,6 +14,7 @@ from .errors import InputError
 from .latent_space import LatentSpace
 from .reading import read_source, read_times, require_finite, require_times
 from .subspace import Subspace
+from .times import TimeKey
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -159,7 +160,7 @@ class TimeCourse:
         cls,
         adata: AnnData,
         *,
-        time_key: str,
+        time_key: str | TimeKey,
         use_rep: str | None = None,
         layer: str | None = None,
         n_dims: int | None = None,
@@ -175,8 +176,9 @@ class TimeCourse:
         ----------
         adata : AnnData
             Cells in rows, in memory or backed; `X` (or `layer`) on a logarithmic scale.
-        time_key : str
-            Column of `obs` with a numeric time for each cell, in any unit and from any origin.
+        time_key : str or TimeKey
+            Column of `obs` with the time of each cell, from any origin: numbers, or labels such as
+            day3, E8.5 or 48h; see :class:`cellmnn_fm.times.TimeKey`.
         use_rep : str, optional
             Key of `obsm` with an embedding to use in place of genes, or "X" if `X` is one. A file
             with `uns["space"] == "pca"` is read as "X".

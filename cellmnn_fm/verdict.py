@@ -20,6 +20,7 @@ from .metrics import ot_interpolate, wasserstein1
 from .modeling_cellmnn import CellMNNModel
 from .reading import Growth, read_growth, read_source, read_times
 from .time_course import TimeScale
+from .times import TimeKey
 from .trajectories import interpolate
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def judge(
     adata: AnnData,
     fit: FitFold,
     *,
-    time_key: str,
+    time_key: str | TimeKey,
     use_rep: str | None = None,
     layer: str | None = None,
     options: SpaceOptions | None = None,

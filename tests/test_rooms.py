@@ -13,7 +13,7 @@ PACKAGE = Path(cellmnn_fm.__file__).parent
 
 # a module may import those before it
 ORDER = [
-    *("errors", "linear_flow", "losses", "gene_panel"),
+    *("errors", "times", "linear_flow", "losses", "gene_panel"),
     *("gene_moments", "subspace", "shared_subspace"),
     *("checkpoint", "hub", "gaussian_frame", "conditioning", "configuration_cellmnn"),
     *("hypernetwork", "pretrained_cellmnn", "modeling_cellmnn"),
