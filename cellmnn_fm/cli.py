@@ -37,7 +37,7 @@ from .console import (
     silence_transformers,
     with_folder,
 )
-from .fate_commands import compare, fates, growth, perturb
+from .fate_commands import column_or_count, compare, fates, growth, perturb
 from .fit_commands import finetune, fit
 from .grn_commands import grn, grn_evaluate
 from .hub_commands import models, pull, push
@@ -294,6 +294,44 @@ def evaluate(
             from .plotting import plot_evaluation
 
             plot_evaluation(evaluation).savefig(with_folder(figure), dpi=150)
+
+
+@app.command()
+def report(
+    model: Model,
+    file: File,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html.")] = Path(
+        "report.html"
+    ),
+    time_key: TimeKeyOrFit = None,
+    dataset: Dataset = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(help="For the fates: column of obs, or how many clusters of the last cells."),
+    ] = None,
+    evaluation: Annotated[
+        bool, typer.Option(help="Leave times out and fit again, beside baselines.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Write one page about a model and a data set, that opens without a network."""
+    with plain_errors():
+        adata = read_file(file)
+        from .pipeline import CellMNNPipeline
+        from .report import write_report
+
+        silence_transformers()
+        write_report(
+            CellMNNPipeline.from_pretrained(model, dataset),
+            adata,
+            with_folder(output),
+            time_key=time_key,
+            groups=None if groups is None else column_or_count(groups, adata),
+            evaluate=evaluation,
+            progress=not quiet,
+        )
+        if not quiet:
+            typer.echo(str(output))
 
 
 @app.command()

@@ -90,6 +90,11 @@ class FittedQueries:
         return self._fitted(self._foundation)
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether it is a pipeline of many data sets, that adapts itself to cells."""
+        return self._foundation is not None
+
+    @property
     def panel(self) -> GenePanel:
         """The genes (or coordinates) that the pipeline reads and predicts."""
         return self._fitted(self._panel)

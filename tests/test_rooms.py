@@ -24,7 +24,7 @@ ORDER = [
     *("optimisation", "training", "joint_training", "adaptation", "finetuning", "candidates"),
     *("fates", "conditions", "grn", "regulation", "grn_baselines", "gene_networks"),
     *("results", "fitting", "queries", "fate_queries", "growth_queries", "grn_queries"),
-    *("grn_evaluation", "pipeline", "plotting", "grn_plotting", "synthetic"),
+    *("grn_evaluation", "pipeline", "plotting", "grn_plotting", "report", "synthetic"),
     *("console", "subspace_commands", "grn_commands", "fate_commands", "fit_commands"),
     *("hub_commands", "demo", "cli"),
 ]
