@@ -11,6 +11,7 @@ import typer
 from .console import (
     Apoptosis,
     Base,
+    BatchKey,
     Dataset,
     File,
     FileOrDataset,
@@ -106,6 +107,7 @@ def adapt(
     layer: Layer = None,
     symbols: Symbols = None,
     on_duplicates: OnDuplicatesOption = "error",
+    batch_key: BatchKey = None,
     start: Annotated[
         str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
     ] = "encoder",
@@ -124,6 +126,7 @@ def adapt(
             layer=layer,
             symbols=read_symbols(symbols),
             on_duplicates=on_duplicates,
+            batch_key=batch_key,
             start=start,
         )
         adapted.save_pretrained(output)
@@ -240,6 +243,7 @@ def evaluate(
     subspace_mode: SubspaceModeOption = None,
     symbols: Symbols = None,
     on_duplicates: OnDuplicatesOption = "error",
+    batch_key: BatchKey = None,
     protocol: Annotated[
         Literal["strict", "published"],
         typer.Option(help="Fit components and scales without the held-out time, or on all times."),
@@ -278,6 +282,7 @@ def evaluate(
             subspace_mode=subspace_mode,
             symbols=read_symbols(symbols),
             on_duplicates=on_duplicates,
+            batch_key=batch_key,
             protocol=protocol,
             frame=frame,
             growth=read_growth_option(growth, proliferation, apoptosis),

@@ -87,6 +87,10 @@ FileOrDataset = Annotated[
     Path | None, typer.Argument(metavar="[FILE.h5ad]", help="Cells; not needed with --dataset.")
 ]
 Frame = Annotated[bool, typer.Option(help="Work in the Gaussian frame of the snapshots.")]
+BatchKey = Annotated[
+    str | None,
+    typer.Option(help="Column of obs with batches, whose shifts and scales are taken off."),
+]
 GrowthOption = Annotated[
     str | None,
     typer.Option(

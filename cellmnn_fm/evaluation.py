@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from .batches import BatchEffects
 from .errors import InputError
 from .latent_space import LatentSpace, SpaceOptions
 from .members import seen_only
 from .metrics import half_split_floor, ot_interpolate, wasserstein1
 from .modeling_cellmnn import CellMNNModel
-from .reading import Growth, Source, read_growth, read_source, read_times
+from .reading import Growth, Source, read_batches, read_growth, read_source, read_times
 from .subspace import Subspace
 from .time_course import TimeCourse, TimeScale
 from .times import TimeKey
@@ -166,6 +167,7 @@ def evaluate(
     n_dims: int = 5,
     options: SpaceOptions | None = None,
     growth: Growth = False,
+    batch_key: str | None = None,
     protocol: Protocol = "strict",
     held_out: Sequence[float] | None = None,
     seeds: int = 3,
@@ -190,6 +192,8 @@ def evaluate(
         expression with "shared". The data set is known to it by `uns["name"]`.
     growth : bool, str or GrowthGenes
         What is known of growth, for the candidates.
+    batch_key : str, optional
+        Column of `obs`; what batches do is estimated without the held-out time under "strict".
     protocol : {"strict", "published"}
         Whether components, centring, scaling and the shared subspace are fitted without the
         held-out time, or on all times as in the papers.
@@ -213,6 +217,7 @@ def evaluate(
     cell_times = read_times(adata, time_key)
     options = options or SpaceOptions()
     known_growth = read_growth(adata, growth, layer, options.genes.symbols)
+    batches = read_batches(adata, batch_key)
     able = held_out_times(cell_times)
     held_out = able if held_out is None else [at for at in able if at in held_out]
     if not held_out:
@@ -242,6 +247,7 @@ def evaluate(
                 n_dims=n_dims,
                 protocol=protocol,
                 growth=known_growth,
+                batches=batches,
             )
             for seed in range(seeds):
                 fold = fold_of(seed)
@@ -280,6 +286,7 @@ def held_out_fold(
     n_dims: int,
     protocol: Protocol = "strict",
     growth: NDArray | None = None,
+    batches: NDArray | None = None,
 ) -> Callable[[int], Fold]:
     """What a fit may see when one time is left out, as a function of the seed.
 
@@ -297,10 +304,16 @@ def held_out_fold(
     protocol : {"strict", "published"}
     growth : (cells,), optional
         What is known of it, see :class:`TimeCourse`.
+    batches : (cells,), optional
+        See :class:`cellmnn_fm.batches.BatchEffects`; one that is of no other time stays as it is.
     """
     seen = cell_times != at if protocol == "strict" else np.full(len(cell_times), True)
     space = LatentSpace.fit(source, cell_times, options, n_dims=latent_dim, rows=seen)
     states, _ = space.project(source, options.genes)
+    if batches is not None:
+        effects = BatchEffects.fit(states[seen], cell_times[seen], batches[seen])
+        known = np.isin(batches, effects.names)
+        states[known] = effects.removed(states[known], batches[known], cell_times[known])
     scored_in = _components(space, states[seen], n_dims)
     return lambda seed: _make_fold(states, cell_times, at, seed, scored_in, growth)
 

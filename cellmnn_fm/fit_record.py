@@ -49,6 +49,9 @@ class FitRecord:
         Of `times`, where their labels had one; labels of other files are turned into it.
     time_map : dict, optional
         From labels to times, where one was given.
+    batch_key : str, optional
+    batches : dict, optional
+        Column of batches, and what is taken off the states of each.
     about : dict
         What the file says of itself: publication, source, licence, species.
     verdict : dict, optional
@@ -72,6 +75,8 @@ class FitRecord:
     verdict: dict[str, Any] | None = None
     time_unit: str | None = None
     time_map: dict[str, float] | None = None
+    batch_key: str | None = None
+    batches: dict[str, Any] | None = None
     about: dict[str, str] = field(default_factory=dict)
 
     @property

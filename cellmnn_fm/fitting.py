@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from accelerate import Accelerator
 
 from .adaptation import Start, adapt, extended, of_dataset
+from .batches import BatchEffects
 from .candidates import fit_preset
 from .corpus import CorpusEntry
 from .errors import InputError
@@ -28,7 +29,7 @@ from .latent_space import (
     require_known,
 )
 from .modeling_cellmnn import CellMNNModel
-from .reading import Growth, GrowthGenes, read_growth, read_source, read_times
+from .reading import Growth, GrowthGenes, read_batches, read_growth, read_source, read_times
 from .recipes import Preset, TrainingConfig, preset_configs
 from .sampling import SamplingConfig
 from .shared_subspace import SharedSubspace
@@ -57,6 +58,8 @@ class Reading:
         As for :meth:`LatentSpace.fit`.
     growth : bool, str or GrowthGenes
         See :func:`cellmnn_fm.reading.read_growth`.
+    batch_key : str, optional
+        Column of `obs`, see :class:`cellmnn_fm.batches.BatchEffects`.
     """
 
     time_key: str | TimeKey
@@ -65,6 +68,7 @@ class Reading:
     options: SpaceOptions
     n_dims: int | None = None
     growth: Growth = False
+    batch_key: str | None = None
 
     def course(self, adata: AnnData, seed: int = 0) -> tuple[TimeCourse, LatentSpace]:
         """The time course of a file, in a latent space that is fitted to it."""
@@ -75,6 +79,11 @@ class Reading:
         space = LatentSpace.fit(source, cell_times, self.options, n_dims=self.n_dims, seed=seed)
         growth = read_growth(adata, self.growth, self.layer, self.options.genes.symbols)
         states, _ = space.project(source, self.options.genes)
+        batches = read_batches(adata, self.batch_key)
+        if batches is not None:
+            effects = BatchEffects.fit(states, cell_times, batches)
+            states = effects.removed(states, batches, cell_times)
+            space = replace(space, batches=effects)
         return TimeCourse.from_cells(states, cell_times, space.subspace, growth), space
 
     def record(
@@ -97,6 +106,8 @@ class Reading:
             coverage=space.coverage,
             times=course.times.tolist(),
             cells=[len(snapshot) for snapshot in course.snapshots],
+            batch_key=self.batch_key,
+            batches=None if space.batches is None else space.batches.to_dict(),
             about={key: str(adata.uns[key]) for key in _ABOUT if key in adata.uns},
             **{"time_scale": course.time_scale, **others},
         )
@@ -112,6 +123,7 @@ class Reading:
             options=self.options,
             latent_dim=self.n_dims,
             growth=self.growth,
+            batch_key=self.batch_key,
             seed=seed,
             progress=progress,
         )

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .batches import BatchEffects
 from .errors import InputError
 from .gene_moments import DEFAULT_RANK, GeneMoments, Matrix
 from .gene_panel import Coverage, GenePanel, OnDuplicates, human_symbols, merge_duplicates
@@ -92,12 +93,15 @@ class LatentSpace:
     coverage : Coverage
         Of the data set by the genes that it is projected from, or aligned by.
     mode : {"own", "shared", "aligned"}
+    batches : BatchEffects, optional
+        What is taken off the states of each batch.
     """
 
     panel: GenePanel
     subspace: Subspace
     coverage: Coverage
     mode: SubspaceMode
+    batches: BatchEffects | None = None
 
     @classmethod
     def fit(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from .adaptation import Start, of_dataset
-from .candidates import EvaluatedPreset, foundation_candidate, preset_candidates
 from .errors import InputError
-from .evaluation import Evaluation, Protocol, evaluate
+from .evaluation_queries import EvaluationQueries
 from .fate_queries import FateQueries
 from .finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, FineTuningMode, finetuning_config
 from .fit_record import FitRecord
@@ -43,7 +40,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
+class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries):
     """From an AnnData time course to trajectories, in three lines.
 
     Snapshots are reduced to latent states z = E (x - μ); a [`CellMNNModel`] predicts at every state
@@ -82,6 +79,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         on_duplicates: OnDuplicates = "error",
         frame: bool = False,
         growth: Growth = False,
+        batch_key: str | None = None,
         preset: Preset | None = None,
         mode: FineTuningMode | None = None,
         start: Start | str | None = None,
@@ -120,6 +118,9 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
             Of fine-tuning, see :func:`cellmnn_fm.finetuning.finetune`: "full" (the default),
             "embedding" or "lora"; the embedding to start from, "encoder", "mean" or that of a data
             set by name; how much the base counts.
+        batch_key : str, optional
+            Column of `obs` with batches, whose shifts and scales are taken off the latent states
+            where times do not explain them.
         steps : int, optional
             Training steps in place of the default ones.
         name : str, optional
@@ -163,7 +164,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
             options = space_options(subspace, subspace_mode, symbols, on_duplicates)
             fitted = fit_from_scratch(
                 adata,
-                Reading(time_key, use_rep, layer, options, n_dims, growth),
+                Reading(time_key, use_rep, layer, options, n_dims, growth, batch_key),
                 preset=preset or "default",
                 frame=frame,
                 steps=steps,
@@ -185,12 +186,12 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         genes = GeneOptions(symbols, on_duplicates)
         if verdict:
             for one in adatas.values():
-                self._warn_if_seen(one)
+                self.warn_if_seen(one)
         model, foundation = finetune_base(
             self.model,
             self._foundation,
             adatas,
-            self._reading(time_key, use_rep, layer, genes),
+            self._reading(time_key, use_rep, layer, genes, batch_key),
             mode=mode or "full",
             start=start or "encoder",
             anchor=DEFAULT_ANCHOR if anchor is None else anchor,
@@ -210,13 +211,14 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         layer: str | None = None,
         symbols: SymbolSource = None,
         on_duplicates: OnDuplicates = "error",
+        batch_key: str | None = None,
         start: Start | str = "encoder",
     ) -> CellMNNPipeline:
         """What a pretrained pipeline says of a data set, without any training: a new pipeline.
 
         Parameters
         ----------
-        adata, time_key, use_rep, layer, symbols, on_duplicates
+        adata, time_key, use_rep, layer, symbols, on_duplicates, batch_key
             As for :meth:`fit`.
         start : {"encoder", "mean"} or the name of a data set
             The embedding of the data set: inferred from its snapshots, the mean of those that the
@@ -227,7 +229,8 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         InputError
             On unusable input, and if the pipeline is not a pretrained one.
         """
-        reading = self._reading(time_key, use_rep, layer, GeneOptions(symbols, on_duplicates))
+        genes = GeneOptions(symbols, on_duplicates)
+        reading = self._reading(time_key, use_rep, layer, genes, batch_key)
         fitted = adapt_base(
             self.model,
             self.foundation,
@@ -260,22 +263,17 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
         return CellMNNPipeline(model, record, known.panel, origin=self.origin)
 
     def _reading(
-        self, time_key: str | TimeKey, use_rep: str | None, layer: str | None, genes: GeneOptions
+        self,
+        time_key: str | TimeKey,
+        use_rep: str | None,
+        layer: str | None,
+        genes: GeneOptions,
+        batch_key: str | None,
     ) -> Reading:
         """How a pretrained pipeline reads the cells of a new data set."""
         base = self.foundation
-        return Reading(
-            time_key, use_rep, layer, SpaceOptions(base.subspace_mode, base.shared, genes)
-        )
-
-    def _warn_if_seen(self, adata: AnnData) -> None:
-        same_cells = [str(adata.uns.get("name", "")), *map(str, adata.uns.get("overlaps", ()))]
-        if seen := [name for name in same_cells if name in self.foundation.datasets]:
-            warnings.warn(
-                f"the model was pretrained on {', '.join(seen)}, held-out times included: "
-                "what it predicts here is no test of it",
-                stacklevel=3,
-            )
+        options = SpaceOptions(base.subspace_mode, base.shared, genes)
+        return Reading(time_key, use_rep, layer, options, batch_key=batch_key)
 
     def fitted_to(self, adata: AnnData, time_key: str | TimeKey | None) -> CellMNNPipeline:
         """Itself; or, with many data sets, what :meth:`adapt` makes of the cells.
@@ -292,77 +290,6 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries):
                 "time_key", "the column of times", "none", "name it: a pretrained model has none"
             )
         return self.adapt(adata, time_key=time_key)
-
-    def evaluate(
-        self,
-        adata: AnnData,
-        *,
-        time_key: str | TimeKey,
-        use_rep: str | None = None,
-        layer: str | None = None,
-        n_dims: int = 5,
-        subspace: SharedSubspace | str | Path | None = None,
-        subspace_mode: SubspaceMode | None = None,
-        symbols: SymbolSource = None,
-        on_duplicates: OnDuplicates = "error",
-        protocol: Protocol = "strict",
-        frame: bool = False,
-        growth: Growth = False,
-        preset: EvaluatedPreset = "default",
-        seeds: int = 3,
-        progress: bool = False,
-    ) -> Evaluation:
-        """Leave each interior time out, fit without it, and compare the prediction with baselines.
-
-        Parameters
-        ----------
-        adata, time_key, use_rep, layer, n_dims, protocol, seeds, progress
-            See :func:`cellmnn_fm.evaluation.evaluate`.
-        subspace, subspace_mode, symbols, on_duplicates
-            As for :meth:`fit`. Under "strict" the shared subspace is fitted anew without the
-            held-out time, and without data sets that share cells with `adata`, where it knows them
-            by `uns["name"]`.
-        frame, growth
-            Of the fits, as for :meth:`fit`.
-        preset : {"default", "paper", "leaky"}
-            "paper" adds the published setting as method `paper`, stopped on its training loss;
-            "leaky" adds it stopped on the held-out W1 too, as published (`paper_leaky`). Both
-            take minutes.
-
-        A pretrained pipeline adds what it says of the data set without any training, `zero_shot`,
-        and evaluates in its own subspace.
-
-        Warns
-        -----
-        UserWarning
-            If it was pretrained on the data set, or on one that shares cells with it.
-        """
-        candidates = preset_candidates(preset, frame=frame, growth=growth)
-        if self._foundation is not None:
-            if subspace is not None:
-                raise InputError(
-                    "subspace", "none: a pretrained model has its own", "one", "leave it out"
-                )
-            subspace, subspace_mode = self._foundation.shared, self._foundation.subspace_mode
-            self._warn_if_seen(adata)
-            candidates.append(foundation_candidate(self.model))
-        options = space_options(subspace, subspace_mode, symbols, on_duplicates)
-        evaluation = evaluate(
-            adata,
-            candidates,
-            options=options,
-            time_key=time_key,
-            use_rep=use_rep,
-            layer=layer,
-            n_dims=n_dims,
-            growth=growth,
-            protocol=protocol,
-            seeds=seeds,
-            progress=progress,
-        )
-        settings = {**evaluation.settings, "frame": frame, "preset": preset}
-        settings["growth"] = growth is not False
-        return replace(evaluation, settings=settings)
 
     @classmethod
     def from_pretrained(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .batches import BatchEffects
 from .checkpoint import whole_or_nothing
 from .errors import InputError, listed
 from .fit_record import FitRecord
@@ -19,7 +20,7 @@ from .latent_space import LatentSpace
 from .model_card import card_of_fit, card_of_foundation
 from .modeling_cellmnn import CellMNNModel
 from .optimisation import remove_training_state
-from .reading import Source, read_source, read_times
+from .reading import Source, read_batches, read_source, read_times
 from .regulation import CellStates
 from .results import add_genes, add_region, annotated, followed_cells, predicted_snapshot
 from .rollout import DEFAULT_TOLERANCE, roll_out
@@ -129,6 +130,10 @@ class FittedQueries:
         # cells of a single time may be asked about; a time course checks its own
         cell_times = read_times(adata, record.time_key_for(time_key), dynamics=False)
         states, coverage = self.latent_space.project(source, record.gene_options)
+        batches = read_batches(adata, record.batch_key)
+        if batches is not None and record.batches is not None:
+            effects = BatchEffects.from_dict(record.batches)
+            states = effects.removed(states, batches, cell_times)
         return source, states, cell_times, coverage
 
     def annotate(

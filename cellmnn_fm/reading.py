@@ -331,6 +331,26 @@ def read_growth(
     return rates
 
 
+def read_batches(adata: AnnData, batch_key: str | None) -> NDArray | None:
+    """The batch of each cell, (cells,), if there is a column of them.
+
+    Raises
+    ------
+    InputError
+        On a column that is not there, and on cells without a batch.
+    """
+    if batch_key is None:
+        return None
+    name = f'batch column "{batch_key}"'
+    if batch_key not in adata.obs:
+        columns = listed(adata.obs.columns) or "(none)"
+        raise InputError(name, "a column of obs", f"columns {columns}", "name one")
+    labels = adata.obs[batch_key]
+    if missing := int(labels.isna().sum()):
+        raise InputError(name, "a batch for every cell", f"{missing} without", "name theirs")
+    return labels.astype(str).to_numpy()
+
+
 def require_times(times: NDArray, counts: list[int]) -> None:
     """Refuse fewer than 2 times, and times of fewer than 2 cells."""
     if len(times) < 2:

@@ -18,7 +18,7 @@ from .latent_space import SpaceOptions
 from .members import seen_only
 from .metrics import ot_interpolate, wasserstein1
 from .modeling_cellmnn import CellMNNModel
-from .reading import Growth, read_growth, read_source, read_times
+from .reading import Growth, read_batches, read_growth, read_source, read_times
 from .time_course import TimeScale
 from .times import TimeKey
 from .trajectories import interpolate
@@ -108,6 +108,7 @@ def judge(
     options: SpaceOptions | None = None,
     latent_dim: int | None = None,
     growth: Growth = False,
+    batch_key: str | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Verdict:
@@ -124,6 +125,7 @@ def judge(
         Of the fit. W1 is taken in the 5 leading components.
     growth : bool, str or GrowthGenes
         What is known of it, for the fit.
+    batch_key : str, optional
     seed : int
     progress : bool
         Whether to show a progress bar.
@@ -139,6 +141,7 @@ def judge(
     if not times:
         return Verdict("unknown", [], [], [])
     source, name = read_source(adata, use_rep, layer), str(adata.uns.get("name", ""))
+    batches = read_batches(adata, batch_key)
     known_growth = read_growth(adata, growth, layer, options.genes.symbols)
     w1, baseline = [], []
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
@@ -153,6 +156,7 @@ def judge(
                 latent_dim=latent_dim,
                 n_dims=_N_DIMS,
                 growth=known_growth,
+                batches=batches,
             )(seed)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, of the fit itself
