@@ -5,8 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CELLMNN_DATA ?= ../shared/data
 export CELLMNN_DATA
+# what cellmnn_fm offers at the top is documented where it is defined
+MODULES := $(patsubst cellmnn_fm/%.py,cellmnn_fm.%,\
+	$(filter-out cellmnn_fm/__init__.py,$(wildcard cellmnn_fm/*.py)))
 
-.PHONY: help demo test test-hub test-multiprocess lint wheel benchmarks base figures studies clean
+.PHONY: help demo test test-slow docs test-hub test-multiprocess lint wheel benchmarks base figures studies clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -22,6 +25,12 @@ endif
 
 test: $(VENV)/.installed ## the fast tests
 	$(BIN)/pytest -q
+
+test-slow: $(VENV)/.installed ## the tutorials of docs/, run
+	$(BIN)/pytest -q -m slow
+
+docs: $(VENV)/.installed ## the reference of all modules, from their docstrings, in build/reference/
+	$(BIN)/pdoc --docformat numpy --math -o build/reference $(MODULES)
 
 test-hub: $(VENV)/.installed ## the tests that talk to a Hub server, which they start
 	$(BIN)/pytest -q -m hub
@@ -51,6 +60,7 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python benchmarks/interpolation.py --subspace-mode shared
 	$(BIN)/python benchmarks/subspaces.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --fit
 	$(BIN)/python benchmarks/corpus.py
 	$(BIN)/python benchmarks/grn_simulated.py
 	$(BIN)/python benchmarks/grn_real.py

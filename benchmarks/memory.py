@@ -1,12 +1,15 @@
 """Memory of fitting and projecting 200,000 cells and 5,000 genes that stay on disk.
 
-    python benchmarks/memory.py    # about 5 minutes on 2 cores, 1.2 GB of temporary disk
+    python benchmarks/memory.py           # about 5 minutes on 2 cores, 1.2 GB of temporary disk
+    python benchmarks/memory.py --fit     # a model of 500,000 cells and 3,000 genes; 6 minutes
 
 The file is made first: Poisson counts of a rank-10 model, a tenth of them not 0, as log(x + 1). A
 process of its own then reads it backed, fits a shared subspace to it, and projects all cells in
 each mode; its peak resident memory is what counts. The same for a file stored by columns.
 
-Result: benchmarks/results/memory.json.
+With --fit: `CellMNNPipeline.fit` of one file by rows, the verdict included.
+
+Results: benchmarks/results/memory.json and memory_fit.json.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ import typer
 from rich.progress import track
 from scipy import sparse
 
+from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.latent_space import LatentSpace, SpaceOptions, SubspaceMode
 from cellmnn_fm.members import fit_shared_subspace
 from cellmnn_fm.reading import read_source, read_times
@@ -38,8 +42,11 @@ BLOCK = 5000  # cells, or genes, that are made at once
 RANK = 10
 
 
-def main(cells: int = 200_000, genes: int = 5_000) -> None:
+def main(cells: int = 200_000, genes: int = 5_000, fit: bool = False) -> None:
     """Make the files, and measure each, in processes of their own."""
+    if fit:
+        measure_fit(500_000, 3_000)
+        return
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for layout in ("csr", "csc"):
@@ -58,6 +65,27 @@ def main(cells: int = 200_000, genes: int = 5_000) -> None:
             file.unlink()
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "memory.json").write_text(json.dumps(found, indent=1))
+
+
+def measure_fit(cells: int, genes: int) -> None:
+    """A whole fit, with its verdict, of a file by rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "csr.h5ad")
+        apart(make_file, file, cells, genes, "csr")
+        found = {"cells": cells, "genes": genes, **apart(fit_pipeline, file)}
+    print(found)
+    (RESULTS / "memory_fit.json").write_text(json.dumps(found, indent=1))
+
+
+def fit_pipeline(file: Path) -> dict[str, float]:
+    """Seconds of a fit, and the peak resident memory of this process in GB."""
+    adata = anndata.read_h5ad(file, backed="r")
+    started = time.perf_counter()
+    fitted = CellMNNPipeline().fit(adata, time_key="time")
+    seconds = time.perf_counter() - started
+    assert sum(fitted.record.cells) == adata.n_obs
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"seconds": round(seconds, 1), "peak_gb": round(peak, 2)}
 
 
 def apart(task: Callable[..., Any], *arguments: Any) -> Any:
