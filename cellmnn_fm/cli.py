@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from .console import (
     Apoptosis,
+    AsJson,
     Base,
     BatchKey,
     Dataset,
@@ -35,6 +36,7 @@ from .console import (
     read_growth_option,
     read_symbols,
     read_time_key,
+    say,
     silence_transformers,
     with_folder,
 )
@@ -44,25 +46,18 @@ from .grn_commands import grn, grn_evaluate
 from .hub_commands import models, pull, push
 from .subspace_commands import subspace_app
 
-if TYPE_CHECKING:
-    pass
-
 # heavy modules are imported inside the commands: --help must answer at once
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured.",
+    rich_markup_mode="rich",
+    help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured."
+    "\n\nStart with: cellmnn report cellmnn-base FILE.h5ad --time-key day. Commands have --help. "
+    "Bad input ends in one line and exit code 2, an interruption in 130; what was trained is kept.",
 )
-app.add_typer(subspace_app)
-for _command in (
-    *(fit, finetune, grn, grn_evaluate, fates, growth, perturb, compare),
-    *(push, pull, models),
-):
-    app.command(_command.__name__.replace("_", "-"))(_command)
 
 
-@app.command()
 def interpolate(
     model: Model,
     file: File,
@@ -75,10 +70,11 @@ def interpolate(
     ] = True,
     n_steps: Annotated[int, typer.Option(help="Steps on the way, each with a new operator.")] = 1,
     level: Annotated[float, typer.Option(help="How often the region of the mean holds.")] = 0.9,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict the snapshot at any time from those around it."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
@@ -88,15 +84,23 @@ def interpolate(
             adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps, level=level
         )
         predicted.write_h5ad(with_folder(output))
-        if not quiet:
-            typer.echo(f"{output}: {predicted.n_obs} cells at time {at:g}")
-            if "cellmnn_margin" in predicted.var:
-                margins = predicted.var["cellmnn_margin"]
-                margin = margins[margins > 0].median()
-                typer.echo(f"mean of a gene: within {margin:.2g} at {level:.0%} (median of genes)")
+        text, margin = f"{output}: {predicted.n_obs} cells at time {at:g}", None
+        if "cellmnn_margin" in predicted.var:
+            margins = predicted.var["cellmnn_margin"]
+            margin = margins[margins > 0].median()
+            text += f"\nmean of a gene: within {margin:.2g} at {level:.0%} (median of genes)"
+        say(
+            text,
+            quiet=quiet,
+            as_json=as_json,
+            output=str(output),
+            cells=predicted.n_obs,
+            time=at,
+            median_margin=margin,
+            level=level,
+        )
 
 
-@app.command()
 def adapt(
     base: Base,
     file: File,
@@ -111,10 +115,11 @@ def adapt(
     start: Annotated[
         str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
     ] = "encoder",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a model of a time course from a pretrained one, without any training."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
@@ -130,11 +135,18 @@ def adapt(
             start=start,
         )
         adapted.save_pretrained(output)
-        if not quiet:
-            typer.echo(f"{output}: {adapted.record.coverage}")
+        record = adapted.record
+        say(
+            f"{output}: {record.coverage}",
+            quiet=quiet,
+            as_json=as_json,
+            output=str(output),
+            times=record.times,
+            cells=record.cells,
+            genes_matched=record.coverage.matched,
+        )
 
 
-@app.command()
 def trajectory(
     model: Model,
     file: FileOrDataset = None,
@@ -164,10 +176,11 @@ def trajectory(
         list[str] | None, typer.Option("--gene", help="To be drawn over time; may be repeated.")
     ] = None,
     trends: Annotated[Path, typer.Option(help="The figure of these genes.")] = Path("trends.png"),
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Follow cells through time: observed ones, or those of a data set that a model knows."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = None if file is None else read_file(file)
         from .pipeline import CellMNNPipeline
 
@@ -193,12 +206,18 @@ def trajectory(
             from .plotting import plot_trajectories
 
             plot_trajectories(found).savefig(with_folder(figure), dpi=150)
-        if not quiet:
-            count = found.obs["time"].nunique()
-            typer.echo(f"{output}: {found.n_obs // count} cells at {count} times")
+        times_found = sorted(found.obs["time"].unique().tolist())
+        cells_found = found.n_obs // len(times_found)
+        say(
+            f"{output}: {cells_found} cells at {len(times_found)} times",
+            quiet=quiet,
+            as_json=as_json,
+            output=str(output),
+            cells=cells_found,
+            times=times_found,
+        )
 
 
-@app.command()
 def annotate(
     model: Model,
     file: File,
@@ -212,10 +231,11 @@ def annotate(
     basis: Annotated[
         str, typer.Option(help="Key of obsm with the embedding of the figure.")
     ] = "X_cellmnn",
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Add latent states, velocities and loadings to observed cells."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
@@ -227,11 +247,16 @@ def annotate(
 
             plot_embedded_velocity(annotated, basis).savefig(with_folder(figure), dpi=150)
         annotated.write_h5ad(with_folder(output))
-        if not quiet:
-            typer.echo(f"{output}: {annotated.n_obs} cells")
+        cells = annotated.n_obs
+        say(
+            f"{output}: {cells} cells",
+            quiet=quiet,
+            as_json=as_json,
+            output=str(output),
+            cells=cells,
+        )
 
 
-@app.command()
 def evaluate(
     file: File,
     time_key: TimeKey,
@@ -266,7 +291,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Leave each interior time out, predict it, and compare with simple baselines."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
@@ -301,7 +326,6 @@ def evaluate(
             plot_evaluation(evaluation).savefig(with_folder(figure), dpi=150)
 
 
-@app.command()
 def report(
     model: Model,
     file: File,
@@ -317,10 +341,11 @@ def report(
     evaluation: Annotated[
         bool, typer.Option(help="Leave times out and fit again, beside baselines.")
     ] = True,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Write one page about a model and a data set, that opens without a network."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .pipeline import CellMNNPipeline
         from .report import write_report
@@ -335,11 +360,9 @@ def report(
             evaluate=evaluation,
             progress=not quiet,
         )
-        if not quiet:
-            typer.echo(str(output))
+        say(str(output), quiet=quiet, as_json=as_json, output=str(output))
 
 
-@app.command()
 def demo(
     file: Annotated[
         Path | None,
@@ -357,7 +380,7 @@ def demo(
     With a file: fit, interpolate, evaluate, cellmnn-base included. Without: recover systems whose
     truth is known, and follow cells of a data set that cellmnn-base knows.
     """
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         from .demo import demo_base, demo_file, demo_known_systems
 
         output.mkdir(parents=True, exist_ok=True)
@@ -367,6 +390,19 @@ def demo(
         else:
             demo_file(file, time_key, output, seeds, progress=not quiet)
         typer.echo(f"tables and figures: {output}")
+
+
+_PANELS = {
+    "Models": (fit, finetune, adapt),
+    "Questions": (interpolate, trajectory, annotate, fates, growth, perturb, compare, grn),
+    "How good is it?": (evaluate, grn_evaluate, report, demo),
+    "Sharing": (push, pull, models),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        _name = _command.__name__.replace("_", "-")
+        app.command(_name, rich_help_panel=_panel)(_command)
+app.add_typer(subspace_app, rich_help_panel="Models")
 
 
 if __name__ == "__main__":  # for launchers: accelerate launch -m cellmnn_fm.cli

@@ -105,7 +105,18 @@ Proliferation = Annotated[
 Apoptosis = Annotated[
     list[str] | None, typer.Option(help="With --growth genes: one of dying cells; repeat.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Say it as JSON, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no notices.")]
+
+
+def say(text: str, *, quiet: bool, as_json: bool, **content: Any) -> None:
+    """What a command has to say: a line, or the same as JSON for machines, or nothing."""
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(content, default=float))
+    elif not quiet:
+        typer.echo(text)
 
 
 def read_file(file: Path, *, backed: bool = False) -> AnnData:
@@ -125,7 +136,7 @@ def read_file(file: Path, *, backed: bool = False) -> AnnData:
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             str(file),
-            "AnnData, .h5ad or .zarr",
+            "an AnnData file, .h5ad or .zarr",
             f"something else ({error})",
             "write it with anndata",
         ) from error
@@ -233,8 +244,8 @@ def silence_transformers() -> None:
 
 
 @contextmanager
-def plain_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Bad input ends in one line and exit code 2, an interruption in 130."""
+def plain_errors(interrupted: str = "interrupted", *, quiet: bool = False) -> Iterator[None]:
+    """Bad input ends in one line and exit code 2, an interruption in 130; notices at the end."""
     from .errors import InputError
 
     def interrupt(*_: object) -> None:
@@ -245,7 +256,7 @@ def plain_errors(interrupted: str = "interrupted") -> Iterator[None]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default", UserWarning)
             yield
-        for warning in caught:
+        for warning in [] if quiet else caught:
             if issubclass(warning.category, UserWarning):
                 typer.echo(f"warning: {warning.message}", err=True)
     except InputError as error:

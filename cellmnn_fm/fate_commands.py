@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import (
+    AsJson,
     Base,
     Dataset,
     File,
@@ -18,6 +19,7 @@ from .console import (
     plain_errors,
     print_table,
     read_file,
+    say,
     silence_transformers,
     with_folder,
 )
@@ -49,10 +51,11 @@ def fates(
         float | None, typer.Option(help="Only cells of this time; all if absent.")
     ] = None,
     end: End = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Follow cells to the end, and say in which group they are then."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
@@ -70,9 +73,16 @@ def fates(
             states = pipeline.annotate(adata, time_key=time_key, layers=False)
             states = states[found.probabilities.index].obsm["X_cellmnn"]
             plot_fates(states, found.probabilities).savefig(with_folder(figure), dpi=150)
-        if not quiet:
-            shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
-            typer.echo(f"{output}: {len(found.probabilities)} cells; {shares}")
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
+        say(
+            f"{output}: {len(found.probabilities)} cells; {shares}",
+            quiet=quiet,
+            as_json=as_json,
+            output=str(output),
+            cells=len(found.probabilities),
+            shares=found.shares.to_dict(),
+            accuracy=found.accuracy,
+        )
 
 
 def growth(
@@ -89,13 +99,14 @@ def growth(
         typer.Option(help="TIME=CELLS, how many cells there were; repeat, for absolute rates."),
     ] = None,
     time_key: TimeKeyOrFit = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """How fast cells multiply, births less deaths, in a model that was fitted with growth.
 
     Without counts of the population rates are relative to the mean of the cells of the same time.
     """
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .growth_queries import read_population
         from .pipeline import CellMNNPipeline
@@ -109,7 +120,9 @@ def growth(
         )
         if output is not None:
             found.rates.to_csv(with_folder(output), sep="\t", index_label="cell")
-        if quiet:
+        if as_json or quiet:
+            rows = None if found.groups is None else found.groups.to_dict("records")
+            say("", quiet=True, as_json=as_json, absolute=found.absolute, groups=rows)
             return
         title = "absolute rates" if found.absolute else "rates, relative to all cells of a time"
         if found.groups is None:
@@ -140,13 +153,14 @@ def perturb(
     ] = None,
     end: End = None,
     seed: Annotated[int, typer.Option(help="Of the resampled cells.")] = 0,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Set genes to values, and say how fates and expression at the end shift.
 
     A prediction of a model that knows associations: to be tested in cells.
     """
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .fate_queries import read_settings
         from .pipeline import CellMNNPipeline
@@ -163,8 +177,10 @@ def perturb(
             seed=seed,
         )
         found.genes.to_csv(with_folder(output), sep="\t", index_label="gene")
-        if not quiet:
-            rows = found.fates.reset_index(names="group").to_dict("records")
+        rows = found.fates.reset_index(names="group").to_dict("records")
+        if as_json:
+            say("", quiet=True, as_json=True, fates=rows, inferred=found.inferred)
+        elif not quiet:
             columns: dict[str, Any] = {"group": str}
             for name in ("before", "after", "shift", "low", "high"):
                 columns[name] = "{:.3f}".format
@@ -186,10 +202,11 @@ def compare(
     ] = None,
     permutations: Annotated[int, typer.Option(help="Of the labels, within times.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Compare two conditions: where they lead the same cells, and to which fates."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .pipeline import CellMNNPipeline
 
@@ -205,7 +222,12 @@ def compare(
         )
         if output is not None:
             found.trajectories.to_csv(with_folder(output), sep="\t")
-        if quiet:
+        if as_json or quiet:
+            tables = {
+                name: None if table is None else table.reset_index().to_dict("records")
+                for name, table in (("trajectories", found.trajectories), ("fates", found.fates))
+            }
+            say("", quiet=True, as_json=as_json, conditions=found.conditions, **tables)
             return
         first, second = found.conditions
         for title, table in (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from .console import (
     Apoptosis,
+    AsJson,
     Backed,
     Base,
     BatchKey,
@@ -32,8 +33,12 @@ from .console import (
     read_named,
     read_symbols,
     read_time_key,
+    say,
     silence_transformers,
 )
+
+if TYPE_CHECKING:
+    from .fit_record import FitRecord
 
 # heavy modules are imported inside the commands: --help must answer at once
 
@@ -62,13 +67,16 @@ def fit(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and cells drawn.")] = 0,
     verdict: Verdict = True,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit a model to a time course, from scratch.
 
     Stopped or killed, the same command goes on from the last saved state.
     """
-    with plain_errors("interrupted: the same command goes on from the last saved state"):
+    with plain_errors(
+        "interrupted: the same command goes on from the last saved state", quiet=quiet
+    ):
         adata = read_file(file, backed=backed)
         from accelerate import PartialState
 
@@ -97,15 +105,9 @@ def fit(
         )
         if PartialState().is_main_process:
             pipeline.save_pretrained(output)
-            if not quiet:
-                record, dims = pipeline.record, pipeline.model.config.latent_dim
-                typer.echo(
-                    f"{output}: {sum(record.cells)} cells at {len(record.times)} times, "
-                    f"{len(pipeline.panel)} variables, {dims} dimensions, "
-                    f"{len(record.losses)} steps in {record.seconds:.1f} s"
-                )
-                if record.verdict is not None:
-                    typer.echo(record.verdict["sentence"])
+            dims = pipeline.model.config.latent_dim
+            text = f", {len(pipeline.panel)} variables, {dims} dimensions"
+            _say_fits(output, [pipeline.record], text, quiet=quiet, as_json=as_json)
 
 
 def finetune(
@@ -139,13 +141,16 @@ def finetune(
     backed: Backed = False,
     seed: Annotated[int, typer.Option(help="Of cells and snapshots drawn.")] = 0,
     verdict: Verdict = True,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a pretrained model on one time course, or on several jointly.
 
     Stopped or killed, the same command goes on from the last saved state.
     """
-    with plain_errors("interrupted: the same command goes on from the last saved state"):
+    with plain_errors(
+        "interrupted: the same command goes on from the last saved state", quiet=quiet
+    ):
         adatas = read_named(files, name, backed=backed)
         from accelerate import PartialState
 
@@ -173,12 +178,29 @@ def finetune(
         )
         if PartialState().is_main_process:
             tuned.save_pretrained(output)
-            if not quiet:
-                for one in adatas:
-                    record = (tuned if only else tuned.of_dataset(one)).record
-                    typer.echo(
-                        f"{output}: {one}, {sum(record.cells)} cells at {len(record.times)} times, "
-                        f"{len(record.losses)} steps in {record.seconds:.1f} s"
-                    )
-                    if record.verdict is not None:
-                        typer.echo(record.verdict["sentence"])
+            records = [(tuned if only else tuned.of_dataset(one)).record for one in adatas]
+            _say_fits(output, records, "", quiet=quiet, as_json=as_json)
+
+
+def _say_fits(
+    output: Path, records: list[FitRecord], text: str, *, quiet: bool, as_json: bool
+) -> None:
+    lines, fits = [], []
+    for record in records:
+        name = f"{record.name}, " if len(records) > 1 else ""
+        steps = f"{len(record.losses)} steps in {record.seconds:.1f} s"
+        cells = f"{sum(record.cells)} cells at {len(record.times)} times"
+        lines.append(f"{output}: {name}{cells}{text}, {steps}")
+        if record.verdict is not None:
+            lines.append(record.verdict["sentence"])
+        fits.append(
+            {
+                "name": record.name,
+                "times": record.times,
+                "cells": record.cells,
+                "steps": len(record.losses),
+                "seconds": record.seconds,
+                "verdict": record.verdict,
+            }
+        )
+    say("\n".join(lines), quiet=quiet, as_json=as_json, output=str(output), fits=fits)

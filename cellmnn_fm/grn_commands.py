@@ -71,7 +71,7 @@ def grn(
 
     Edges are statistical, not shown to be causes.
     """
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         pipeline, adata = _asked(model, file, dataset, time_key, where)
         from .regulation import DEFAULT_RIDGE
 
@@ -111,7 +111,7 @@ def grn_evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Compare networks with known edges, beside simple baselines."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         pipeline, adata = _asked(model, file, dataset, time_key, where)
         from .grn_evaluation import Comparison, Reference
 

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import Quiet, plain_errors, print_table, silence_transformers, with_folder
+from .console import (
+    AsJson,
+    Quiet,
+    plain_errors,
+    print_table,
+    say,
+    silence_transformers,
+    with_folder,
+)
 
 # heavy modules are imported inside the commands: --help must answer at once
 
@@ -28,13 +36,14 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
     token: Token = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Upload a model to the Hub, with its card, its genes and the modules that AutoModel needs.
 
     A corpus becomes a data set repository.
     """
-    with plain_errors("interrupted: nothing was committed, the same command goes on"):
+    with plain_errors("interrupted: nothing was committed, the same command goes on", quiet=quiet):
         from .corpus import Corpus
         from .pipeline import CellMNNPipeline
 
@@ -47,8 +56,7 @@ def push(
         url = CellMNNPipeline.from_pretrained(folder).push_to_hub(
             repo, private=private or None, commit_message=message, token=token
         )
-        if not quiet:
-            typer.echo(url)
+        say(url, quiet=quiet, as_json=as_json, url=url)
 
 
 def pull(
@@ -62,10 +70,11 @@ def pull(
     revision: Revision = None,
     token: Token = None,
     force: Annotated[bool, typer.Option("--force", help="Download anew what is cached.")] = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Download a model of the Hub and check it, or a corpus."""
-    with plain_errors("interrupted: the same command goes on"):
+    with plain_errors("interrupted: the same command goes on", quiet=quiet):
         from .checkpoint import whole_or_nothing
         from .corpus import Corpus
         from .errors import InputError
@@ -86,12 +95,17 @@ def pull(
         if output is not None:
             with whole_or_nothing(with_folder(output)) as staging:
                 shutil.copytree(folder, staging, dirs_exist_ok=True)
-        if not quiet:
-            typer.echo(f"{output or folder}: {repo}" + (f", commit {commit}" if commit else ""))
+        say(
+            f"{output or folder}: {repo}" + (f", commit {commit}" if commit else ""),
+            quiet=quiet,
+            as_json=as_json,
+            folder=str(output or folder),
+            commit=commit,
+        )
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the models that are here: those of the package, and those of the Hub in the cache."""
     with plain_errors():

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -263,11 +264,20 @@ class _StateSaver:
         return sorted(self._folder.glob("step_*")) if self._folder is not None else []
 
 
+class _StepsPerSecond(ProgressColumn):
+    """How fast it goes, once that is known."""
+
+    def render(self, task: Task) -> Text:
+        """Of rich's task."""
+        return Text("" if task.speed is None else f"{task.speed:.0f}/s")
+
+
 def _progress_bar(*, disable: bool) -> Progress:
     return Progress(
         "{task.description}",
         BarColumn(),
         "{task.completed}/{task.total} steps",
+        _StepsPerSecond(),
         "loss {task.fields[loss]}",
         TimeRemainingColumn(),
         console=Console(stderr=True),

@@ -97,7 +97,8 @@ class Subspace:
         cls, mean: NDArray, vectors: NDArray, scale: NDArray, noise: NDArray
     ) -> Subspace:
         """From orthonormal `vectors` (genes, dims), and the spread of the scores along them."""
-        spread = scale > _NEGLIGIBLE * scale.max()
+        rounding = 4 * np.finfo(np.float32).eps * np.abs(mean).max()
+        spread = scale > max(_NEGLIGIBLE * scale.max(), rounding)
         require_varying(spread)
         vectors, scale = vectors[:, spread], scale[spread]
         return cls.of_arrays(mean, vectors * scale, vectors / scale, noise, np.eye(len(scale)))

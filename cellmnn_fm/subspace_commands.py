@@ -50,7 +50,7 @@ def fit(
 
     Files of coordinates only (uns["space"] = "pca") are left out.
     """
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         from .latent_space import GeneOptions
         from .members import fit_shared_subspace
 
@@ -74,7 +74,7 @@ def add(
     quiet: Quiet = False,
 ) -> None:
     """Add data sets to a shared subspace; those that are in it are not read again."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         from .latent_space import GeneOptions
         from .members import fit_shared_subspace
         from .shared_subspace import SharedSubspace
@@ -108,7 +108,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """How much of data sets a shared subspace keeps: genes, and variance beside own components."""
-    with plain_errors():
+    with plain_errors(quiet=quiet):
         from rich.console import Console
         from rich.progress import track
 

@@ -37,9 +37,8 @@ def test_fit_and_interpolate(file, tmp_path):
     assert anndata.read_h5ad(predicted).n_obs == 30
     later = run("interpolate", model, file, "--at", "4", "-o", tmp_path / "new" / "late.h5ad")
     assert later.exit_code == 0
-    assert later.stderr.startswith(
-        "warning: time 4 is 1 beyond the observed times 0 to 3: an extra"
-    )
+    assert "warning: time 4 is 1 beyond the observed times 0 to 3: an extra" in later.stderr
+    assert "warning: X has negative values: taken as scaled" in later.stderr
     assert (tmp_path / "new" / "late.h5ad").is_file()
 
 
@@ -211,3 +210,43 @@ def test_files_without_genes_are_left_out_or_refused(adata, two_files, tmp_path)
     result = run("subspace", "report", tmp_path / "none", two_files[0], "--time-key", "day")
     assert result.exit_code == 2
     assert "expected a saved shared subspace" in result.stderr
+
+
+def test_machines_get_json(adata, tmp_path):
+    """The same as people are told, and nothing else on the output."""
+    adata.obs["kind"] = np.resize(["a", "b"], adata.n_obs)
+    adata.obs["half"] = np.repeat(["x", "y"], 45)[np.random.default_rng(0).permutation(90)]
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    file, model, day = tmp_path / "cells.h5ad", tmp_path / "model", ("--time-key", "day")
+    fitted = run("fit", file, *day, "-o", model, "--steps", 2, "--growth", "learned")
+    assert fitted["fits"][0]["cells"] == [30, 30, 30]
+    assert fitted["fits"][0]["verdict"]["times"] == [1.0]
+    assert run("interpolate", model, file, "--at", 2, "-o", tmp_path / "a.h5ad")["cells"] == 60
+    assert run("annotate", model, file, "-o", tmp_path / "b.h5ad")["cells"] == 90
+    followed = run("trajectory", model, file, "-o", tmp_path / "c.h5ad", "--n-steps", 1)
+    assert followed["times"] == [0.0, 1.0, 3.0]
+    shares = run("fates", model, file, "--groups", "kind", "-o", tmp_path / "f.tsv")["shares"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert run("growth", model, file, "--groups", "kind")["groups"][0]["group"] == "a"
+    perturbed = run(
+        *("perturb", model, file, "--groups", "kind", "--gene", "g1"),
+        *("-o", tmp_path / "p.tsv"),
+    )
+    assert {row["group"] for row in perturbed["fates"]} == {"a", "b"}
+    compared = run(
+        *("compare", "cellmnn-base", file, *day, "--condition", "half", "--permutations", 2)
+    )
+    assert compared["conditions"] == ["x", "y"]
+    adapted = run("adapt", "cellmnn-base", file, *day, "-o", tmp_path / "adapted")
+    assert adapted["times"] == [0.0, 1.0, 3.0]
+    tuned = run(
+        *("finetune", "cellmnn-base", file, *day, "-o", tmp_path / "t", "--steps", 1),
+        "--no-verdict",
+    )
+    assert tuned["fits"][0]["steps"] == 1
