@@ -71,6 +71,9 @@ class Subspace:
         with np.errstate(invalid="ignore"):  # a share of no variance at all, refused below
             fit = PCA(wanted, svd_solver=solver, random_state=seed).fit(x)
         scale, noise = np.sqrt(fit.explained_variance_), np.full(x.shape[1], fit.noise_variance_)
+        # a covariance is a difference of squares, in single precision
+        rounding = 2 * np.sqrt(np.finfo(np.float32).eps) * np.abs(fit.mean_).max()
+        scale = np.where(scale > rounding, scale, 0.0)
         return cls._of_scores(fit.mean_, fit.components_.T, scale, noise)
 
     @classmethod
@@ -97,8 +100,7 @@ class Subspace:
         cls, mean: NDArray, vectors: NDArray, scale: NDArray, noise: NDArray
     ) -> Subspace:
         """From orthonormal `vectors` (genes, dims), and the spread of the scores along them."""
-        rounding = 4 * np.finfo(np.float32).eps * np.abs(mean).max()
-        spread = scale > max(_NEGLIGIBLE * scale.max(), rounding)
+        spread = scale > _NEGLIGIBLE * scale.max()
         require_varying(spread)
         vectors, scale = vectors[:, spread], scale[spread]
         return cls.of_arrays(mean, vectors * scale, vectors / scale, noise, np.eye(len(scale)))

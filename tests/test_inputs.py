@@ -295,9 +295,7 @@ def no_cells(tmp_path):
     return base()[:0].copy()
 
 
-@case(
-    "a file that is none", "error: expected an AnnData file, .h5ad or .zarr, found"
-)
+@case("a file that is none", "error: expected an AnnData file, .h5ad or .zarr, found")
 def no_file(tmp_path):
     (tmp_path / "file.h5ad").write_text("hello")
     return read_file(tmp_path / "file.h5ad")

@@ -125,8 +125,8 @@ def nothing_in_x(adata):
 BAD_INPUT = {
     no_column: 'time column "day": expected a column of obs, found columns (none); name the column',
     nan_time: 'time column "day": expected a time for every cell, found 4 of 90 without; remove',
-    infinite_time: 'time column "day": expected finite numbers, found inf; replace',
-    text_time: 'time column "day": expected finite numbers, found early, late; replace the labels',
+    infinite_time: 'time column "day": expected finite numbers, found inf; remove',
+    text_time: 'time column "day": expected numbers, or labels such as day3',
     one_time: "times: expected 2 or more different ones, found 1 (2); dynamics need snapshots",
     lonely_cell: "cells: expected 2 or more at every time, found 1 at 7; remove those times",
     nan_value: "X: expected finite values, found 1 of 720 NaN or infinite; remove or impute them",
