@@ -26,7 +26,7 @@ endif
 test: $(VENV)/.installed ## the fast tests
 	$(BIN)/pytest -q
 
-test-slow: $(VENV)/.installed ## the tutorials of docs/, run
+test-slow: $(VENV)/.installed ## slower tests, and the tutorials of docs/
 	$(BIN)/pytest -q -m slow
 
 docs: $(VENV)/.installed ## the reference of all modules, from their docstrings, in build/reference/

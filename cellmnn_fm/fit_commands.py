@@ -187,7 +187,7 @@ def _say_fits(
 ) -> None:
     lines, fits = [], []
     for record in records:
-        name = f"{record.name}, " if len(records) > 1 else ""
+        name = f"{record.name}, " if record.base is not None else ""
         steps = f"{len(record.losses)} steps in {record.seconds:.1f} s"
         cells = f"{sum(record.cells)} cells at {len(record.times)} times"
         lines.append(f"{output}: {name}{cells}{text}, {steps}")

@@ -120,6 +120,7 @@ def test_fits_take_them_off(course, tmp_path):
         again.annotate(strange)
 
 
+@pytest.mark.slow
 def test_predictions_and_evaluations_use_them(course):
     """With batches taken off, a left-out time is as well predicted as without batches at all."""
     clean = course.copy()

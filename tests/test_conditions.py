@@ -52,6 +52,7 @@ def test_a_difference_is_found_where_it_is(base):
     )
 
 
+@pytest.mark.slow
 def test_none_is_found_where_there_is_none(base):
     pipeline = CellMNNPipeline.from_pretrained(base)
     p = [

@@ -163,6 +163,7 @@ def test_paper_and_leaky_join_the_table(drifting, monkeypatch):
     assert {"paper", "paper_leaky"} <= set(evaluation.summary)
 
 
+@pytest.mark.slow
 def test_real_embryoid_bodies_beat_optimal_transport(data_folder):
     """The main figure of the README, on one seed."""
     adata = anndata.read_h5ad(data_folder / "embryoid_body_pca.h5ad")

@@ -121,6 +121,7 @@ def test_the_released_base_is_small():
     assert {file.suffix for file in folder.iterdir()} <= {".json", ".safetensors", ".md"}
 
 
+@pytest.mark.slow
 def test_zero_shot_on_a_file_it_never_saw(data_folder):
     """The base was not trained on sets of coordinates."""
     adata = anndata.read_h5ad(data_folder / "emt_a549.h5ad")

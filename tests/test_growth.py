@@ -102,6 +102,7 @@ def test_fates_are_right_where_those_without_growth_are_wrong(adata, growing, ma
     assert above > 2 * found.descendants[found.probabilities["up"] < 0.1].mean()
 
 
+@pytest.mark.slow
 def test_without_differences_none_are_found():
     still = SWITCH.__class__(**{**vars(SWITCH), "growth": None})
     adata = still.to_anndata(cells=1000, seed=0)
@@ -225,6 +226,7 @@ def test_genes_are_scored():
         GrowthGenes().score(read_source(adata))
 
 
+@pytest.mark.slow
 def test_scores_have_a_learned_scale(adata):
     """A score that goes with the rate leads to it; one that goes against it is not believed."""
     truth = adata.obs["true_rate"].to_numpy()

@@ -281,6 +281,7 @@ def test_aligned_scores_are_in_the_same_components_as_own_ones(courses, shared):
         assert w1["shared"] == pytest.approx(w1["own"], rel=0.2)
 
 
+@pytest.mark.slow
 def test_every_file_of_the_collection_goes_through_both_modes(data_folder):
     import json
 

@@ -217,6 +217,7 @@ def test_growth_and_dense_and_mmd_train():
     assert trained.losses[-1]["distance"] < trained.losses[0]["distance"]
 
 
+@pytest.mark.slow
 def test_bf16_autocast_trains():
     code = (
         "from tests.test_training import COURSE, CONFIG, SHORT, train\n"

@@ -56,6 +56,7 @@ def test_it_tells_better_from_worse():
     assert again == better
 
 
+@pytest.mark.slow
 def test_the_interval_covers_and_shrinks():
     """It covers what other samples of the cells say, and halves with four times as many."""
     common = {"time_key": "day", "use_rep": "X"}
