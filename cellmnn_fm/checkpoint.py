@@ -18,6 +18,7 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _FORMAT_VERSION = 1
+_READY = ".ready"
 _UNLISTED = {MANIFEST_FILE, "README.md"}  # cards are edited on the Hub
 
 
@@ -65,23 +66,28 @@ def whole_or_nothing(folder: str | Path) -> Iterator[Path]:
 
     It lies beside `folder`, and gets a manifest of sizes and hashes. A process that is killed at
     any point leaves the old checkpoint or the new one: should it die between the two renames, the
-    next save or load puts the old one back (:func:`recover`). Files in `folder` that no manifest
-    lists stay.
+    next save or load puts the old one back (:func:`recover`). A folder that cannot be renamed, a
+    mount point or the one that the process is in, gets the files one by one from a folder inside
+    of it, and what is missing at the next save or load. Files that no manifest lists stay.
     """
     target = Path(os.path.abspath(folder))
     recover(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}.saving")
+    stays = target.exists() and (os.path.ismount(target) or Path.cwd().is_relative_to(target))
+    staging = target / ".saving" if stays else target.with_name(f".{target.name}.saving")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     try:
         yield staging
         _write_manifest(staging)
         _sync(staging)
-        if target.exists():
-            target.rename(_replaced(target))
-        staging.rename(target)
-        _sync_folder(target.parent)
+        if stays:
+            staging.rename(target / _READY)
+        else:
+            if target.exists():
+                target.rename(_replaced(target))
+            staging.rename(target)
+            _sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         recover(target)
@@ -90,9 +96,17 @@ def whole_or_nothing(folder: str | Path) -> Iterator[Path]:
 
 
 def recover(folder: str | Path) -> None:
-    """Finish what a save that was killed between its two renames has left, if anything."""
+    """Finish what a save that was killed half way has left, if anything."""
     target = Path(os.path.abspath(folder))
-    replaced = _replaced(target)
+    replaced, ready = _replaced(target), target / _READY
+    if ready.exists():
+        coming = _listed_files(ready)
+        for name in set(_listed_files(target)) - set(coming) if coming else ():
+            inside(target, name).unlink(missing_ok=True)
+        # the manifest last: until then it is known what is to be done
+        for path in sorted(ready.iterdir(), key=lambda path: path.name == MANIFEST_FILE):
+            os.replace(path, target / path.name)
+        ready.rmdir()
     if not replaced.exists():
         return
     if not target.exists():

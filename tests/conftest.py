@@ -28,6 +28,22 @@ def data_folder():
     return DATA
 
 
+@pytest.fixture(scope="session")
+def require_table():
+    """That a document has a table with these lines; WRITE_DOCUMENTS=1 writes it."""
+
+    def require(document, header, lines):
+        text = document.read_text().splitlines()
+        start = text.index(header) + 2  # below the rule
+        stop = next(at for at in range(start, len(text) + 1) if "".join(text[at : at + 1]) == "")
+        if os.environ.get("WRITE_DOCUMENTS"):
+            document.write_text("\n".join([*text[:start], *lines, *text[stop:]]) + "\n")
+        else:
+            assert text[start:stop] == lines
+
+    return require
+
+
 @pytest.fixture
 def adata():
     """A small time course of genes that drift, 3 times of 30 cells, 8 genes."""

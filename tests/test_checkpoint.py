@@ -40,8 +40,9 @@ def write(folder, **files):
             (staging / name).write_text(text)
 
 
-@pytest.mark.parametrize("at", range(1, 40))
-def test_a_kill_at_any_step_leaves_a_whole_checkpoint(tmp_path, at):
+@pytest.mark.parametrize("place", ["elsewhere", "inside"])
+@pytest.mark.parametrize("at", range(1, 36))
+def test_a_kill_at_any_step_leaves_a_whole_checkpoint(tmp_path, at, place):
     """The process ends before the n-th system call of a save: the old or the new model loads."""
     old, new = make_model(0), make_model(1)
     folder = tmp_path / "model"
@@ -50,6 +51,8 @@ def test_a_kill_at_any_step_leaves_a_whole_checkpoint(tmp_path, at):
     child = os.fork()
     if child == 0:  # pragma: no cover (ends at once)
         count = 0
+        if place == "inside":  # of a folder that one is in the files are replaced
+            os.chdir(folder)
 
         def killed_at(function):
             def call(*arguments, **options):
@@ -61,7 +64,7 @@ def test_a_kill_at_any_step_leaves_a_whole_checkpoint(tmp_path, at):
 
             return call
 
-        for name in ("rename", "fsync", "unlink", "rmdir", "mkdir"):
+        for name in ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir"):
             setattr(os, name, killed_at(getattr(os, name)))
         Path.rename = killed_at(Path.rename)
         try:
@@ -73,7 +76,7 @@ def test_a_kill_at_any_step_leaves_a_whole_checkpoint(tmp_path, at):
     if os.waitstatus_to_exitcode(status) == 0:
         assert is_model(folder, new)
     else:
-        assert at < 30, "more steps than are tried"
+        assert at < 35, "more steps than are tried"
     assert (folder / "notes.txt").read_text() == "mine"
     new.save_pretrained(folder)
     assert is_model(folder, new)
@@ -93,6 +96,17 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
         fail()
     assert (tmp_path / "one" / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
+def test_the_folder_one_is_in_keeps_its_place(tmp_path, monkeypatch):
+    """Renamed, it would be lost to the process."""
+    folder = tmp_path / "one"
+    write(folder, a="1", b="2")
+    monkeypatch.chdir(folder)
+    write(".", a="3", c="4")
+    assert sorted(path.name for path in Path().iterdir()) == ["a", "c", MANIFEST_FILE]
+    verify(Path())
+    assert Path("a").read_text() == "3"
 
 
 def test_what_is_no_longer_saved_goes_and_what_is_not_ours_stays(tmp_path):
