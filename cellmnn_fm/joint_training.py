@@ -324,7 +324,15 @@ def validator(
 
 
 def corpus_config(corpus: Corpus, **options: Any) -> CellMNNConfig:
-    """A configuration for all data sets of a corpus, with a frame for each of them."""
+    """A configuration for all data sets of a corpus, with a frame for each of them.
+
+    Raises
+    ------
+    InputError
+        On growth, which is learned from one time course alone.
+    """
+    if options.get("growth"):
+        raise InputError("growth", "none in joint training", "growth", "fit one time course")
     entries = corpus.entries.values()
     return CellMNNConfig(
         latent_dim=corpus.latent_dim,

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from cellmnn_fm import CellMNNPipeline, GrowthGenes, InputError, TimeCourse
 from cellmnn_fm.cli import app
 from cellmnn_fm.growth import PopulationSize
+from cellmnn_fm.joint_training import corpus_config
 from cellmnn_fm.reading import read_growth, read_source
 from cellmnn_fm.recipes import preset_configs
 from cellmnn_fm.rollout import log_descendants, roll_out
@@ -259,6 +260,8 @@ def test_growth_is_of_fits_from_scratch(adata, mass_preserving):
     base = CellMNNPipeline.from_pretrained("cellmnn-base")
     with pytest.raises(InputError, match="growth: expected none: a pretrained model has its own"):
         base.fit(adata, time_key="time", growth=True)
+    with pytest.raises(InputError, match="growth: expected none in joint training, found growth"):
+        corpus_config(None, growth=True)
     with pytest.raises(InputError, match="model: expected one with growth, found one without"):
         mass_preserving[0].growth(adata)
 
