@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from .console import (
+    AsJson,
     Dataset,
     FileOrDataset,
     Model,
@@ -17,6 +18,7 @@ from .console import (
     plain_errors,
     print_table,
     read_file,
+    say,
     silence_transformers,
     with_folder,
 )
@@ -65,6 +67,7 @@ def grn(
     ] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures.")] = None,
     seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
+    as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the gene regulatory network: who makes whom faster or slower.
@@ -91,8 +94,15 @@ def grn(
         network.save(with_folder(output), top_k=top, **picked)
         if figures is not None:
             _draw(figures, pipeline, adata, time_key, network, picked)
-        if not quiet:
-            typer.echo(f"{output}: {len(network.genes)} genes, {network.record['cells']} cells")
+        genes, cells = len(network.genes), network.record["cells"]
+        say(
+            f"{output}: {genes} genes, {cells} cells",
+            quiet=quiet,
+            as_json=as_json,
+            output=str(output),
+            genes=genes,
+            cells=cells,
+        )
 
 
 def grn_evaluate(

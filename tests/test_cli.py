@@ -228,6 +228,7 @@ def test_machines_get_json(adata, tmp_path):
     assert fitted["fits"][0]["cells"] == [30, 30, 30]
     assert fitted["fits"][0]["verdict"]["times"] == [1.0]
     assert run("interpolate", model, file, "--at", 2, "-o", tmp_path / "a.h5ad")["cells"] == 60
+    assert run("grn", model, file, "-o", tmp_path / "edges.tsv")["genes"] == 8
     assert run("annotate", model, file, "-o", tmp_path / "b.h5ad")["cells"] == 90
     followed = run("trajectory", model, file, "-o", tmp_path / "c.h5ad", "--n-steps", 1)
     assert followed["times"] == [0.0, 1.0, 3.0]

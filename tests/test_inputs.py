@@ -258,9 +258,9 @@ def one_gene(tmp_path):
     return base()[:, :1].copy()
 
 
-@case("20,000 genes, sparse", "fits")
+@case("100,000 genes, sparse", "fits")
 def many_genes(tmp_path):
-    x = sparse.random(90, 20_000, 0.02, format="csr", dtype=np.float32, random_state=0)
+    x = sparse.random(90, 100_000, 0.02, format="csr", dtype=np.float32, random_state=0)
     return anndata.AnnData(x, obs=base().obs)
 
 
