@@ -70,8 +70,8 @@ def fates(
         if figure is not None:
             from .plotting import plot_fates
 
-            states = pipeline.annotate(adata, time_key=time_key, layers=False)
-            states = states[found.probabilities.index].obsm["X_cellmnn"]
+            annotated = pipeline.annotate(adata, time_key=time_key, layers=False)
+            states = annotated.obsm["X_cellmnn"][found.rows]
             plot_fates(states, found.probabilities).savefig(with_folder(figure), dpi=150)
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
         say(

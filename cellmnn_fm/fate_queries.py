@@ -54,12 +54,15 @@ class FateTable:
     descendants : Series
         How many each cell has at the end, relative to the mean of the cells of its time; 1 in a
         model without growth.
+    rows : (cells,)
+        Which of the cells of the file these are.
     """
 
     probabilities: pd.DataFrame
     drivers: pd.DataFrame
     accuracy: float
     descendants: pd.Series
+    rows: NDArray[np.int64]
 
     @property
     def shares(self) -> pd.Series:
@@ -162,7 +165,8 @@ class FateQueries(FittedQueries):
         index = adata.obs_names[asked.rows]
         probabilities = pd.DataFrame(found.probabilities, index=index, columns=names)
         descendants = pd.Series(asked.relative(found.log_growth), index=index, name="descendants")
-        return FateTable(probabilities, drivers, asked.groups.accuracy, descendants)
+        accuracy = asked.groups.accuracy
+        return FateTable(probabilities, drivers, accuracy, descendants, asked.rows)
 
     def perturb(
         self,

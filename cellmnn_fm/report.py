@@ -210,8 +210,8 @@ def _fates(
     if groups is None:
         return []
     found = fitted.fates(adata, groups, time_key=time_key)
-    states = fitted.annotate(adata, time_key=time_key, layers=False)
-    states = states[found.probabilities.index].obsm["X_cellmnn"]
+    annotated = fitted.annotate(adata, time_key=time_key, layers=False)
+    states = annotated.obsm["X_cellmnn"][found.rows]
     rows = []
     for group in found.drivers:
         order = found.drivers[group].sort_values(ascending=False, kind="stable")

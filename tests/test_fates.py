@@ -214,7 +214,8 @@ def test_what_is_refused(simulated, genes, options, message):
 def test_figures(simulated):
     adata, fitted = simulated
     found = fitted.fates(adata, "fate", start=2.0)
-    states = fitted.annotate(adata)[found.probabilities.index].obsm["X_cellmnn"]
+    states = fitted.annotate(adata).obsm["X_cellmnn"][found.rows]
+    assert adata.obs_names[found.rows].tolist() == found.probabilities.index.tolist()
     assert len(plot_fates(states, found.probabilities).axes) == 3
     followed = fitted.trajectory(adata, n_steps=2)
     assert len(plot_gene_trends(followed, ["G1", "G3"]).axes[0].lines) == 2

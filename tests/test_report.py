@@ -48,6 +48,7 @@ def course():
     adata = anndata.AnnData(x.astype(np.float32), uns={"name": "<mine> & yours"})
     adata.obs["day"] = days
     adata.var_names = [f"g{i}" for i in range(8)]
+    adata.obs_names = ["same"] * 90
     return adata
 
 
