@@ -29,19 +29,19 @@ def data_folder():
 
 
 @pytest.fixture(scope="session")
-def require_table():
-    """That a document has a table with these lines; WRITE_DOCUMENTS=1 writes it."""
+def table_of():
+    """The lines of a table of a document; WRITE_DOCUMENTS=1 puts new ones there first."""
 
-    def require(document, header, lines):
+    def table(document, header, lines):
         text = document.read_text().splitlines()
         start = text.index(header) + 2  # below the rule
         stop = next(at for at in range(start, len(text) + 1) if "".join(text[at : at + 1]) == "")
         if os.environ.get("WRITE_DOCUMENTS"):
-            document.write_text("\n".join([*text[:start], *lines, *text[stop:]]) + "\n")
-        else:
-            assert text[start:stop] == lines
+            text[start:stop], stop = lines, start + len(lines)
+            document.write_text("\n".join(text) + "\n")
+        return text[start:stop]
 
-    return require
+    return table
 
 
 @pytest.fixture
