@@ -16,13 +16,11 @@ from safetensors import SafetensorError, safe_open
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+SHARED_FILES = ["*.json", "*.safetensors", "*.md", "*.py"]  # nothing that could be a pickle
 
 _FORMAT_VERSION = 1
 _READY = ".ready"
 _UNLISTED = {MANIFEST_FILE, "README.md"}  # cards are edited on the Hub
-
-
-_DOWNLOADED = ["*.json", "*.safetensors", "*.md", "*.py"]  # nothing that could be a pickle
 
 
 def bundled(name_or_path):
@@ -56,7 +54,7 @@ def find(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
     recover(folder)
     if folder.is_dir():
         return folder, None
-    downloaded = Path(snapshot_download(str(name_or_path), allow_patterns=_DOWNLOADED, **download))
+    downloaded = Path(snapshot_download(str(name_or_path), allow_patterns=SHARED_FILES, **download))
     return downloaded, downloaded.name  # the cache has a folder for each commit
 
 

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .checkpoint import find, weight_files
+from .checkpoint import SHARED_FILES, find, weight_files
 from .errors import InputError
 
 # of the HTTP library, which differs between versions of the client
@@ -34,7 +34,6 @@ _CLIENT_ERRORS: tuple[Any, ...] = (
     *(OSError, ValueError, RuntimeError),  # the latter is what a broken upload ends in
     *(EntryNotFoundError, _HTTPError),
 )
-_UPLOADED = ["*.json", "*.safetensors", "*.md", "*.py"]
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,8 @@ def upload(
                 folder_path=folder,
                 commit_message=commit_message or "Upload a Cell-MNN checkpoint",
                 revision=revision,
-                allow_patterns=_UPLOADED,
-                delete_patterns=_UPLOADED,
+                allow_patterns=SHARED_FILES,
+                delete_patterns=SHARED_FILES,
             )
     return commit.commit_url
 
