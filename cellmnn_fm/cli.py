@@ -30,6 +30,7 @@ from .console import (
     TimeKeyOrFit,
     TimeMap,
     UseRep,
+    load_pipeline,
     plain_errors,
     print_evaluation,
     read_file,
@@ -37,7 +38,6 @@ from .console import (
     read_symbols,
     read_time_key,
     say,
-    silence_transformers,
     with_folder,
 )
 from .fate_commands import column_or_count, compare, fates, growth, perturb
@@ -76,10 +76,7 @@ def interpolate(
     """Predict the snapshot at any time from those around it."""
     with plain_errors(quiet=quiet):
         adata = read_file(file)
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
+        pipeline = load_pipeline(model, dataset)
         predicted = pipeline.interpolate(
             adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps, level=level
         )
@@ -121,10 +118,7 @@ def adapt(
     """Make a model of a time course from a pretrained one, without any training."""
     with plain_errors(quiet=quiet):
         adata = read_file(file)
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        adapted = CellMNNPipeline.from_pretrained(base).adapt(
+        adapted = load_pipeline(base).adapt(
             adata,
             time_key=read_time_key(time_key, time_map),
             use_rep=use_rep,
@@ -182,10 +176,7 @@ def trajectory(
     """Follow cells through time: observed ones, or those of a data set that a model knows."""
     with plain_errors(quiet=quiet):
         adata = None if file is None else read_file(file)
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
+        pipeline = load_pipeline(model, dataset)
         found = pipeline.trajectory(
             adata,
             times,
@@ -237,10 +228,7 @@ def annotate(
     """Add latent states, velocities and loadings to observed cells."""
     with plain_errors(quiet=quiet):
         adata = read_file(file)
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
+        pipeline = load_pipeline(model, dataset)
         annotated = pipeline.annotate(adata, time_key=time_key, layers=layers)
         if figure is not None:
             from .plotting import plot_embedded_velocity
@@ -293,10 +281,7 @@ def evaluate(
     """Leave each interior time out, predict it, and compare with simple baselines."""
     with plain_errors(quiet=quiet):
         adata = read_file(file)
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        pipeline = CellMNNPipeline() if base is None else CellMNNPipeline.from_pretrained(base)
+        pipeline = load_pipeline(base)
         evaluation = pipeline.evaluate(
             adata,
             time_key=read_time_key(time_key, time_map),
@@ -347,12 +332,10 @@ def report(
     """Write one page about a model and a data set, that opens without a network."""
     with plain_errors(quiet=quiet):
         adata = read_file(file)
-        from .pipeline import CellMNNPipeline
         from .report import write_report
 
-        silence_transformers()
         write_report(
-            CellMNNPipeline.from_pretrained(model, dataset),
+            load_pipeline(model, dataset),
             adata,
             with_folder(output),
             time_key=time_key,

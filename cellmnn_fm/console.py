@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from .evaluation import Evaluation
+    from .pipeline import CellMNNPipeline
     from .reading import Growth
     from .times import TimeKey as TimeKeyOption
 
@@ -241,6 +242,16 @@ def silence_transformers() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def load_pipeline(model: str | None, dataset: str | None = None) -> CellMNNPipeline:
+    """The pipeline that a command is about, or one to be fitted; without bars of transformers."""
+    from .pipeline import CellMNNPipeline
+
+    silence_transformers()
+    if model is None:
+        return CellMNNPipeline()
+    return CellMNNPipeline.from_pretrained(model, dataset)
 
 
 @contextmanager

@@ -16,11 +16,11 @@ from .console import (
     Quiet,
     TimeKey,
     TimeKeyOrFit,
+    load_pipeline,
     plain_errors,
     print_table,
     read_file,
     say,
-    silence_transformers,
     with_folder,
 )
 
@@ -57,10 +57,7 @@ def fates(
     """Follow cells to the end, and say in which group they are then."""
     with plain_errors(quiet=quiet):
         adata = read_file(file)
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
+        pipeline = load_pipeline(model, dataset)
         found = pipeline.fates(
             adata, column_or_count(groups, adata), time_key=time_key, start=start, end=end
         )
@@ -109,10 +106,8 @@ def growth(
     with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .growth_queries import read_population
-        from .pipeline import CellMNNPipeline
 
-        silence_transformers()
-        found = CellMNNPipeline.from_pretrained(model).growth(
+        found = load_pipeline(model).growth(
             adata,
             groups,
             population=None if population is None else read_population(population),
@@ -163,10 +158,8 @@ def perturb(
     with plain_errors(quiet=quiet):
         adata = read_file(file)
         from .fate_queries import read_settings
-        from .pipeline import CellMNNPipeline
 
-        silence_transformers()
-        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
+        pipeline = load_pipeline(model, dataset)
         found = pipeline.perturb(
             adata,
             read_settings(genes),
@@ -208,10 +201,7 @@ def compare(
     """Compare two conditions: where they lead the same cells, and to which fates."""
     with plain_errors(quiet=quiet):
         adata = read_file(file)
-        from .pipeline import CellMNNPipeline
-
-        silence_transformers()
-        found = CellMNNPipeline.from_pretrained(base).compare(
+        found = load_pipeline(base).compare(
             adata,
             condition,
             time_key=time_key,

@@ -15,11 +15,11 @@ from .console import (
     Model,
     Quiet,
     TimeKeyOrFit,
+    load_pipeline,
     plain_errors,
     print_table,
     read_file,
     say,
-    silence_transformers,
     with_folder,
 )
 
@@ -223,10 +223,7 @@ def _asked(
     from .errors import InputError
 
     adata = None if file is None else read_file(file)
-    from .pipeline import CellMNNPipeline
-
-    silence_transformers()
-    pipeline = CellMNNPipeline.from_pretrained(model, dataset)
+    pipeline = load_pipeline(model, dataset)
     if adata is None:
         return pipeline, None
     pipeline = pipeline.fitted_to(adata, time_key)

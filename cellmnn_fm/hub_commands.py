@@ -13,10 +13,10 @@ import typer
 from .console import (
     AsJson,
     Quiet,
+    load_pipeline,
     plain_errors,
     print_table,
     say,
-    silence_transformers,
     with_folder,
 )
 
@@ -45,15 +45,13 @@ def push(
     """
     with plain_errors("interrupted: nothing was committed, the same command goes on", quiet=quiet):
         from .corpus import Corpus
-        from .pipeline import CellMNNPipeline
 
         if (Path(folder) / "sets").is_dir():  # which no model has
             Corpus(folder).push_to_hub(repo, private=private, token=token)
             if not quiet:
                 typer.echo(f"{repo}: {len(Corpus(folder))} data sets")
             return
-        silence_transformers()
-        url = CellMNNPipeline.from_pretrained(folder).push_to_hub(
+        url = load_pipeline(folder).push_to_hub(
             repo, private=private or None, commit_message=message, token=token
         )
         say(url, quiet=quiet, as_json=as_json, url=url)
@@ -79,7 +77,6 @@ def pull(
         from .corpus import Corpus
         from .errors import InputError
         from .hub import locate
-        from .pipeline import CellMNNPipeline
 
         if corpus:
             if output is None:
@@ -88,10 +85,9 @@ def pull(
             if not quiet:
                 typer.echo(f"{output}: {len(found)} data sets")
             return
-        silence_transformers()
         options = {"revision": revision, "token": token, "force_download": force}
         folder, commit = locate(repo, **options)
-        CellMNNPipeline.from_pretrained(folder)  # as a whole
+        load_pipeline(str(folder))  # as a whole
         if output is not None:
             with whole_or_nothing(with_folder(output)) as staging:
                 shutil.copytree(folder, staging, dirs_exist_ok=True)
