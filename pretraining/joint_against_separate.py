@@ -13,7 +13,6 @@ results/joint_against_separate.json and .md.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,10 +24,11 @@ import yaml
 from build_corpus import GENES, build, read_list
 from leave_group_out import HERE
 
-from cellmnn_fm import CellMNNModel
+from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.adaptation import Start, adapt
 from cellmnn_fm.candidates import preset_candidates
 from cellmnn_fm.evaluation import MIN_HELD_OUT_CELLS, Candidate, Fold, evaluate
+from cellmnn_fm.foundation import save_foundation
 from cellmnn_fm.joint_training import corpus_config, pretrain
 from cellmnn_fm.latent_space import SpaceOptions
 from cellmnn_fm.metrics import with_interval
@@ -36,44 +36,36 @@ from cellmnn_fm.recipes import TrainingConfig
 from cellmnn_fm.sampling import SamplingConfig
 from cellmnn_fm.time_course import TimeScale
 
+CONFIG = HERE / "configs" / "base.yaml"
 METHODS = ("joint", "separate", "separate_in_frame", "untrained_two_sided")
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="Model, training and sampling.")] = HERE
-    / "configs"
-    / "base.yaml",
+    config: Annotated[Path, typer.Option(help="Model, training and sampling.")] = CONFIG,
     data: Annotated[
         Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")
     ] = Path("../shared/data"),
     seeds: int = 3,
 ) -> None:
     """Train the joint model, evaluate all, print the table."""
-    settings = yaml.safe_load(config.read_text())
-    adatas = {one["name"]: anndata.read_h5ad(data / one["file"]) for one in read_list()}
-    held_out = {name: middle_time(adata) for name, adata in adatas.items()}
-    seen = {name: without(adata, held_out[name]) for name, adata in adatas.items()}
-    folder = Path(tempfile.mkdtemp())
-    corpus = build(folder / "corpus", seen, read_list())
-    model = pretrain(
-        corpus,
-        corpus_config(corpus, **settings["model"]),
-        TrainingConfig(**settings["training"]),
-        SamplingConfig(**settings["sampling"]),
-        validation=[one for one in settings["validation"] if one in corpus.groups.values()],
-        seed=settings["seed"],
-        progress=True,
-    ).model
+    held_out = {
+        one["name"]: middle_time(anndata.read_h5ad(data / one["file"])) for one in read_list()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        joint_base(data, Path(folder, "joint"), held_out, config)
+        base = CellMNNPipeline.from_pretrained(Path(folder, "joint"))
     outcome = {}
-    for row, (name, adata) in enumerate(adatas.items()):
+    for row, one in enumerate(read_list()):
+        name, adata = one["name"], anndata.read_h5ad(data / one["file"])
         if held_out[name] is None:
             continue
-        start: Start | int = row if len(corpus.entries[name].times) > 2 else "encoder"
+        times = len(base.foundation.dataset(name).entry.times)
+        start: Start | int = row if times > 2 else "encoder"
         found = evaluate(
             adata,
-            [joint_candidate(model, start), *separate_candidates()],
+            [joint_candidate(base.model, start), *separate_candidates()],
             time_key="time",
-            options=SpaceOptions("aligned", corpus.shared, GENES),
+            options=SpaceOptions("aligned", base.foundation.shared, GENES),
             held_out=[held_out[name]],
             seeds=seeds,
         )
@@ -83,7 +75,28 @@ def main(
     results.mkdir(exist_ok=True)
     (results / "joint_against_separate.json").write_text(json.dumps(outcome, indent=1))
     report(outcome, results / "joint_against_separate.md")
-    shutil.rmtree(folder)
+
+
+def joint_base(
+    data: Path, folder: Path, held_out: dict[str, float | None], config: Path = CONFIG
+) -> dict[str, Any]:
+    """Train one model on all listed data sets, each without its held-out time, and save it."""
+    settings = yaml.safe_load(config.read_text())
+    adatas = {one["name"]: anndata.read_h5ad(data / one["file"]) for one in read_list()}
+    seen = {name: without(adata, held_out[name]) for name, adata in adatas.items()}
+    with tempfile.TemporaryDirectory() as temporary:
+        corpus = build(Path(temporary, "corpus"), seen, read_list())
+        trained = pretrain(
+            corpus,
+            corpus_config(corpus, **settings["model"]),
+            TrainingConfig(**settings["training"]),
+            SamplingConfig(**settings["sampling"]),
+            validation=[one for one in settings["validation"] if one in corpus.groups.values()],
+            seed=settings["seed"],
+            progress=True,
+        )
+        save_foundation(folder, trained.model, corpus, {"settings": settings})
+    return {"data_sets": len(seen)}
 
 
 def middle_time(adata: anndata.AnnData) -> float | None:
