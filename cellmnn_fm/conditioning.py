@@ -70,7 +70,7 @@ class MeanHead(nn.Linear):
         lengths = (length2 / (length2 + typical2[:, None])).sqrt()
         unit = basis / (length2[..., None] + _TINY * typical2[:, None, None]).sqrt()
         cosines = unit @ unit.mT
-        pairs = torch.triu_indices(4, 4, 1)
+        pairs = torch.triu_indices(4, 4, 1, device=cosines.device)
         invariants = torch.cat(
             [
                 lengths,

@@ -182,9 +182,8 @@ class FrameState:
 
     def _past_the_ends(self, t: Tensor, forward: bool | Tensor) -> Tensor:
         """Whether there is no interval on that side of `t`."""
-        forward = torch.as_tensor(forward, device=t.device)
         first, last = self._end(0, t), self._end(-1, t)
-        return torch.where(forward, t >= last, t <= first) | (t < first) | (t > last)
+        return _sided(forward, t >= last, t <= first) | (t < first) | (t > last)
 
     def _interval(self, t: Tensor, forward: bool | Tensor) -> tuple[Tensor, Tensor]:
         """Index of the observed time left of `t`, and how far along its interval `t` is."""
@@ -193,7 +192,7 @@ class FrameState:
         after, before = (
             torch.searchsorted(inner, flat, right=side).reshape(t.shape) for side in (True, False)
         )
-        left = torch.where(torch.as_tensor(forward, device=t.device), after, before)
+        left = _sided(forward, after, before)
         return left, (t - self._at(self.times, left)) / self._gap(left)
 
     def _gap(self, left: Tensor) -> Tensor:
@@ -220,6 +219,13 @@ class FrameState:
         low_rank = LowRankMatrix(vectors * excess[..., None, :], vectors, scale)
         full_rank = self.root_vectors.shape[-1] == self.root_vectors.shape[-2]
         return DenseMatrix(low_rank.dense()) if full_rank else low_rank
+
+
+def _sided(forward: bool | Tensor, right: Tensor, left: Tensor) -> Tensor:
+    """What holds to the right where `forward`, else to the left."""
+    if isinstance(forward, Tensor):
+        return torch.where(forward, right, left)
+    return right if forward else left
 
 
 def stack_frames(frames: Sequence[FrameState]) -> FrameState:

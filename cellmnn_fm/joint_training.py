@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .configuration_cellmnn import CellMNNConfig
@@ -20,7 +21,7 @@ from .errors import InputError, listed
 from .gaussian_frame import FrameState, fit_frame, stack_frames
 from .losses import energy_distance, invertibility_penalty, kinetic_energy
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
-from .optimisation import LossesOf, Optimised, optimise
+from .optimisation import LossesOf, Optimised, optimise, to_device
 from .recipes import TrainingConfig
 from .sampling import SamplingConfig, Task, TaskSampler, held_out_able
 from .time_course import TimeScale
@@ -37,7 +38,7 @@ class TaskBatch(NamedTuple):
     uses_table: Tensor  # (tasks,)
     num_dims: Tensor  # (tasks,)
     observed: list[list[Tensor]]  # the snapshots of each task
-    times: list[Tensor]  # of these
+    frames: list[FrameState]  # of these
     left: list[int]
     target_times: Tensor  # (tasks,)
     sources: Tensor  # (tasks, 2, cells, latent_dim)
@@ -47,32 +48,61 @@ class TaskBatch(NamedTuple):
 
 
 def collate(tasks: Sequence[Task], cells: int, device: torch.device) -> TaskBatch:
-    """Put tasks of different data sets together."""
+    """Put tasks of different data sets together.
 
-    def filled(snapshots: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    Frames are data: they are made here, on the host, where eigenvalues keep no GPU waiting.
+    """
+
+    def filled(snapshots: Sequence[NDArray]) -> tuple[NDArray, NDArray]:
         index = [np.resize(np.arange(len(snapshot)), cells) for snapshot in snapshots]
         states = np.stack([one[at] for one, at in zip(snapshots, index, strict=True)])
         sizes = np.array([[len(snapshot)] for snapshot in snapshots])
-        return to_device(states), to_device((np.arange(cells) < sizes).astype(np.float32))
-
-    def to_device(values: Any) -> Tensor:
-        return torch.as_tensor(values, device=device)
+        return states, (np.arange(cells) < sizes).astype(np.float32)
 
     sources, source_weights = filled([side for task in tasks for side in task.sources])
     targets, target_weights = filled([task.target for task in tasks])
+    frames = [frame_of(task) for task in tasks]
+    parts: list[NDArray | Tensor] = [
+        sources.reshape(len(tasks), 2, *sources.shape[1:]),
+        source_weights.reshape(len(tasks), 2, cells),
+        targets,
+        target_weights,
+        np.array([task.target_time for task in tasks], np.float32),
+        *(snapshot for task in tasks for snapshot in task.snapshots),
+        *(values for frame in frames for values in vars(frame).values()),
+    ]
+    moved = iter(in_one_copy([torch.as_tensor(part) for part in parts], device))
+    ids = np.array([[task.dataset_id, task.uses_table, task.num_dims] for task in tasks])
+    dataset_ids, uses_table, num_dims = to_device(ids, device).unbind(-1)
     return TaskBatch(
-        dataset_ids=to_device([task.dataset_id for task in tasks]),
-        uses_table=to_device([task.uses_table for task in tasks]),
-        num_dims=to_device([task.num_dims for task in tasks]),
-        observed=[[to_device(one) for one in task.snapshots] for task in tasks],
-        times=[to_device(task.times.astype(np.float32)) for task in tasks],
+        dataset_ids=dataset_ids,
+        uses_table=uses_table.bool(),
+        num_dims=num_dims,
+        sources=next(moved),
+        source_weights=next(moved),
+        targets=next(moved),
+        target_weights=next(moved),
+        target_times=next(moved),
+        observed=[[next(moved) for _ in task.snapshots] for task in tasks],
+        frames=[FrameState(*(next(moved) for _ in vars(frame))) for frame in frames],
         left=[task.left for task in tasks],
-        target_times=to_device(np.array([task.target_time for task in tasks], np.float32)),
-        sources=sources.unflatten(0, (len(tasks), 2)),
-        source_weights=source_weights.unflatten(0, (len(tasks), 2)),
-        targets=targets,
-        target_weights=target_weights,
     )
+
+
+def frame_of(task: Task) -> FrameState:
+    """Of what is observed in a task."""
+    latent_dim = task.target.shape[-1]
+    observed = [torch.as_tensor(one)[:, : task.num_dims] for one in task.snapshots]
+    return fit_frame(observed, torch.as_tensor(task.times).float(), latent_dim=latent_dim)
+
+
+def in_one_copy(tensors: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """Move tensors of one type together; each copy by itself would cost as much."""
+    if device.type == "cpu":
+        return tensors
+    flat = torch.cat([one.reshape(-1) for one in tensors])
+    parts = to_device(flat.numpy(), device).split([one.numel() for one in tensors])
+    return [part.view(one.shape) for part, one in zip(parts, tensors, strict=True)]
 
 
 class HeldOutStep(nn.Module):
@@ -132,20 +162,19 @@ def predict_targets(
 
     Beside them all that the model says, and the frames between the neighbours.
     """
-    frames: list[FrameState] = []
-    per_task = zip(batch.num_dims.tolist(), batch.observed, batch.times, batch.left, strict=True)
     with torch.autocast(batch.sources.device.type, enabled=False):
-        for real, snapshots, times, left in per_task:
-            observed = [snapshot[:, :real] for snapshot in snapshots]
-            frame = fit_frame(observed, times, latent_dim=model.config.latent_dim)
-            frames.append(model.bent(frame).interval(left))
-        frame = stack_frames(frames)
+        frame = stack_frames(
+            [
+                model.bent(one).interval(left)
+                for one, left in zip(batch.frames, batch.left, strict=True)
+            ]
+        )
     embeds = None
     if model.config.dataset_embed_dim:
         embeds = model.dataset_embeddings(batch.dataset_ids)
         if model.config.encoder_hidden_size and not from_table:
             # both stay in every graph, whichever a task uses: processes must agree on that
-            inferred = model.encode(batch.observed, batch.times)
+            inferred = model.encode(batch.observed, [one.times for one in batch.frames])
             embeds = torch.where(batch.uses_table[:, None], embeds, inferred.to(embeds.dtype))
         embeds = embeds[:, None].expand(-1, 2, -1)
     output = model(
@@ -187,8 +216,9 @@ def task_losses(
     def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
         first = counter * per_part * world + accelerator.process_index
         tasks = [sampler.draw(first + world * at) for at in range(per_part)]
+        batch = collate(tasks, sampling.cells, accelerator.device)
         with accelerator.autocast():
-            return wrapped(collate(tasks, sampling.cells, accelerator.device))
+            return wrapped(batch)
 
     return losses_of
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
@@ -101,7 +102,7 @@ def optimise(
         model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
     )
     scheduler = _scheduler(optimizer, training)
-    average = AveragedModel(model, avg_fn=_warmed_up_average(training.ema_decay or 0.0))
+    average = _warmed_up_average(model, training.ema_decay or 0.0)
     kept: CellMNNModel = average.module if training.ema_decay else model  # type: ignore[assignment]
     state = _TrainingState()
     wrapped, optimizer = accelerator.prepare(step or model, optimizer)
@@ -164,14 +165,27 @@ def _scheduler(optimizer: torch.optim.Optimizer, training: TrainingConfig):
     )
 
 
-def _warmed_up_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+def to_device(values: NDArray, device: torch.device) -> Tensor:
+    """Copy from pinned memory, so that the host need not wait for the GPU."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _warmed_up_average(model: nn.Module, decay: float) -> AveragedModel:
     """Moving average that is quick to forget the initial weights, unlike a plain one."""
+    average = AveragedModel(model)
 
-    def update(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        kept = torch.clamp((1 + torch.as_tensor(count)) / (10 + torch.as_tensor(count)), max=decay)
-        return torch.lerp(current, averaged, kept.to(averaged))
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, _: Tensor | int) -> None:
+        # the count stays on the host; what is passed would have to be read back from a GPU
+        count = int(average.n_averaged)
+        kept = min((1 + count) / (10 + count), decay)
+        torch._foreach_copy_(averaged, torch._foreach_lerp(current, averaged, kept))
 
-    return update
+    average.multi_avg_fn = update
+    return average
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .configuration_cellmnn import CellMNNConfig
 from .errors import InputError
-from .gaussian_frame import fit_frame
+from .gaussian_frame import FrameState, fit_frame
 from .losses import energy_distance, invertibility_penalty, kinetic_energy, mmd2, pair_weights
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
-from .optimisation import Optimised, optimise
+from .optimisation import Optimised, optimise, to_device
 from .recipes import TrainingConfig
 from .rollout import log_descendants
 from .time_course import TimeCourse, TimeScale
@@ -75,52 +76,29 @@ def train(
         If `folder` holds the state of a run with other settings or data.
     """
     accelerator = Accelerator()
-    device = accelerator.device
     time_scale = TimeScale(0.0, 1.0) if training.raw_times else course.time_scale
-    times = torch.as_tensor(time_scale.to_model(course.times), dtype=torch.float32, device=device)
-    snapshots = [torch.as_tensor(snapshot, device=device) for snapshot in course.snapshots]
-    model = _new_model(course, config, seed).to(device)
+    times = torch.as_tensor(time_scale.to_model(course.times), dtype=torch.float32)
+    model = _new_model(course, config, seed)
+    frame = None
     if config.frame:
         weights = _descendants(course, config, training, seed) if config.growth else None
+        snapshots = [torch.from_numpy(snapshot) for snapshot in course.snapshots]
         frame = fit_frame(snapshots, times, weights, latent_dim=config.latent_dim)
         model.set_frame_state(frame)
-    padding = config.latent_dim - course.latent_dim
-    snapshots = [torch.nn.functional.pad(snapshot, (0, padding)) for snapshot in snapshots]
-    if config.growth:
-        # what is known of its growth goes with each cell, in a last column
-        known = _known_log_growth(course, time_scale)
-        snapshots = [
-            torch.cat([snapshot, rate.to(snapshot)], dim=-1)
-            for snapshot, rate in zip(snapshots, known, strict=True)
-        ]
-
-    # forward in time only, nothing starts from the last snapshot
-    num_sources = len(times) if training.both_directions else len(times) - 1
-    pairs = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
-    pairs = pairs[:num_sources].to(device)
-    drawn = (
-        _drawn(snapshots[:num_sources], training.source_cells),
-        _drawn(snapshots, training.target_cells),
-    )
-    decoded_times = _decoded_times(times, training)
+    model = model.to(accelerator.device)
+    rates = [known * time_scale.unit for known in course.growth] if course.growth else None
+    step = CourseStep(model, training, course.snapshots, times, rates, frame)
+    sizes = [len(snapshot) for snapshot in course.snapshots]
 
     def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
         # cells are a function of (seed, slot) alone, so that a resumed run draws the same
         slot = counter * accelerator.num_processes + accelerator.process_index
         rng = np.random.default_rng((seed, slot))
-        source = _draw(snapshots, training.source_cells, rng)[:num_sources]
-        target = _draw(snapshots, training.target_cells, rng)
-        if config.growth:
-            known_rates = source[..., -1]
-            source, target = source[..., :-1], target[..., :-1]
+        drawn = [
+            draw(sizes, cells, rng) for cells in (training.source_cells, training.target_cells)
+        ]
         with accelerator.autocast():
-            output = wrapped(source, times[:num_sources], decoded_times)
-        losses = _losses(output, target, pairs, drawn, training, course.latent_dim)
-        if config.growth:
-            gap = times - times[:num_sources, None]
-            expected = known_rates[:, None] * gap[..., None]  # log growth (sources, times, cells)
-            losses["growth"] = _growth_penalty(output, expected, training)
-        return losses
+            return wrapped(*(to_device(rows, accelerator.device) for rows in drawn))
 
     digest = sha256(course.times.tobytes())
     for snapshot in [*course.snapshots, *(course.growth or ())]:
@@ -132,6 +110,7 @@ def train(
         training,
         losses_of,
         run,
+        step=step,
         folder=folder,
         validate=validate and (lambda model: {"held_out": validate(model, time_scale)}),
         progress=progress,
@@ -156,23 +135,110 @@ def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNM
     return model.train()
 
 
-def _draw(snapshots: list[Tensor], wanted: int, rng: np.random.Generator) -> Tensor:
-    """`wanted` cells of every snapshot, none of them twice; a small one is filled up (`_drawn`)."""
-    cells = []
-    for snapshot in snapshots:
-        drawn = rng.choice(len(snapshot), min(wanted, len(snapshot)), replace=False, shuffle=False)
-        index = torch.from_numpy(np.resize(drawn, wanted))
-        cells.append(snapshot[index.to(snapshot.device)])
-    return torch.stack(cells)
+class CourseStep(nn.Module):
+    """The losses of a step on one time course: all snapshots pushed to all times.
+
+    Everything but the rows that are drawn is on the device from the start, and nothing in a step is
+    read back: the host runs ahead of a GPU.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+        On its device.
+    training : TrainingConfig
+    snapshots : sequence of (cells, dims)
+        At most the model's dimensions; the others are padding.
+    times : (times,)
+        In model time.
+    rates : sequence of (cells,), optional
+        What is known of how fast cells multiply, per unit of model time; none is 0.
+    frame : FrameState, optional
+        That of the model, if it has one: how many times it has need not be looked up then.
+    """
+
+    def __init__(
+        self,
+        model: CellMNNModel,
+        training: TrainingConfig,
+        snapshots: Sequence[NDArray],
+        times: Tensor,
+        rates: Sequence[NDArray] | None = None,
+        frame: FrameState | None = None,
+    ):
+        super().__init__()
+        self.model, self.training_config = model, training
+        self._num_dims = snapshots[0].shape[1]
+        padding = model.config.latent_dim - self._num_dims
+        # plain tensors: what is a buffer is sent to all processes in every step
+        cells = torch.as_tensor(np.concatenate(snapshots), device=model.device)
+        self._cells = torch.nn.functional.pad(cells, (0, padding))
+        known = np.zeros(len(cells)) if rates is None else np.concatenate(rates)
+        self._rates = torch.as_tensor(known, dtype=self._cells.dtype, device=model.device)
+        self._times = times.to(model.device)
+        self._decoded_times = _decoded_times(times, training).to(model.device)
+        self._frame = None
+        if frame is not None:
+            self._frame = FrameState(*(part.to(model.device) for part in vars(frame).values()))
+        # forward in time only, nothing starts from the last snapshot
+        self._sources = len(times) if training.both_directions else len(times) - 1
+        pairs = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
+        self._pairs = pairs[: self._sources].to(model.device)
+        sizes = [len(snapshot) for snapshot in snapshots]
+        self._drawn = tuple(
+            once(some, wanted).to(self._cells)
+            for some, wanted in (
+                (sizes[: self._sources], training.source_cells),
+                (sizes, training.target_cells),
+            )
+        )
+
+    def forward(self, source_rows: Tensor, target_rows: Tensor) -> dict[str, Tensor]:
+        """Parts of the loss, each with its weight.
+
+        Parameters
+        ----------
+        source_rows, target_rows : (times, cells)
+            Of all cells, one snapshot after the other; see :func:`draw`.
+        """
+        source_rows = source_rows[: self._sources]
+        source_times = self._times[: self._sources]
+        frame = None if self._frame is None else self.model.bent(self._frame)
+        output = self.model(
+            self._cells[source_rows], source_times, self._decoded_times, frame=frame
+        )
+        target = self._cells[target_rows]
+        with torch.autocast(target.device.type, enabled=False):
+            losses = _losses(
+                output, target, self._pairs, self._drawn, self.training_config, self._num_dims
+            )
+            if output.log_growth is not None:
+                gap = self._times - source_times[:, None]
+                # log growth (sources, times, cells)
+                expected = self._rates[source_rows][:, None] * gap[..., None]
+                losses["growth"] = _growth_penalty(output, expected, self.training_config)
+        return losses
 
 
-def _drawn(snapshots: list[Tensor], wanted: int) -> Tensor:
+def draw(sizes: Sequence[int], wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows (snapshots, `wanted`) of all cells, one snapshot after the other.
+
+    None is drawn twice; a snapshot of fewer cells is filled up with copies, see :func:`once`.
+    """
+    rows = np.empty((len(sizes), wanted), dtype=np.int64)
+    first = 0
+    for at, size in enumerate(sizes):
+        drawn = rng.choice(size, min(wanted, size), replace=False, shuffle=False)
+        rows[at] = first + np.resize(drawn, wanted)
+        first += size
+    return rows
+
+
+def once(sizes: Sequence[int], wanted: int) -> Tensor:
     """Weight 1 for cells that were drawn, 0 for copies that fill up a snapshot of fewer cells.
 
     Copies that counted would be pairs at distance 0, and shrink the spread that is matched.
     """
-    sizes = torch.tensor([[len(snapshot)] for snapshot in snapshots])
-    return (torch.arange(wanted) < sizes).to(snapshots[0])
+    return (torch.arange(wanted) < torch.tensor(sizes)[:, None]).float()
 
 
 def _decoded_times(times: Tensor, training: TrainingConfig) -> Tensor:
@@ -230,13 +296,6 @@ def _growth_penalty(output: CellMNNOutput, expected: Tensor, training: TrainingC
     return training.growth_weight * (found - expected).square().mean()
 
 
-def _known_log_growth(course: TimeCourse, time_scale: TimeScale) -> list[Tensor]:
-    """What is known of how fast cells multiply, per unit of model time, (cells, 1) each."""
-    if course.growth is None:
-        return [torch.zeros(len(snapshot), 1) for snapshot in course.snapshots]
-    return [torch.from_numpy(known)[:, None] * time_scale.unit for known in course.growth]
-
-
 def _descendants(
     course: TimeCourse, config: CellMNNConfig, training: TrainingConfig, seed: int
 ) -> list[Tensor]:
@@ -248,5 +307,4 @@ def _descendants(
     frameless = config.replaced(frame=False, num_frame_times=0, mean_head=False)
     found = train(course, frameless, training, seed=seed)
     log_growth = log_descendants(found.model, course, found.time_scale)
-    device = found.model.device
-    return [torch.as_tensor(as_shares(one), dtype=torch.float32).to(device) for one in log_growth]
+    return [torch.as_tensor(as_shares(one), dtype=torch.float32) for one in log_growth]

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from cellmnn_fm import CellMNNConfig, CellMNNModel, InputError, TimeCourse
 from cellmnn_fm.adaptation import adapt, of_dataset
 from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.gaussian_frame import fit_frame
+from cellmnn_fm.gaussian_frame import FrameState, fit_frame
 from cellmnn_fm.gene_moments import GeneMoments
 from cellmnn_fm.joint_training import (
     HeldOutStep,
@@ -82,7 +82,9 @@ def test_a_batch_is_each_of_its_tasks(corpus):
     )
     batch = batch._replace(
         observed=[[one.double() for one in its] for its in batch.observed],
-        times=[its.double() for its in batch.times],
+        frames=[
+            FrameState(*(part.double() for part in vars(one).values())) for one in batch.frames
+        ],
     )
     together, weights, *_ = predict_targets(model, batch)
     np.testing.assert_allclose(weights.sum(-1).detach(), 1, atol=1e-6)

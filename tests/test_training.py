@@ -18,7 +18,7 @@ from cellmnn_fm.optimisation import remove_training_state
 from cellmnn_fm.recipes import TrainingConfig, preset_configs
 from cellmnn_fm.synthetic import KNOWN_SYSTEMS
 from cellmnn_fm.time_course import TimeCourse, TimeScale
-from cellmnn_fm.training import _draw, _drawn, train
+from cellmnn_fm.training import draw, once, train
 from cellmnn_fm.trajectories import interpolate
 
 COURSE = KNOWN_SYSTEMS["linear"].course(cells=80, seed=0)
@@ -51,24 +51,23 @@ def test_same_seed_same_weights_and_the_global_state_is_left_alone():
 
 
 def test_cells_are_drawn_without_replacement():
-    snapshots = [torch.arange(30.0)[:, None], torch.arange(10.0)[:, None]]
-    cells = _draw(snapshots, 20, np.random.default_rng((0, 3)))
-    again = _draw(snapshots, 20, np.random.default_rng((0, 3)))
-    other = _draw(snapshots, 20, np.random.default_rng((0, 4)))
-    assert torch.equal(cells, again)
-    assert not torch.equal(cells, other)
-    assert cells.shape == (2, 20, 1)
-    assert len(cells[0].unique()) == 20
-    weights = _drawn(snapshots, 20)
+    sizes = [30, 10]
+    rows, again, other = (draw(sizes, 20, np.random.default_rng((0, n))) for n in (3, 3, 4))
+    np.testing.assert_array_equal(rows, again)
+    assert (rows != other).any()
+    assert rows.shape == (2, 20)
+    assert len(set(rows[0])) == 20
+    assert set(rows[0]) <= set(range(30))
+    weights = once(sizes, 20)
     assert weights.sum(-1).tolist() == [20, 10]
-    assert len(cells[1][weights[1] > 0].unique()) == 10  # all of a small snapshot, once
+    assert set(rows[1][weights[1] > 0]) == set(range(30, 40))  # all of a small snapshot, once
 
 
 def test_a_snapshot_of_few_cells_counts_as_those_cells():
     """The loss of 10 cells filled up to 64 is that of the 10."""
     x, y = torch.randn(2, 10, 3), torch.randn(2, 40, 3)
-    filled = _draw(list(x), 64, np.random.default_rng(0))
-    weights = _drawn(list(x), 64)
+    filled = x.flatten(0, 1)[draw([10, 10], 64, np.random.default_rng(0))]
+    weights = once([10, 10], 64)
     torch.testing.assert_close(energy_distance(filled, y, weights), energy_distance(x, y))
 
 
