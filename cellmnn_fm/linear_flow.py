@@ -96,8 +96,9 @@ class LowRankMatrix:
     def __init__(self, u: Tensor, v: Tensor, scale: float | Tensor = 1.0):
         self._u, self._v = _at_least_float32(u), _at_least_float32(v)
         # filled on the device: a number that is copied there makes the host wait
-        number = isinstance(scale, float)
-        self._scale = self._u.new_full((), scale) if number else scale.to(self._u.dtype)
+        if not isinstance(scale, Tensor):
+            scale = self._u.new_full((), scale)
+        self._scale = scale.to(self._u.dtype)
 
     @cached_property
     def _core(self) -> Tensor:

@@ -184,12 +184,9 @@ class CourseStep(nn.Module):
         pairs = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
         self._pairs = pairs[: self._sources].to(model.device)
         sizes = [len(snapshot) for snapshot in snapshots]
-        self._drawn = tuple(
-            once(some, wanted).to(self._cells)
-            for some, wanted in (
-                (sizes[: self._sources], training.source_cells),
-                (sizes, training.target_cells),
-            )
+        self._drawn = (
+            once(sizes[: self._sources], training.source_cells).to(self._cells),
+            once(sizes, training.target_cells).to(self._cells),
         )
 
     def forward(self, source_rows: Tensor, target_rows: Tensor) -> dict[str, Tensor]:
