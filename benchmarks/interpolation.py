@@ -29,7 +29,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +48,7 @@ from joint_against_separate import joint_base
 from leave_group_out import TIME_KEYS, make_base
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
-from cellmnn_fm.adaptation import adapt
+from cellmnn_fm.adaptation import Start, adapt
 from cellmnn_fm.candidates import fit_preset
 from cellmnn_fm.corpus import group_overlapping
 from cellmnn_fm.evaluation import Fold, Protocol, held_out_fold, held_out_times
@@ -57,7 +57,7 @@ from cellmnn_fm.latent_space import SpaceOptions
 from cellmnn_fm.metrics import half_split_floor, ot_interpolate, with_interval
 from cellmnn_fm.reading import read_source, read_times
 from cellmnn_fm.time_course import TimeScale
-from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.trajectories import blended, interpolate
 
 Tier = Literal["quick", "standard", "full"]
 Prediction = tuple[NDArray, NDArray | None]  # states and weights
@@ -75,6 +75,7 @@ SECONDS = {
     "paper": 90,
     "zero_shot": 0.3,
     "fine_tuned": 2,
+    "blend": 2,
     "joint": 0.3,
     "ot_cfm": 25,
     "i_cfm": 4,
@@ -97,6 +98,7 @@ LABELS = {
     "joint": "ours: one model of all data sets",
     "zero_shot": "ours: base, data set unseen",
     "fine_tuned": "ours: base, fine-tuned",
+    "blend": "ours: half-way between base and fit",
     "paper": "Cell-MNN as published",
     "ot_cfm": "OT-CFM",
     "i_cfm": "I-CFM",
@@ -268,8 +270,7 @@ def scores_of(
     if method in PACKAGES:
         found = pushed_by_peer(fit_peer(method, fold.training, seed), fold, method)
     else:
-        model, time_scale = fitted(method, fold, pipeline, name, seed)
-        found = pushed_by_model(model, time_scale, fold)
+        found = pushed_by_models(fitted(method, fold, pipeline, name, seed), fold)
     seconds = time.process_time() - started
     if "two_sided" in found:
         states, weights = found["two_sided"]
@@ -336,8 +337,8 @@ def mixed(forward: NDArray, backward: NDArray, share: float) -> Prediction:
 
 def fitted(
     method: str, fold: Fold, pipeline: CellMNNPipeline | None, name: str, seed: int
-) -> tuple[CellMNNModel, TimeScale]:
-    """One of our own ways to a model."""
+) -> list[tuple[CellMNNModel, TimeScale]]:
+    """One of our own ways to a model, or two that are blended."""
     training = fold.training
     if pipeline is None:
         presets: dict[str, Callable] = {
@@ -346,31 +347,37 @@ def fitted(
             "in_frame": fit_preset("default", True),
             "paper": fit_preset("paper"),
         }
-        model, time_scale, _ = presets[method](fold, seed)
-        return model, time_scale
+        return [presets[method](fold, seed)[:2]]
     if method == "fine_tuned":
         steps = finetuning_config()
         found = finetune(pipeline.model, {name: training}, training=steps, seed=seed)
-        return found.model, training.time_scale
-    row = pipeline.foundation.dataset(name).row if method == "joint" else "encoder"
-    if len(training.times) < 3:
-        row = "encoder"  # nothing could be learned of it
-    return adapt(pipeline.model, training, row), training.time_scale
+        return [(found.model, training.time_scale)]
+    # nothing could be learned of a data set with two times
+    known = method == "joint" and len(training.times) > 2
+    start: Start | int = pipeline.foundation.dataset(name).row if known else "encoder"
+    models = [(adapt(pipeline.model, training, start), training.time_scale)]
+    if method == "blend":
+        models.append(fit_preset("default")(fold, seed)[:2])
+    return models
 
 
-def pushed_by_model(
-    model: CellMNNModel, time_scale: TimeScale, fold: Fold
+def pushed_by_models(
+    models: Sequence[tuple[CellMNNModel, TimeScale]], fold: Fold
 ) -> dict[str, Prediction]:
     """From the snapshot before alone, and from both."""
     found = {}
     for kind in ("forward", "two_sided"):
-        one = interpolate(model, fold.around, fold.time, time_scale, two_sided=kind == "two_sided")
+        predictions = [
+            interpolate(model, fold.around, fold.time, scale, two_sided=kind == "two_sided")
+            for model, scale in models
+        ]
+        one = reduce(blended, predictions)
         found[kind] = one.states, one.weights
     return found
 
 
 def pushed_by_peer(push: Push, fold: Fold, method: str) -> dict[str, Prediction]:
-    """As :func:`pushed_by_model`; an SDE has no way back."""
+    """As :func:`pushed_by_models`; an SDE has no way back."""
     at = index_of(fold.training, fold.time)
     start, end = (index_of(fold.training, one) for one in fold.around.times)
     forward = push(fold.around.snapshots[0], start, at)
@@ -466,7 +473,7 @@ def ratio_cell(w1: Table, method: tuple[str, str], sets: list[str]) -> str:
 
 def paired(w1: Table, sets: list[str]) -> list[str]:
     """Our best over each method of others, by data set, as each is at its best."""
-    ours, lines = ("fine_tuned", "two_sided"), []
+    ours, lines = ("blend", "two_sided"), []
     for method in ("ot_interpolate", "paper", *PACKAGES):
         kinds = [k for k in ("two_sided", "forward") if (method, k) in w1]
         if method == "paper":
@@ -477,7 +484,7 @@ def paired(w1: Table, sets: list[str]) -> list[str]:
         if len(found) > 1:
             wins = sum(one < 1 for one in found)
             lines.append(
-                f"- fine-tuned, two-sided, over {LABELS[method]}, {kinds[0].replace('_', '-')}: "
+                f"- half-way, two-sided, over {LABELS[method]}, {kinds[0].replace('_', '-')}: "
                 f"{with_interval(found)}, closer on {wins} of {len(found)}"
             )
     return lines

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, get_args
 
 from .adaptation import adapt
 from .errors import InputError
-from .evaluation import Candidate, Fold, Prediction
+from .evaluation import Candidate, FitFold, Fold, Prediction
 from .modeling_cellmnn import CellMNNModel
 from .reading import Growth
 from .recipes import Preset, preset_configs
@@ -49,11 +48,29 @@ def preset_candidates(
 
 def foundation_candidate(base: CellMNNModel) -> Candidate:
     """What a pretrained model says of a data set without any training."""
+    methods: dict[str, Prediction] = {
+        "zero_shot": "two_sided",
+        "zero_shot_same_size": "two_sided_same_size",
+    }
+    return Candidate(without_training(base), methods)
+
+
+def blend_candidate(base: CellMNNModel) -> Candidate:
+    """Half-way between what a pretrained model says and what a fit from scratch does."""
+    methods: dict[str, Prediction] = {
+        "blend": "two_sided",
+        "blend_same_size": "two_sided_same_size",
+    }
+    return Candidate(without_training(base), methods, beside=fit_preset("default"))
+
+
+def without_training(base: CellMNNModel) -> FitFold:
+    """A base, adapted."""
 
     def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
         return adapt(base, fold.training), fold.training.time_scale, 0
 
-    return Candidate(fit, {"zero_shot": "two_sided", "zero_shot_same_size": "two_sided_same_size"})
+    return fit
 
 
 def fit_preset(
@@ -63,7 +80,7 @@ def fit_preset(
     growth: Growth = False,
     steps: int | None = None,
     leaky: bool = False,
-) -> Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]:
+) -> FitFold:
     """A fit from scratch, as a function of (fold, seed).
 
     Parameters

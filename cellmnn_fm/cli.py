@@ -70,6 +70,9 @@ def interpolate(
     ] = True,
     n_steps: Annotated[int, typer.Option(help="Steps on the way, each with a new operator.")] = 1,
     level: Annotated[float, typer.Option(help="How often the region of the mean holds.")] = 0.9,
+    blend: Annotated[
+        bool, typer.Option(help="Also fit from scratch, and predict half-way between the two.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -78,7 +81,13 @@ def interpolate(
         adata = read_file(file)
         pipeline = load_pipeline(model, dataset)
         predicted = pipeline.interpolate(
-            adata, at, time_key=time_key, two_sided=two_sided, n_steps=n_steps, level=level
+            adata,
+            at,
+            time_key=time_key,
+            two_sided=two_sided,
+            n_steps=n_steps,
+            level=level,
+            blend=blend,
         )
         predicted.write_h5ad(with_folder(output))
         text, margin = f"{output}: {predicted.n_obs} cells at time {at:g}", None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
@@ -22,7 +23,7 @@ from .reading import Growth, Source, read_batches, read_growth, read_source, rea
 from .subspace import Subspace
 from .time_course import TimeCourse, TimeScale
 from .times import TimeKey
-from .trajectories import interpolate
+from .trajectories import blended, interpolate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -138,6 +139,9 @@ class Fold:
         return wasserstein1(self.scored_in(states), self.scored_in(self.truth), weights)
 
 
+FitFold = Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A way to fit a model, and the predictions it is judged by.
@@ -151,10 +155,14 @@ class Candidate:
         forward, the previous and the next pushed and mixed, or a draw from that mixture of as many
         cells as the previous snapshot has. W1 falls with the number of cells that represent a
         prediction, so only the draw compares like with like.
+    beside : callable, optional
+        Another fit, half-way to which every cell is predicted, see
+        :func:`cellmnn_fm.trajectories.blended`.
     """
 
-    fit: Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]
+    fit: FitFold
     methods: dict[str, Prediction]
+    beside: FitFold | None = None
 
 
 def evaluate(
@@ -377,12 +385,14 @@ def _baselines(fold: Fold, seed: int) -> list[Score]:
 
 def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score]:
     started = time.perf_counter()
-    model, time_scale, steps = candidate.fit(fold, seed)
+    fits = [candidate.fit, candidate.beside] if candidate.beside else [candidate.fit]
+    models = [fit(fold, seed) for fit in fits]
     fitted = time.perf_counter() - started
+    steps = sum(taken for _, _, taken in models)
     scores = []
     for method, what in candidate.methods.items():
         started = time.perf_counter()
-        states, weights = _predict(model, time_scale, fold, seed, what)
+        states, weights = _predict([one[:2] for one in models], fold, seed, what)
         seconds = fitted + time.perf_counter() - started  # W1 itself is not timed
         w1 = fold.w1(states, weights)
         scores.append(Score(fold.time, seed, method, w1, seconds, steps))
@@ -390,10 +400,14 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
 
 
 def _predict(
-    model: CellMNNModel, time_scale: TimeScale, fold: Fold, seed: int, what: Prediction
+    models: Sequence[tuple[CellMNNModel, TimeScale]], fold: Fold, seed: int, what: Prediction
 ) -> tuple[NDArray, NDArray | None]:
     two_sided = what != "forward"
-    found = interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
+    predictions = [
+        interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
+        for model, time_scale in models
+    ]
+    found = reduce(blended, predictions)
     if what != "two_sided_same_size":
         return found.states, found.weights
     rng = np.random.default_rng((seed, 2))

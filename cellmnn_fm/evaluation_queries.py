@@ -7,7 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .candidates import EvaluatedPreset, foundation_candidate, preset_candidates
+from .candidates import (
+    EvaluatedPreset,
+    blend_candidate,
+    foundation_candidate,
+    preset_candidates,
+)
 from .errors import InputError
 from .evaluation import Evaluation, Protocol, evaluate
 from .fitting import space_options
@@ -63,7 +68,7 @@ class EvaluationQueries(FittedQueries):
             take minutes.
 
         A pretrained pipeline adds what it says of the data set without any training, `zero_shot`,
-        and evaluates in its own subspace.
+        and half-way from there to a fit, `blend`; it evaluates in its own subspace.
 
         Warns
         -----
@@ -78,7 +83,7 @@ class EvaluationQueries(FittedQueries):
                 )
             subspace, subspace_mode = self._foundation.shared, self._foundation.subspace_mode
             self.warn_if_seen(adata)
-            candidates.append(foundation_candidate(self.model))
+            candidates += [foundation_candidate(self.model), blend_candidate(self.model)]
         options = space_options(subspace, subspace_mode, symbols, on_duplicates)
         evaluation = evaluate(
             adata,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -21,13 +22,16 @@ from .model_card import card_of_fit, card_of_foundation
 from .modeling_cellmnn import CellMNNModel
 from .optimisation import remove_training_state
 from .reading import Source, read_batches, read_source, read_times
+from .recipes import preset_configs
 from .regulation import CellStates
 from .results import add_genes, add_region, annotated, followed_cells, predicted_snapshot
 from .rollout import DEFAULT_TOLERANCE, roll_out
 from .subspace import Subspace
 from .time_course import TimeCourse
 from .times import TimeKey
+from .training import train
 from .trajectories import (
+    blended,
     draw_cells,
     growth_rates,
     interpolate,
@@ -35,7 +39,7 @@ from .trajectories import (
     velocity_at,
     warn_if_beyond,
 )
-from .uncertainty import mean_region
+from .uncertainty import Recipe, mean_region
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -181,6 +185,7 @@ class FittedQueries:
         two_sided: bool = True,
         n_steps: int = 1,
         level: float = 0.9,
+        blend: bool = False,
     ) -> AnnData:
         """The predicted snapshot at time `at`.
 
@@ -200,6 +205,10 @@ class FittedQueries:
         level : float
             How often the region of the mean shall hold what is measured, see
             :class:`cellmnn_fm.uncertainty.MeanRegion`.
+        blend : bool
+            Whether to fit a model from scratch too, in a second or two, and to predict every cell
+            half-way between where the two push it: the closest prediction that is known
+            (`benchmarks/recipe.py`). For models that come from a pretrained one.
 
         Returns
         -------
@@ -212,6 +221,11 @@ class FittedQueries:
             not with preset "paper"): `var["cellmnn_mean"]` and `var["cellmnn_margin"]`, the mean
             of each gene and how far off it may be, and `uns["cellmnn"]["mean_radius"]`.
 
+        Raises
+        ------
+        InputError
+            On a blend of a model that was itself fitted from scratch.
+
         Warns
         -----
         UserWarning
@@ -220,15 +234,31 @@ class FittedQueries:
         fitted = self.fitted_to(adata, time_key)
         _, states, cell_times, coverage = fitted._read(adata, time_key)
         course = TimeCourse.from_cells(states, cell_times)
-        model, time_scale = fitted.model, fitted.record.time_scale
-        predicted = interpolate(model, course, at, time_scale, two_sided=two_sided, n_steps=n_steps)
-        velocity = velocity_at(model, predicted.states, predicted.time, time_scale)
+        models = [(fitted.model, fitted.record.time_scale)]
+        if blend:
+            if fitted.record.recipe in ("scratch", None):
+                raise InputError(
+                    "blend", "a model from a pretrained one", "a fit from scratch", "give a base"
+                )
+            beside = train(course, *preset_configs("default", course))
+            models.append((beside.model, beside.time_scale))
+        predicted = reduce(
+            blended,
+            [
+                interpolate(model, course, at, time_scale, two_sided=two_sided, n_steps=n_steps)
+                for model, time_scale in models
+            ],
+        )
+        velocity = np.mean(
+            [velocity_at(model, predicted.states, at, time_scale) for model, time_scale in models],
+            axis=0,
+        )
         names = [adata.obs_names[cell_times == time] for time in course.times]
         result = predicted_snapshot(
             predicted, velocity, course.times, names, fitted.panel, fitted.subspace, coverage
         )
-        result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps}
-        recipe = fitted.record.recipe
+        result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps, "blend": blend}
+        recipe: Recipe | None = "blend" if blend else fitted.record.recipe
         if two_sided and recipe is not None:
             region = mean_region(course, predicted, recipe, level)
             if region is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .errors import listed
-from .evaluation import MIN_HELD_OUT_CELLS, Fold, held_out_fold, held_out_times
+from .evaluation import MIN_HELD_OUT_CELLS, FitFold, Fold, held_out_fold, held_out_times
 from .latent_space import SpaceOptions
 from .members import seen_only
 from .metrics import ot_interpolate, wasserstein1
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 Outcome = Literal["better", "no better", "worse", "unknown"]
-FitFold = Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]
 
 _MAX_CELLS = 2000  # of each time: a verdict costs the same however large the file is
 _MAX_DRAWN = 250

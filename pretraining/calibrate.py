@@ -4,17 +4,18 @@
 
 For every group of data sets that share cells or a process, every interior time is predicted from
 the others: by a base that never saw the group (made if it is not in --bases), as it is and
-fine-tuned, and by a fit from scratch. What is kept is the error of the mean over what is expected
-of it, see cellmnn_fm.uncertainty.MeanRegion. The table says how often regions hold the measured
-mean when they are calibrated on the other groups.
+fine-tuned, by a fit from scratch, and half-way between this and the base. What is kept is the error
+of the mean over what is expected of it, see cellmnn_fm.uncertainty.MeanRegion. The table says how
+often regions hold the measured mean when they are calibrated on the other groups.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import anndata
 import numpy as np
@@ -30,8 +31,8 @@ from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
 from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
 from cellmnn_fm.latent_space import SpaceOptions
 from cellmnn_fm.reading import read_source, read_times
-from cellmnn_fm.trajectories import interpolate
-from cellmnn_fm.uncertainty import CALIBRATION_FILE, expected_error, quantile
+from cellmnn_fm.trajectories import blended, interpolate
+from cellmnn_fm.uncertainty import CALIBRATION_FILE, Recipe, expected_error, quantile
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "calibration"
@@ -57,7 +58,7 @@ def main(
             group: [error for one in found.values() for error in one.get(recipe, [])]
             for group, found in groups.items()
         }
-        for recipe in ("zero_shot", "fine_tuned", "scratch")
+        for recipe in get_args(Recipe)
     }
     CALIBRATION_FILE.write_text(json.dumps({"errors": recipes}, indent=1))
     report(recipes)
@@ -73,16 +74,25 @@ def errors_of(name: str, file: Path, folder: Path) -> dict[str, Any]:
     own = SpaceOptions()
     aligned = SpaceOptions(base.foundation.subspace_mode, base.foundation.shared, GENES)
     cell_times = read_times(adata, TIME_KEYS.get(name, "time"))
-    fits: dict[str, tuple[SpaceOptions, Callable[[Fold], CellMNNModel]]] = {
-        "zero_shot": (aligned, lambda fold: adapt(base.model, fold.training)),
-        "fine_tuned": (aligned, lambda fold: fine_tuned(base.model, fold)),
-        "scratch": (own, lambda fold: fit_preset("default")(fold, 0)[0]),
+
+    def from_base(fold: Fold) -> CellMNNModel:
+        return adapt(base.model, fold.training)
+
+    def from_scratch(fold: Fold) -> CellMNNModel:
+        return fit_preset("default")(fold, 0)[0]
+
+    fits: dict[Recipe, tuple[SpaceOptions, list[Callable[[Fold], CellMNNModel]]]] = {
+        "zero_shot": (aligned, [from_base]),
+        "fine_tuned": (aligned, [lambda fold: fine_tuned(base.model, fold)]),
+        "scratch": (own, [from_scratch]),
+        "blend": (aligned, [from_base, from_scratch]),
     }
     return {
         recipe: [
-            relative_error(adata, cell_times, at, options, fit) for at in held_out_times(cell_times)
+            relative_error(adata, cell_times, at, options, models)
+            for at in held_out_times(cell_times)
         ]
-        for recipe, (options, fit) in fits.items()
+        for recipe, (options, models) in fits.items()
     }
 
 
@@ -97,12 +107,13 @@ def relative_error(
     cell_times: np.ndarray,
     at: float,
     options: SpaceOptions,
-    fit: Callable[[Fold], CellMNNModel],
+    fits: Sequence[Callable[[Fold], CellMNNModel]],
 ) -> float:
     """Strict: neither components nor scales, nor the fit, have seen the time."""
     fold = held_out_fold(read_source(adata), cell_times, at, options, latent_dim=None, n_dims=5)(0)
     course = fold.training
-    predicted = interpolate(fit(fold), course, at, course.time_scale)
+    scale = course.time_scale
+    predicted = reduce(blended, [interpolate(fit(fold), course, at, scale) for fit in fits])
     error = predicted.weights @ predicted.states - fold.truth.mean(axis=0)
     expected = expected_error(course, at)
     assert expected is not None

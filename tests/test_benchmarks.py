@@ -1,0 +1,182 @@
+"""The scripts of benchmarks/, on small generated files."""
+
+import importlib
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from cellmnn_fm import InputError, TimeCourse
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """Import a script by name; its results go elsewhere."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name):
+        harness = importlib.import_module("harness")
+        monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
+        found = importlib.import_module(name)
+        if hasattr(found, "RESULTS"):
+            monkeypatch.setattr(found, "RESULTS", tmp_path / "results")
+        return found
+
+    return load
+
+
+@pytest.fixture
+def public_files(tmp_path):
+    """The three files of the paper's table, as they are published, with few cells."""
+    folder, rng = tmp_path / "public", np.random.default_rng(0)
+    folder.mkdir()
+
+    def drifting(labels):
+        step = np.searchsorted(np.unique(labels), labels)
+        return rng.normal(size=(len(labels), 20)) + step[:, None]
+
+    labels = np.repeat(np.arange(5), 40)
+    np.savez(folder / "eb_velocity_v5.npz", pcs=drifting(labels), sample_labels=labels, extra=[1])
+    for file in ("op_cite_inputs_0.h5ad", "op_train_multi_targets_0.h5ad"):
+        day = np.repeat([2, 3, 4, 7], 40)
+        pca = drifting(day).astype(np.float32)
+        names = [f"c{i}" for i in range(len(day))]
+        anndata.AnnData(
+            np.zeros((len(day), 3), np.float32),
+            obs=pd.DataFrame({"day": day}, index=names),
+            obsm={"X_pca": pca},
+        ).write_h5ad(folder / file)
+    return folder
+
+
+def test_public_files_are_read(script, public_files):
+    table = script("paper_table")
+    found = table.read_all(public_files)
+    assert [len(one) for one in found.values()] == [200, 160, 160]
+    assert all(one.shape[1] == 5 for one in found.values())
+    assert sorted(set(found["eb"].obs["time"])) == [0, 1, 2, 3, 4]
+    assert sorted(set(found["cite"].obs["time"])) == [2, 3, 4, 7]
+    stored = anndata.read_h5ad(public_files / "op_cite_inputs_0.h5ad").obsm["X_pca"]
+    np.testing.assert_array_equal(found["cite"].X, stored[:, :5])
+    (public_files / "op_cite_inputs_0.h5ad").unlink()
+    assert list(table.read_all(public_files)) == ["eb", "multi"]
+
+
+def test_other_files_are_refused(script, public_files, tmp_path):
+    table = script("paper_table")
+    np.savez(public_files / "eb_velocity_v5.npz", data=np.zeros(3))
+    with pytest.raises(InputError, match=r"expected arrays pcs and sample_labels, found data"):
+        table.read_all(public_files)
+    with pytest.raises(InputError, match=r"expected eb_velocity_v5.npz, .* found none of them"):
+        table.read_all(tmp_path)
+    anndata.AnnData(np.zeros((2, 2))).write_h5ad(public_files / "other.h5ad")
+    with pytest.raises(InputError, match="expected obsm X_pca and obs day"):
+        table.read_h5ad("cite", public_files / "other.h5ad")
+
+
+@pytest.mark.slow
+def test_the_table_of_the_paper(script, public_files, monkeypatch, tmp_path):
+    table = script("paper_table")
+    monkeypatch.setattr(table, "SEEDS", 1)
+    for at in ("eb", "cite", "multi"):
+        times = table.held_out_times(table.read_all(public_files)[at].obs["time"].to_numpy())
+        one = table.evaluate_one(public_files, at, times[0], "default", "published")
+        kinds = {score["kind"]: score["w1"] for score in one["scores"]}
+        assert set(kinds) == {"forward", "two_sided", "as_many_cells"}
+        assert all(0 < w1 < 2 for w1 in kinds.values())
+    joint = table.evaluate_jointly(public_files, {"eb": 1, "cite": 3}, "published", 5)
+    assert {score["dataset"] for score in joint["scores"]} == {"eb", "cite"}
+    folder = tmp_path / "results" / "paper_table" / "published"
+    folder.mkdir(parents=True)
+    for name, content in (("one", one), ("joint", joint)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    table.report(folder)
+    lines = folder.with_suffix(".md").read_text().splitlines()
+    assert lines[2] == "| method | eb | cite | multi |"
+    assert any(line.startswith("| ours: one model of all data sets, two-sided |") for line in lines)
+
+
+# ---------------------------------------------------------------------------------------------
+# What the benchmarks share
+
+
+def squared(number):
+    if number < 0:
+        raise InputError("number", "0 or more", number, "give another")
+    return {"square": number**2}
+
+
+def hungry(gigabytes):
+    kept = np.ones(int(gigabytes * 1e9 / 8))
+    return {"sum": float(kept.sum())}
+
+
+def endless():
+    while True:
+        pass
+
+
+def test_cells_are_kept_and_not_run_again(script, tmp_path, capsys):
+    harness = script("harness")
+    cells = [
+        harness.Cell(tmp_path / f"{number}.json", squared, (number,), seconds=60.0)
+        for number in (3, -1)
+    ]
+    found = harness.run_cells(cells)
+    assert found[0]["square"] == 9
+    assert found[0]["versions"]["torch"]
+    assert found[0]["machine"]["cores"] >= 1
+    assert found[1]["skipped"].startswith("number: expected 0 or more, found -1")
+    kept = (tmp_path / "3.json").read_text()
+    harness.run_cells(cells)
+    said = capsys.readouterr().out
+    assert "2 of 2 cells to go, about 2.0 minutes" in said
+    assert "0 of 2 cells to go" in said
+    assert (tmp_path / "3.json").read_text() == kept
+
+
+def test_limits_end_what_takes_too_much(script):
+    harness = script("harness")
+    done = harness.within_limits(hungry, 0.1, seconds=60, gigabytes=1)
+    assert done["outcome"] == "done"
+    assert done["peak_gb"] > 0.05
+    too_much = harness.within_limits(hungry, 2.0, seconds=60, gigabytes=0.5)
+    assert too_much["outcome"] == "out of memory"
+    assert harness.within_limits(endless, seconds=5, gigabytes=1)["outcome"] == "out of time"
+
+
+# ---------------------------------------------------------------------------------------------
+# Methods of others
+
+
+def test_unknown_and_missing_methods_are_refused(script, monkeypatch):
+    peers = script("peers")
+    course = TimeCourse([np.zeros((3, 2)), np.ones((3, 2))], np.array([0.0, 1.0]))
+    with pytest.raises(InputError, match="method: expected ot_cfm, i_cfm"):
+        peers.fit_peer("nobody", course, 0)
+    monkeypatch.setattr(peers, "installed", list)
+    with pytest.raises(InputError, match="ot_cfm: expected the package torchcfm, found none; pip"):
+        peers.fit_peer("ot_cfm", course, 0)
+
+
+def test_times_become_indices_of_snapshots(script):
+    peers = script("peers")
+    course = TimeCourse([np.zeros((3, 2))] * 3, np.array([0.0, 1.0, 5.0]))
+    assert [peers.index_of(course, at) for at in (0.0, 0.5, 3.0, 5.0)] == [0.0, 0.5, 1.5, 2.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ot_cfm", "i_cfm", "sb_cfm"])
+def test_flow_matching_moves_cells_to_the_next_snapshot(script, name):
+    pytest.importorskip("torchcfm")
+    peers, rng = script("peers"), np.random.default_rng(0)
+    snapshots = [rng.normal(size=(100, 3)).astype(np.float32) + 3 * at for at in range(3)]
+    course = TimeCourse(snapshots, np.array([0.0, 1.0, 4.0]))
+    push = peers.fit_cfm(name, course, rng, steps=300)
+    assert abs(push(snapshots[0], 0.0, 1.0).mean() - 3) < 0.5
+    assert abs(push(snapshots[2], 2.0, 1.5).mean() - 4.5) < 0.7
