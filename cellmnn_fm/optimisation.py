@@ -128,7 +128,8 @@ def optimise(
                 accelerator.clip_grad_norm_(wrapped.parameters(), training.gradient_clip)
             optimizer.step()
             scheduler.step()
-            average.update_parameters(model)
+            if training.ema_decay:
+                average.update_parameters(model)
             state.record(parts, time.perf_counter() - started)
             if accelerator.trackers:
                 accelerator.log(state.latest(), step=state.step)

@@ -16,7 +16,7 @@ from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
 from cellmnn_fm.corpus import Corpus
 from cellmnn_fm.gaussian_frame import FrameState, fit_frame
 from cellmnn_fm.joint_training import HeldOutStep, collate, corpus_config
-from cellmnn_fm.optimisation import _warmed_up_average
+from cellmnn_fm.optimisation import _warmed_up_average, to_device
 from cellmnn_fm.recipes import TrainingConfig, preset_configs
 from cellmnn_fm.sampling import SamplingConfig, TaskSampler
 from cellmnn_fm.synthetic import branching_course
@@ -126,6 +126,29 @@ def test_the_moving_average_counts_on_the_host():
         average.update_parameters(model)
     assert int(average.n_averaged) == 3
     assert average.n_averaged.device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("frame", [False, True])
+def test_a_gpu_is_never_waited_for(frame):
+    one = course()
+    config, training = preset_configs("default", one, frame=frame)
+    model, times = CellMNNModel(config).cuda(), torch.tensor(one.model_times).float()
+    state = None
+    if frame:
+        state = fit_frame([torch.from_numpy(snapshot) for snapshot in one.snapshots], times)
+    step = CourseStep(model, training, one.snapshots, times, frame=state)
+    optimizer = torch.optim.AdamW(model.parameters())
+    rng = np.random.default_rng(0)
+    for mode in ("default", "error"):  # the first step makes the state of the optimiser
+        torch.cuda.set_sync_debug_mode(mode)
+        rows = [to_device(draw(SIZES, 64, rng), model.device) for _ in range(2)]
+        optimizer.zero_grad()
+        torch.stack(list(step(*rows).values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+    torch.cuda.set_sync_debug_mode("default")
 
 
 def test_what_is_read_or_copied_in_a_step_is_noticed():

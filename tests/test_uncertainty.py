@@ -1,23 +1,27 @@
 """Regions of the mean: what they are made of, and how often they hold."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from cellmnn_fm import CellMNNPipeline, InputError, TimeCourse
+from cellmnn_fm.recipes import preset_configs
 from cellmnn_fm.synthetic import KNOWN_SYSTEMS
-from cellmnn_fm.trajectories import Interpolation
+from cellmnn_fm.training import train
+from cellmnn_fm.trajectories import Interpolation, interpolate, velocity_at
 from cellmnn_fm.uncertainty import (
     CALIBRATION_FILE,
     MeanRegion,
+    Recipe,
     expected_error,
     known_errors,
     mean_region,
     quantile,
 )
 
-RECIPES = ("zero_shot", "fine_tuned", "scratch")
+RECIPES = get_args(Recipe)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,31 @@ def test_interpolations_carry_it(adata):
     assert "cellmnn_margin" not in scratch.interpolate(adata, 2.0, two_sided=False).var
     paper = CellMNNPipeline().fit(adata, time_key="day", preset="paper", steps=2, verdict=False)
     assert "cellmnn_margin" not in paper.interpolate(adata, 2.0).var
+
+
+def test_a_blend_is_half_way(adata):
+    """Between what the base says and a fit to the same cells in the same space."""
+    base = CellMNNPipeline.from_pretrained("cellmnn-base")
+    alone, found = (base.interpolate(adata, 2.0, time_key="day", blend=b) for b in (False, True))
+    adapted = base.adapt(adata, time_key="day")
+    course = adapted.time_course(adata)
+    fit = train(course, *preset_configs("default", course))
+    own = interpolate(fit.model, course, 2.0, fit.time_scale)
+    half = (alone.obsm["X_cellmnn"] + own.states) / 2
+    np.testing.assert_allclose(found.obsm["X_cellmnn"], half, rtol=1e-5, atol=1e-5)
+    assert (found.obs_names == alone.obs_names).all()
+    assert found.uns["cellmnn"]["blend"]
+    assert "cellmnn_margin" in found.var
+    velocities = [
+        velocity_at(model, found.obsm["X_cellmnn"], 2.0, fit.time_scale)
+        for model in (adapted.model, fit.model)
+    ]
+    np.testing.assert_allclose(
+        found.obsm["cellmnn_velocity"], np.mean(velocities, axis=0), rtol=1e-4, atol=1e-4
+    )
+    scratch = CellMNNPipeline().fit(adata, time_key="day", steps=3, verdict=False)
+    with pytest.raises(InputError, match="blend: expected a model from a pretrained one, found a"):
+        scratch.interpolate(adata, 2.0, blend=True)
 
 
 @pytest.mark.parametrize("name", KNOWN_SYSTEMS)
