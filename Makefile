@@ -9,7 +9,8 @@ export CELLMNN_DATA
 MODULES := $(patsubst cellmnn_fm/%.py,cellmnn_fm.%,\
 	$(filter-out cellmnn_fm/__init__.py,$(wildcard cellmnn_fm/*.py)))
 
-.PHONY: help demo test test-slow docs test-hub test-multiprocess lint wheel benchmarks base figures studies clean
+.PHONY: help demo test test-slow docs test-hub test-multiprocess lint wheel peers benchmarks-quick \
+	benchmarks weights base figures studies release clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,12 +53,25 @@ wheel: $(VENV)/.installed ## the wheel, imported from outside of the tree
 		assert cellmnn_fm.__file__.startswith(os.getcwd()); print('wheel', cellmnn_fm.__version__); \
 		print(CellMNNPipeline.from_pretrained('cellmnn-base').of_dataset('hesc_endoderm').trajectory())"
 
-benchmarks: $(VENV)/.installed ## the tables of the README that are not there yet, about an hour
-	$(BIN)/python benchmarks/rank.py
+peers: $(VENV)/.installed ## the methods of others, for the benchmarks; 2 GB
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[peers]'
+
+benchmarks-quick: $(VENV)/.installed ## ours beside the methods that are installed; 10 minutes
+	$(BIN)/python benchmarks/interpolation.py --tier quick
+
+benchmarks: $(VENV)/.installed ## the tables of the README that are not there yet, an afternoon
 	$(BIN)/python benchmarks/interpolation.py
-	$(BIN)/python benchmarks/interpolation.py --frame
-	$(BIN)/python benchmarks/interpolation.py --subspace-mode aligned
-	$(BIN)/python benchmarks/interpolation.py --subspace-mode shared
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/recipe.py
+	$(BIN)/python benchmarks/recipe.py --split others --only default --only blend
+	$(BIN)/python benchmarks/profiles.py --compile
+	$(BIN)/python benchmarks/rank.py
+	$(BIN)/python benchmarks/fits.py
+	$(BIN)/python benchmarks/fits.py --frame
+	$(BIN)/python benchmarks/fits.py --subspace-mode aligned
+	$(BIN)/python benchmarks/fits.py --subspace-mode shared
 	$(BIN)/python benchmarks/subspaces.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/memory.py --fit
@@ -68,11 +82,13 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python benchmarks/finetune_speed.py
 	$(BIN)/python benchmarks/interpolation_speed.py
 
-base: $(VENV)/.installed ## cellmnn-base anew: corpus, pretraining, into the package; 2 minutes
+weights: $(VENV)/.installed
 	rm -rf corpus cellmnn_fm/models/cellmnn-base
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/build_corpus.py corpus
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/pretrain.py corpus \
 		--config pretraining/configs/base.yaml --output cellmnn_fm/models/cellmnn-base
+
+base: weights ## cellmnn-base anew: corpus, pretraining, card, into the package; 2 minutes
 	$(BIN)/python pretraining/write_card.py
 
 figures: $(VENV)/.installed ## the figures of the README, with cellmnn-base
@@ -90,6 +106,13 @@ figures: $(VENV)/.installed ## the figures of the README, with cellmnn-base
 	$(BIN)/cellmnn trajectory cellmnn-base $(CELLMNN_DATA)/mef_neuron.h5ad --time-key time \
 		-o build/figures/cells.h5ad --gene Ascl1 --gene Acta1 --gene Stmn3 \
 		--trends docs/figures/mef_neuron_trends.png
+
+release: ## weights, tables, figures and card anew, in that order; a day
+	rm -rf bases benchmarks/results pretraining/results finetune/results
+	$(MAKE) weights peers
+	$(MAKE) studies
+	$(MAKE) benchmarks figures
+	$(BIN)/python pretraining/write_card.py
 
 studies: $(VENV)/.installed ## the tables of pretraining and finetune that are not there yet
 	$(BIN)/python pretraining/leave_group_out.py
