@@ -111,7 +111,8 @@ def optimise(
     fingerprint = sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
     saver = _StateSaver(accelerator, folder, fingerprint)
     saver.restore()
-    bar = _progress_bar(disable=not (progress and accelerator.is_main_process))
+    shown = progress and accelerator.is_main_process
+    bar = _progress_bar(disable=not shown)
     started = time.perf_counter() - state.seconds
     with bar:
         task = bar.add_task("training", total=training.steps, completed=state.step, loss="")
@@ -144,7 +145,7 @@ def optimise(
                 state.check(kept, training.patience, found)
                 if accelerator.trackers:
                     accelerator.log(found, step=state.step)
-            if state.step % _BAR_EVERY == 0:
+            if shown and state.step % _BAR_EVERY == 0:  # which waits for the step
                 bar.update(task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}")
             if state.step % training.save_every == 0:
                 saver.save(state.step)
