@@ -3,8 +3,8 @@
     python pretraining/write_card.py    # model_cards/cellmnn-base.md, README.md of the model
 
 Nothing is typed in by hand: data sets, licences and training are those of the checkpoint, figures
-those of pretraining/leave_group_out.py and pretraining/calibrate.py. A missing file or field is an
-error.
+those of pretraining/leave_group_out.py, pretraining/calibrate.py and benchmarks/interpolation.py. A
+missing file or field is an error.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from cellmnn_fm.metrics import with_interval
 from cellmnn_fm.model_card import card_of_foundation
 
 HERE = Path(__file__).parent
+COMPARISON = HERE.parent / "benchmarks" / "results" / "interpolation" / "strict_standard.md"
 NAME, LICENCE = "cellmnn-base", "apache-2.0"
 REPRODUCE = """\
 ```
 make base       # corpus, pretraining, this card: the same weights to the bit
-make studies    # the tables above
+make studies    # the tables of unseen data sets
+make peers benchmarks    # the table beside the methods of others
 ```"""
 
 
@@ -75,10 +77,21 @@ def card(folder: Path, results: Path) -> str:
             foundation,
             NAME,
             LICENCE,
-            results=table(unseen) + (results / "calibration.md").read_text(),
+            results=table(unseen) + (results / "calibration.md").read_text() + beside_others(),
             evaluated=evaluated,
             reproduce=REPRODUCE,
         )
+    )
+
+
+def beside_others(file: Path = COMPARISON) -> str:
+    """By method, from the table of the benchmark."""
+    title, *blocks = file.read_text().split("\n\n")
+    by_method = next(block for block in blocks if block.startswith("| method |"))
+    return (
+        "\nBeside the methods of others, at up to two held-out times of each data set, each fitted "
+        f"to the data set alone (methods and settings: benchmarks/README.md).\n{title}\n\n"
+        f"{by_method}\n"
     )
 
 
