@@ -49,7 +49,7 @@ from leave_group_out import TIME_KEYS, make_base
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.adaptation import Start, adapt
-from cellmnn_fm.candidates import fit_preset
+from cellmnn_fm.candidates import fit_beside, fit_preset
 from cellmnn_fm.corpus import group_overlapping
 from cellmnn_fm.evaluation import Fold, Protocol, held_out_fold, held_out_times
 from cellmnn_fm.finetuning import finetune, finetuning_config
@@ -71,6 +71,7 @@ SECONDS = {
     "baselines": 1,
     "untrained": 0.1,
     "default": 2,
+    "sliced": 2,
     "in_frame": 2,
     "paper": 90,
     "zero_shot": 0.3,
@@ -86,8 +87,8 @@ SECONDS = {
 }
 # slow to fit: only where asked for, or in the full tier
 LATE = ("ot_cfm_notebook", "mioflow", "scdiffeq")
-OURS = ("untrained", "zero_shot", "joint", "fine_tuned", "in_frame", "default", "blend")
-OWN = ("baselines", "untrained", "default", "in_frame", "paper", *PACKAGES)
+OURS = ("untrained", "zero_shot", "joint", "fine_tuned", "in_frame", "default", "sliced", "blend")
+OWN = ("baselines", "untrained", "default", "sliced", "in_frame", "paper", *PACKAGES)
 LABELS = {
     "previous": "previous snapshot",
     "next": "next snapshot",
@@ -95,7 +96,8 @@ LABELS = {
     "floor": "half-split floor",
     "untrained": "ours: Gaussian frame, untrained",
     "default": "ours: fit of the one data set",
-    "in_frame": "ours: the same in the frame",
+    "sliced": "ours: the same, by sliced W1",
+    "in_frame": "ours: fit in the frame",
     "joint": "ours: one model of all data sets",
     "zero_shot": "ours: base, data set unseen",
     "fine_tuned": "ours: base, fine-tuned",
@@ -345,6 +347,7 @@ def fitted(
         presets: dict[str, Callable] = {
             "untrained": fit_preset("default", True, steps=0),
             "default": fit_preset("default"),
+            "sliced": fit_beside,
             "in_frame": fit_preset("default", True),
             "paper": fit_preset("paper"),
         }
@@ -358,7 +361,7 @@ def fitted(
     start: Start | int = pipeline.foundation.dataset(name).row if known else "encoder"
     models = [(adapt(pipeline.model, training, start), training.time_scale)]
     if method == "blend":
-        models.append(fit_preset("default")(fold, seed)[:2])
+        models.append(fit_beside(fold, seed)[:2])
     return models
 
 

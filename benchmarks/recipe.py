@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from unittest.mock import patch
 
 import anndata
 import numpy as np
@@ -33,7 +31,6 @@ from harness import RESULTS, Cell, markdown, run_cells
 from interpolation import GENES, TIME_KEYS, base_cells, chosen, mixed, pipeline_of, share_of
 from leave_group_out import DEVELOPMENT
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cellmnn_fm import CellMNNModel
 from cellmnn_fm.adaptation import adapt
@@ -57,7 +54,10 @@ SEEDS, BLEND_SEEDS = 1, 2
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
     "MMD": ({}, {"distance": "mmd"}),
-    "sliced W1": ({}, {}),
+    "sliced W1": ({}, {"distance": "sliced"}),
+    "sliced W1, λ_kin 1": ({}, {"distance": "sliced", "kinetic_weight": 1.0}),
+    "sliced W1, λ_kin 10": ({}, {"distance": "sliced", "kinetic_weight": 10.0}),
+    "sliced W1, 300 steps": ({}, {"distance": "sliced", "steps": 300}),
     "32 cells": ({}, {"source_cells": 32, "target_cells": 32}),
     "128 cells": ({}, {"source_cells": 128, "target_cells": 128}),
     "256 cells": ({}, {"source_cells": 256, "target_cells": 256}),
@@ -147,25 +147,10 @@ def fitted(fold: Fold, setting: str, seed: int) -> tuple[CellMNNModel, TimeScale
     pairs = others.get("num_complex_pairs", 0)
     if 2 * pairs > fold.training.latent_dim:
         others["num_complex_pairs"] = fold.training.latent_dim // 2
-    # the package has no sliced distance: here it stands in for the energy distance
-    sliced = patch("cellmnn_fm.training.energy_distance", sliced_w1)
-    with sliced if setting == "sliced W1" else nullcontext():
-        found = train(
-            fold.training, config.replaced(**others), replace(training, **of_training), seed=seed
-        )
-    return found.model, found.time_scale
-
-
-def sliced_w1(
-    x: Tensor, y: Tensor, x_weights: Tensor, y_weights: Tensor, *, directions: int = 32
-) -> Tensor:
-    """Mean W1 of projections on random directions; copies that weigh nothing count too."""
-    generator = torch.Generator().manual_seed(0)
-    axes = torch.nn.functional.normalize(
-        torch.randn(x.shape[-1], directions, generator=generator), dim=0
+    found = train(
+        fold.training, config.replaced(**others), replace(training, **of_training), seed=seed
     )
-    of_x, of_y = (torch.sort(one @ axes, dim=-2).values for one in (x, y))
-    return (of_x - of_y).abs().mean((-1, -2)) * x.shape[-1] ** 0.5
+    return found.model, found.time_scale
 
 
 def pushed(model: CellMNNModel, time_scale: TimeScale, fold: Fold) -> tuple[NDArray, NDArray]:
@@ -204,44 +189,43 @@ def blends(data: Path, name: str, base_folder: Path) -> dict[str, Any]:
     pipeline = pipeline_of(base_folder)
     aligned = SpaceOptions("aligned", pipeline.foundation.shared, GENES)
     scores = []
-    for own_of, aligned_of in zip(
-        folds(data, name, SpaceOptions(), 5), folds(data, name, aligned, None), strict=True
-    ):
+    for fold_of in folds(data, name, aligned, None):
         for seed in range(BLEND_SEEDS):
-            own, other = own_of(seed), aligned_of(seed)
-            course, weights = other.training, None
+            fold = fold_of(seed)
+            course, weights = fold.training, None
             tuned = finetune(
                 pipeline.model, {name: course}, training=finetuning_config(), seed=seed
             ).model
             states = {}
             for label, model in (("zero", adapt(pipeline.model, course)), ("tuned", tuned)):
-                states[label], weights = pushed(model, course.time_scale, other)
+                states[label], weights = pushed(model, course.time_scale, fold)
             for member in range(3):
-                model, time_scale = fitted(own, "default", 10 * seed + member)
-                states[f"fit {member}"], _ = pushed(model, time_scale, own)
+                model, time_scale = fitted(fold, "sliced W1", 10 * seed + member)
+                states[f"fit {member}"], _ = pushed(model, time_scale, fold)
+            by_energy, _ = pushed(*fitted(fold, "default", 10 * seed), fold)
             assert weights is not None
             members = [states[f"fit {member}"] for member in range(3)]
             several = np.mean(members, axis=0)
             variants: dict[str, tuple[NDArray, NDArray]] = {
-                "base, zero-shot": (states["zero"], weights),
-                "base, fine-tuned": (states["tuned"], weights),
-                "fit": (members[0], weights),
+                "fit, sliced W1": (members[0], weights),
+                "fit, energy distance": (by_energy, weights),
                 "mean of 3 fits": (several, weights),
                 "cells of 3 fits": (np.concatenate(members), np.tile(weights / 3, 3)),
+                "base, zero-shot": (states["zero"], weights),
+                "base, fine-tuned": (states["tuned"], weights),
+                "zero-shot, 0.5 of a fit by energy": ((states["zero"] + by_energy) / 2, weights),
             }
             for share in (0.25, 0.5, 0.75):
-                blend = (1 - share) * states["tuned"] + share * several
-                variants[f"fine-tuned, {share:g} of 3 fits"] = blend, weights
-            half = (states["tuned"] + members[0]) / 2
+                blend = (1 - share) * states["zero"] + share * members[0]
+                variants[f"zero-shot, {share:g} of a fit"] = blend, weights
             variants |= {
-                "fine-tuned, 0.5 of 1 fit": (half, weights),
-                "zero-shot, 0.5 of 1 fit": ((states["zero"] + members[0]) / 2, weights),
                 "zero-shot, 0.5 of 3 fits": ((states["zero"] + several) / 2, weights),
-                "blend": ((states["tuned"] + several) / 2, weights),
+                "fine-tuned, 0.5 of a fit": ((states["tuned"] + members[0]) / 2, weights),
+                "blend": ((states["zero"] + members[0]) / 2, weights),
             }
             blend = variants["blend"][0]
-            first = len(own.around.snapshots[0])
-            share = share_of(own)
+            first = len(fold.around.snapshots[0])
+            share = share_of(fold)
             sharper = share**2 / (share**2 + (1 - share) ** 2)
             centre = np.average(blend, axis=0, weights=weights)
             variants |= {
@@ -250,8 +234,8 @@ def blends(data: Path, name: str, base_folder: Path) -> dict[str, Any]:
                 "blend, 0.9 of its spread": (centre + 0.9 * (blend - centre), weights),
                 "blend, 1.1 of its spread": (centre + 1.1 * (blend - centre), weights),
             }
-            scores += [score(own, seed, label, *one) for label, one in variants.items()]
-            scores.append(straight_lines(own, seed))
+            scores += [score(fold, seed, label, *one) for label, one in variants.items()]
+            scores.append(straight_lines(fold, seed))
     return {"dataset": name, "scores": scores}
 
 
@@ -269,12 +253,12 @@ def report(folder: Path) -> None:
             score["setting"]: None
             for one in found
             for score in one["scores"]
-            if (one["scores"][0]["setting"] in SETTINGS) != blended
+            if is_blended(one) == blended
         }
         labels.pop("OT-Interpolate", None)
         if not labels:
             continue
-        start = "fit" if blended else "default"
+        start = "fit, sliced W1" if blended else "default"
         rows = []
         for label in labels:
             w1, energy = (by_set(found, label, key, blended) for key in ("w1", "energy"))
@@ -297,13 +281,17 @@ def report(folder: Path) -> None:
     folder.with_suffix(".md").write_text(text)
 
 
+def is_blended(one: dict[str, Any]) -> bool:
+    """Whether it is a file of :func:`blends`."""
+    return one["scores"][0]["setting"] not in SETTINGS
+
+
 def by_set(found: list[dict], label: str, key: str, blended: bool) -> dict[str, float]:
     """Mean over times and seeds."""
     return {
         one["dataset"]: float(np.mean([s[key] for s in one["scores"] if s["setting"] == label]))
         for one in found
-        if (one["scores"][0]["setting"] in SETTINGS) != blended
-        and any(s["setting"] == label for s in one["scores"])
+        if is_blended(one) == blended and any(s["setting"] == label for s in one["scores"])
     }
 
 

@@ -10,7 +10,7 @@ from .errors import InputError
 from .evaluation import Candidate, FitFold, Fold, Prediction
 from .modeling_cellmnn import CellMNNModel
 from .reading import Growth
-from .recipes import Preset, preset_configs
+from .recipes import Preset, blend_configs, preset_configs
 from .time_course import TimeScale
 from .training import train
 from .trajectories import interpolate
@@ -61,7 +61,14 @@ def blend_candidate(base: CellMNNModel) -> Candidate:
         "blend": "two_sided",
         "blend_same_size": "two_sided_same_size",
     }
-    return Candidate(without_training(base), methods, beside=fit_preset("default"))
+    return Candidate(without_training(base), methods, beside=fit_beside)
+
+
+def fit_beside(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
+    """The fit from scratch that a base is blended with."""
+    config, training = blend_configs(fold.training)
+    trained = train(fold.training, config, training, seed=seed)
+    return trained.model, trained.time_scale, len(trained.losses)
 
 
 def without_training(base: CellMNNModel) -> FitFold:

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from .configuration_cellmnn import CellMNNConfig
 from .errors import InputError
 from .gaussian_frame import FrameState, fit_frame
-from .losses import energy_distance, invertibility_penalty, kinetic_energy, mmd2, pair_weights
+from .losses import (
+    energy_distance,
+    invertibility_penalty,
+    kinetic_energy,
+    mmd2,
+    pair_weights,
+    sliced_wasserstein,
+    unit_directions,
+)
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
 from .optimisation import Optimised, optimise, to_device
 from .recipes import TrainingConfig
@@ -183,6 +191,8 @@ class CourseStep(nn.Module):
         self._sources = len(times) if training.both_directions else len(times) - 1
         pairs = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
         self._pairs = pairs[: self._sources].to(model.device)
+        directions = unit_directions(self._num_dims, model.config.latent_dim)
+        self._directions = directions.to(self._cells)
         sizes = [len(snapshot) for snapshot in snapshots]
         self._drawn = (
             once(sizes[: self._sources], training.source_cells).to(self._cells),
@@ -206,7 +216,13 @@ class CourseStep(nn.Module):
         target = self._cells[target_rows]
         with torch.autocast(target.device.type, enabled=False):
             losses = _losses(
-                output, target, self._pairs, self._drawn, self.training_config, self._num_dims
+                output,
+                target,
+                self._pairs,
+                self._drawn,
+                self.training_config,
+                self._num_dims,
+                self._directions,
             )
             if output.log_growth is not None:
                 gap = self._times - source_times[:, None]
@@ -254,18 +270,22 @@ def _losses(
     drawn: tuple[Tensor, Tensor],
     training: TrainingConfig,
     num_dims: int,
+    directions: Tensor,
 ) -> dict[str, Tensor]:
     """Parts of the loss, each with its weight, for source snapshots pushed to all times.
 
-    Of the dimensions `num_dims` are real, the others padding.
+    Of the dimensions `num_dims` are real, the others padding. Directions are for slices.
     """
     num_times = len(target)
     assert output.states is not None
     assert output.learned_velocity is not None
     assert output.determinant is not None
-    distance = (
-        energy_distance if training.distance == "energy" else partial(mmd2, num_dims=num_dims)
-    )
+    known: dict[str, Callable[..., Tensor]] = {
+        "energy": energy_distance,
+        "mmd": partial(mmd2, num_dims=num_dims),
+        "sliced": partial(sliced_wasserstein, directions=directions),
+    }
+    distance = known[training.distance]
     source_drawn, target_drawn = drawn[0][:, None], drawn[1]
     growth = None if output.log_growth is None else output.log_growth[:, :num_times]
     source_weights = source_drawn if growth is None else source_drawn * growth.exp()

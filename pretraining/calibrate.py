@@ -26,7 +26,7 @@ from leave_group_out import TIME_KEYS, for_missing_groups
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.adaptation import adapt
-from cellmnn_fm.candidates import fit_preset
+from cellmnn_fm.candidates import fit_beside, fit_preset
 from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
 from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
 from cellmnn_fm.latent_space import SpaceOptions
@@ -78,14 +78,11 @@ def errors_of(name: str, file: Path, folder: Path) -> dict[str, Any]:
     def from_base(fold: Fold) -> CellMNNModel:
         return adapt(base.model, fold.training)
 
-    def from_scratch(fold: Fold) -> CellMNNModel:
-        return fit_preset("default")(fold, 0)[0]
-
     fits: dict[Recipe, tuple[SpaceOptions, list[Callable[[Fold], CellMNNModel]]]] = {
         "zero_shot": (aligned, [from_base]),
         "fine_tuned": (aligned, [lambda fold: fine_tuned(base.model, fold)]),
-        "scratch": (own, [from_scratch]),
-        "blend": (aligned, [from_base, from_scratch]),
+        "scratch": (own, [lambda fold: fit_preset("default")(fold, 0)[0]]),
+        "blend": (aligned, [from_base, lambda fold: fit_beside(fold, 0)[0]]),
     }
     return {
         recipe: [

@@ -6,6 +6,7 @@ inside of a step, which make the host wait as well, are seen by their device.
 """
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,13 +66,16 @@ def course():
     return TimeCourse(snapshots, np.array([0.0, 1.0, 3.0]))
 
 
-@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("preset", ["default", "paper", "sliced"])
 @pytest.mark.parametrize("options", [{}, {"frame": True}, {"growth": True}])
 def test_a_step_on_a_time_course(preset, options):
     if preset == "paper" and "frame" in options:
         options = {}
     one = course()
-    config, training = preset_configs(preset, one, **options)
+    sliced = preset == "sliced"
+    config, training = preset_configs("default" if sliced else preset, one, **options)
+    if sliced:
+        training = replace(training, distance="sliced")
     model, times = CellMNNModel(config).to(META), torch.tensor(one.model_times).float()
     frame = None
     if config.frame:

@@ -1,8 +1,11 @@
 """Distances and penalties, against plain loops and closed forms."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wasserstein_distance
 
 from cellmnn_fm.losses import (
     energy_distance,
@@ -10,6 +13,8 @@ from cellmnn_fm.losses import (
     kinetic_energy,
     mmd2,
     pair_weights,
+    sliced_wasserstein,
+    unit_directions,
 )
 
 
@@ -103,7 +108,37 @@ def test_energy_distance_is_unbiased_for_equal_distributions():
     assert abs(float(values.mean())) < 4 * float(values.std()) / 4000**0.5
 
 
-@pytest.mark.parametrize("distance", [energy_distance, mmd2])
+SLICED = partial(sliced_wasserstein, directions=unit_directions(4, 4))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sliced_wasserstein_is_that_of_scipy_in_each_direction(clouds, weighted):
+    x, y, wx, wy = clouds
+    directions = unit_directions(4, 4, count=5)
+    weights = (wx, wy) if weighted else ()
+    found = sliced_wasserstein(x, y, *weights, directions=directions)
+    for at in np.ndindex(2, 3):
+        own = [wx[at], wy[at]] if weighted else []
+        distances = [
+            wasserstein_distance(x[at] @ one.double(), y[at] @ one.double(), *own)
+            for one in directions.T
+        ]
+        np.testing.assert_allclose(found[at], 2 * np.mean(distances), rtol=1e-6)  # 2 = √4
+
+
+def test_sliced_wasserstein_of_padded_cells(clouds):
+    """Dimensions of padding have no say, nor do copies that weigh nothing."""
+    x, y, _, _ = clouds
+    padded = [torch.nn.functional.pad(one, (0, 3)) for one in (x, y)]
+    padded[0][..., 4:] = 7.0
+    found = sliced_wasserstein(*padded, directions=unit_directions(4, 7))
+    torch.testing.assert_close(found, SLICED(x, y))
+    copies = torch.cat([x, x[..., :2, :]], dim=-2)
+    once = torch.cat([torch.ones(7), torch.zeros(2)]).double()
+    torch.testing.assert_close(SLICED(copies, y, once), SLICED(x, y))
+
+
+@pytest.mark.parametrize("distance", [energy_distance, mmd2, SLICED])
 def test_distances_ignore_the_order_of_cells(clouds, distance):
     x, y, wx, wy = clouds
     order = torch.randperm(7)
@@ -112,7 +147,7 @@ def test_distances_ignore_the_order_of_cells(clouds, distance):
     )
 
 
-@pytest.mark.parametrize("distance", [energy_distance, mmd2])
+@pytest.mark.parametrize("distance", [energy_distance, mmd2, SLICED])
 def test_weights_stand_for_repeated_cells(clouds, distance):
     x, y, _, _ = clouds
     if distance is energy_distance:  # a repeated cell is a pair of its own in a U-statistic
@@ -125,10 +160,10 @@ def test_weights_stand_for_repeated_cells(clouds, distance):
     torch.testing.assert_close(distance(repeated, y), distance(x, y, weights))
 
 
-@pytest.mark.parametrize("distance", [energy_distance, mmd2])
+@pytest.mark.parametrize("distance", [energy_distance, mmd2, SLICED])
 def test_gradients_are_finite_where_cells_coincide(distance):
-    x = torch.zeros(4, 3, requires_grad=True)
-    distance(x, torch.zeros(4, 3)).backward()
+    x = torch.zeros(4, 4, requires_grad=True)
+    distance(x, torch.zeros(4, 4)).backward()
     assert torch.isfinite(x.grad).all()
 
 

@@ -284,7 +284,7 @@ def test_paper_preset_states_the_published_facts():
     [
         ({"steps": -1}, "steps: expected at least 0, found -1"),
         ({"source_cells": 1}, "source_cells: expected at least 2, found 1"),
-        ({"distance": "w2"}, "distance: expected energy or mmd, found w2"),
+        ({"distance": "w2"}, "distance: expected energy or mmd or sliced, found w2"),
         ({"schedule": "cosine"}, "schedule: expected one_cycle or constant, found cosine"),
     ],
 )
