@@ -49,7 +49,7 @@ from leave_group_out import TIME_KEYS, make_base
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.adaptation import Start, adapt
-from cellmnn_fm.candidates import fit_beside, fit_preset
+from cellmnn_fm.candidates import fit_preset
 from cellmnn_fm.corpus import group_overlapping
 from cellmnn_fm.evaluation import Fold, Protocol, held_out_fold, held_out_times
 from cellmnn_fm.finetuning import finetune, finetuning_config
@@ -347,7 +347,7 @@ def fitted(
         presets: dict[str, Callable] = {
             "untrained": fit_preset("default", True, steps=0),
             "default": fit_preset("default"),
-            "sliced": fit_beside,
+            "sliced": fit_preset("sliced"),
             "in_frame": fit_preset("default", True),
             "paper": fit_preset("paper"),
         }
@@ -361,7 +361,7 @@ def fitted(
     start: Start | int = pipeline.foundation.dataset(name).row if known else "encoder"
     models = [(adapt(pipeline.model, training, start), training.time_scale)]
     if method == "blend":
-        models.append(fit_beside(fold, seed)[:2])
+        models.append(fit_preset("sliced")(fold, seed)[:2])
     return models
 
 

@@ -10,12 +10,12 @@ from .errors import InputError
 from .evaluation import Candidate, FitFold, Fold, Prediction
 from .modeling_cellmnn import CellMNNModel
 from .reading import Growth
-from .recipes import Preset, blend_configs, preset_configs
+from .recipes import Preset, preset_configs
 from .time_course import TimeScale
 from .training import train
 from .trajectories import interpolate
 
-EvaluatedPreset = Literal["default", "paper", "leaky"]
+EvaluatedPreset = Literal["default", "sliced", "paper", "leaky"]
 
 _ALL: dict[str, Prediction] = {name: name for name in get_args(Prediction)}
 
@@ -23,22 +23,30 @@ _ALL: dict[str, Prediction] = {name: name for name in get_args(Prediction)}
 def preset_candidates(
     preset: EvaluatedPreset, *, frame: bool = False, growth: Growth = False
 ) -> list[Candidate]:
-    """Default fits and the untrained frame, and with "paper" or "leaky" the published setting.
+    """Default fits and the untrained frame, and those of another preset beside them.
 
     Parameters
     ----------
-    preset : {"default", "paper", "leaky"}
+    preset : {"default", "sliced", "paper", "leaky"}
+        "leaky" is the published setting with its stop on the held-out time.
     frame : bool
-        Whether the default fits work in the Gaussian frame.
+        Whether the fits of presets other than the published work in the Gaussian frame.
     growth : bool, str or GrowthGenes
         Whether cells multiply in them, see :meth:`CellMNNPipeline.fit`.
     """
     if preset not in get_args(EvaluatedPreset):
-        raise InputError("preset", "default, paper or leaky", preset, "choose one of the three")
+        known = "default, sliced, paper or leaky"
+        raise InputError("preset", known, preset, "choose one of the four")
     candidates = [
         Candidate(fit_preset("default", frame, growth=growth), _ALL),
         Candidate(fit_preset("default", True, steps=0), {"untrained_two_sided": "two_sided"}),
     ]
+    if preset == "sliced":
+        methods: dict[str, Prediction] = {
+            "sliced": "two_sided",
+            "sliced_same_size": "two_sided_same_size",
+        }
+        candidates.append(Candidate(fit_preset("sliced", frame, growth=growth), methods))
     if preset in ("paper", "leaky"):
         candidates.append(Candidate(fit_preset("paper"), {"paper": "forward"}))
     if preset == "leaky":
@@ -61,14 +69,7 @@ def blend_candidate(base: CellMNNModel) -> Candidate:
         "blend": "two_sided",
         "blend_same_size": "two_sided_same_size",
     }
-    return Candidate(without_training(base), methods, beside=fit_beside)
-
-
-def fit_beside(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
-    """The fit from scratch that a base is blended with."""
-    config, training = blend_configs(fold.training)
-    trained = train(fold.training, config, training, seed=seed)
-    return trained.model, trained.time_scale, len(trained.losses)
+    return Candidate(without_training(base), methods, beside=fit_preset("sliced"))
 
 
 def without_training(base: CellMNNModel) -> FitFold:
@@ -92,7 +93,7 @@ def fit_preset(
 
     Parameters
     ----------
-    preset : {"default", "paper"}
+    preset : {"default", "sliced", "paper"}
     frame : bool
     growth : bool, str or GrowthGenes
     steps : int, optional

@@ -275,8 +275,8 @@ def evaluate(
     proliferation: Proliferation = None,
     apoptosis: Apoptosis = None,
     preset: Annotated[
-        Literal["default", "paper", "leaky"],
-        typer.Option(help="paper and leaky add the published setting to the table (minutes)."),
+        Literal["default", "sliced", "paper", "leaky"],
+        typer.Option(help="A recipe to add; paper and leaky, as published, take minutes."),
     ] = "default",
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
     base: Annotated[

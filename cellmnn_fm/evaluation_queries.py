@@ -62,9 +62,10 @@ class EvaluationQueries(FittedQueries):
             knows them by `uns["name"]`.
         frame, growth, batch_key
             Of the fits, as for :meth:`CellMNNPipeline.fit`.
-        preset : {"default", "paper", "leaky"}
-            "paper" adds the published setting as method `paper`, stopped on its training loss;
-            "leaky" adds it stopped on the held-out W1 too, as published (`paper_leaky`). Both
+        preset : {"default", "sliced", "paper", "leaky"}
+            "sliced" adds fits by sliced W1 as method `sliced`; "paper" adds the published setting
+            as method `paper`, stopped on its training loss; "leaky" adds it stopped on the
+            held-out W1 too, as published (`paper_leaky`). Both
             take minutes.
 
         A pretrained pipeline adds what it says of the data set without any training, `zero_shot`,

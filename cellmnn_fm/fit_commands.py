@@ -61,7 +61,10 @@ def fit(
     growth: GrowthOption = None,
     proliferation: Proliferation = None,
     apoptosis: Apoptosis = None,
-    preset: Annotated[Literal["default", "paper"], typer.Option(help="Recipe.")] = "default",
+    preset: Annotated[
+        Literal["default", "sliced", "paper"],
+        typer.Option(help="Recipe; sliced is closest to held-out snapshots, paper as published."),
+    ] = "default",
     steps: Annotated[
         int | None, typer.Option(help="Training steps; the preset's if absent.")
     ] = None,

@@ -83,7 +83,8 @@ class FitRecord:
     def recipe(self) -> Recipe | None:
         """How the model came about, where errors of such models are known."""
         if "preset" in self.settings:
-            return "scratch" if self.settings["preset"] == "default" else None
+            of_preset: dict[str, Recipe] = {"default": "scratch", "sliced": "sliced"}
+            return of_preset.get(self.settings["preset"])
         return "fine_tuned" if self.settings.get("steps") else "zero_shot"
 
     def time_key_for(self, time_key: str | TimeKey | None) -> TimeKey:

@@ -113,7 +113,8 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             rotated to agree with it ("own", "shared", "aligned": the default with a subspace);
             whether the model works in the Gaussian frame; whether cells multiply and die, at rates
             that are learned (True), known (a column of `obs`, births less deaths per unit of time)
-            or scored by genes (:class:`GrowthGenes`); "default" or "paper".
+            or scored by genes (:class:`GrowthGenes`); "default", "sliced" (closest to held-out
+            snapshots) or "paper".
         mode, start, anchor
             Of fine-tuning, see :func:`cellmnn_fm.finetuning.finetune`: "full" (the default),
             "embedding" or "lora"; the embedding to start from, "encoder", "mean" or that of a data

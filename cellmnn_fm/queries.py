@@ -22,7 +22,7 @@ from .model_card import card_of_fit, card_of_foundation
 from .modeling_cellmnn import CellMNNModel
 from .optimisation import remove_training_state
 from .reading import Source, read_batches, read_source, read_times
-from .recipes import blend_configs
+from .recipes import preset_configs
 from .regulation import CellStates
 from .results import add_genes, add_region, annotated, followed_cells, predicted_snapshot
 from .rollout import DEFAULT_TOLERANCE, roll_out
@@ -236,11 +236,11 @@ class FittedQueries:
         course = TimeCourse.from_cells(states, cell_times)
         models = [(fitted.model, fitted.record.time_scale)]
         if blend:
-            if fitted.record.recipe in ("scratch", None):
+            if fitted.record.recipe in ("scratch", "sliced", None):
                 raise InputError(
                     "blend", "a model from a pretrained one", "a fit from scratch", "give a base"
                 )
-            beside = train(course, *blend_configs(course))
+            beside = train(course, *preset_configs("sliced", course))
             models.append((beside.model, beside.time_scale))
         predicted = reduce(
             blended,

@@ -16,7 +16,7 @@ from .errors import InputError
 from .time_course import TimeCourse
 from .trajectories import Interpolation
 
-Recipe = Literal["zero_shot", "fine_tuned", "scratch", "blend"]
+Recipe = Literal["zero_shot", "fine_tuned", "scratch", "sliced", "blend"]
 
 CALIBRATION_FILE = Path(__file__).with_name("calibration.json")
 """Errors on left-out times of data sets that models had not seen (pretraining/calibrate.py)."""
@@ -70,7 +70,7 @@ def mean_region(
     course : TimeCourse
         That was interpolated.
     predicted : Interpolation
-    recipe : {"zero_shot", "fine_tuned", "scratch", "blend"}
+    recipe : {"zero_shot", "fine_tuned", "scratch", "sliced", "blend"}
         How the model came about; each has errors of its own.
     level : float
         Between 0 and 1.

@@ -4,9 +4,9 @@
 
 For every group of data sets that share cells or a process, every interior time is predicted from
 the others: by a base that never saw the group (made if it is not in --bases), as it is and
-fine-tuned, by a fit from scratch, and half-way between this and the base. What is kept is the error
-of the mean over what is expected of it, see cellmnn_fm.uncertainty.MeanRegion. The table says how
-often regions hold the measured mean when they are calibrated on the other groups.
+fine-tuned, by fits from scratch, and half-way between one of these and the base. What is kept is
+the error of the mean over what is expected of it, see cellmnn_fm.uncertainty.MeanRegion. The table
+says how often regions hold the measured mean when they are calibrated on the other groups.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from leave_group_out import TIME_KEYS, for_missing_groups
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.adaptation import adapt
-from cellmnn_fm.candidates import fit_beside, fit_preset
+from cellmnn_fm.candidates import fit_preset
 from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
 from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
 from cellmnn_fm.latent_space import SpaceOptions
@@ -82,7 +82,8 @@ def errors_of(name: str, file: Path, folder: Path) -> dict[str, Any]:
         "zero_shot": (aligned, [from_base]),
         "fine_tuned": (aligned, [lambda fold: fine_tuned(base.model, fold)]),
         "scratch": (own, [lambda fold: fit_preset("default")(fold, 0)[0]]),
-        "blend": (aligned, [from_base, lambda fold: fit_beside(fold, 0)[0]]),
+        "sliced": (own, [lambda fold: fit_preset("sliced")(fold, 0)[0]]),
+        "blend": (aligned, [from_base, lambda fold: fit_preset("sliced")(fold, 0)[0]]),
     }
     return {
         recipe: [

@@ -133,7 +133,7 @@ def test_large_snapshots_are_capped(drifting):
     [
         ({"protocol": "loose"}, "protocol: expected strict or published, found loose"),
         ({"seeds": 0}, "seeds: expected at least 1, found 0"),
-        ({"preset": "best"}, "preset: expected default, paper or leaky, found best"),
+        ({"preset": "best"}, "preset: expected default, sliced, paper or leaky, found best"),
     ],
 )
 def test_unknown_options_are_refused(drifting, options, message):

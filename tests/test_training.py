@@ -275,7 +275,7 @@ def test_paper_preset_states_the_published_facts():
     assert trained.time_scale == TimeScale(0.0, 1.0)  # raw labels
     with pytest.raises(InputError, match="preset paper: expected no frame"):
         preset_configs("paper", COURSE, frame=True)
-    with pytest.raises(InputError, match="preset: expected default or paper, found papper"):
+    with pytest.raises(InputError, match="preset: expected default, sliced or paper, found papper"):
         preset_configs("papper", COURSE)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cellmnn_fm import CellMNNPipeline, InputError, TimeCourse
-from cellmnn_fm.recipes import blend_configs
+from cellmnn_fm.recipes import preset_configs
 from cellmnn_fm.synthetic import KNOWN_SYSTEMS
 from cellmnn_fm.training import train
 from cellmnn_fm.trajectories import Interpolation, interpolate, velocity_at
@@ -128,7 +128,7 @@ def test_a_blend_is_half_way(adata):
     alone, found = (base.interpolate(adata, 2.0, time_key="day", blend=b) for b in (False, True))
     adapted = base.adapt(adata, time_key="day")
     course = adapted.time_course(adata)
-    fit = train(course, *blend_configs(course))
+    fit = train(course, *preset_configs("sliced", course))
     own = interpolate(fit.model, course, 2.0, fit.time_scale)
     half = (alone.obsm["X_cellmnn"] + own.states) / 2
     np.testing.assert_allclose(found.obsm["X_cellmnn"], half, rtol=1e-5, atol=1e-5)
