@@ -28,7 +28,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +45,7 @@ from peers import PACKAGES, Push, fit_peer, index_of, installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
 from build_corpus import GENES, read_list
 from joint_against_separate import joint_base
-from leave_group_out import TIME_KEYS, make_base
+from leave_group_out import DEVELOPMENT, TIME_KEYS, make_base
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.adaptation import Start, adapt
@@ -461,10 +461,13 @@ def mean_of(scores: list[dict[str, Any]], key: str) -> float:
     return float(np.mean([score[key] for score in scores]))
 
 
-def ratios(w1: Table, one: tuple[str, str], other: tuple[str, str]) -> list[float]:
-    """By data set that both have."""
+def ratios(
+    w1: Table, one: tuple[str, str], other: tuple[str, str], names: Collection[str] | None = None
+) -> list[float]:
+    """By data set that both have, of the named ones."""
     both = w1.get(one, {}).keys() & w1.get(other, {}).keys()
-    return [w1[one][name] / w1[other][name] for name in sorted(both)]
+    wanted = sorted(both if names is None else both & set(names))
+    return [w1[one][name] / w1[other][name] for name in wanted]
 
 
 def ratio_cell(w1: Table, method: tuple[str, str], sets: list[str]) -> str:
@@ -509,6 +512,15 @@ def paired(w1: Table, seconds: dict[str, dict[str, float]]) -> list[str]:
                 f"takes {times:,.0f} times less (median over sets)"
             )
         lines.append(line)
+    others = sorted({name for one in w1.values() for name in one} - set(DEVELOPMENT))
+    for method in ("sliced", "blend"):
+        found = ratios(w1, (method, "two_sided"), ("ot_interpolate", "forward"), others)
+        if len(found) > 1:
+            plain = ratios(w1, (method, "two_sided"), ("default", "two_sided"), others)
+            lines.append(
+                f"- {LABELS[method]}, on {len(found)} data sets on which no setting was chosen: "
+                f"{with_interval(found)}; over the default fit {with_interval(plain)}"
+            )
     return lines
 
 

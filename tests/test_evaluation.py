@@ -163,6 +163,14 @@ def test_paper_and_leaky_join_the_table(drifting, monkeypatch):
     assert {"paper", "paper_leaky"} <= set(evaluation.summary)
 
 
+def test_sliced_fits_join_the_table(drifting):
+    evaluation = CellMNNPipeline().evaluate(
+        drifting, time_key="day", n_dims=2, seeds=1, preset="sliced"
+    )
+    assert {"sliced", "sliced_same_size", "two_sided"} <= set(evaluation.summary)
+    assert evaluation.summary["sliced"]["w1_mean"] != evaluation.summary["two_sided"]["w1_mean"]
+
+
 @pytest.mark.slow
 def test_real_embryoid_bodies_beat_optimal_transport(data_folder):
     """The main figure of the README, on one seed."""

@@ -118,6 +118,9 @@ def test_interpolations_carry_it(adata):
         beyond = scratch.interpolate(adata, 4.0)
     assert "cellmnn_margin" not in beyond.var
     assert "cellmnn_margin" not in scratch.interpolate(adata, 2.0, two_sided=False).var
+    sliced = CellMNNPipeline().fit(adata, time_key="day", preset="sliced", steps=3, verdict=False)
+    assert sliced.record.recipe == "sliced"
+    assert sliced.record.settings["distance"] == "sliced"
     paper = CellMNNPipeline().fit(adata, time_key="day", preset="paper", steps=2, verdict=False)
     assert "cellmnn_margin" not in paper.interpolate(adata, 2.0).var
 
