@@ -31,6 +31,13 @@ def test_links_lead_somewhere(page):
     assert not missing
 
 
+def test_the_table_of_methods_is_that_of_the_benchmark():
+    result = ROOT / "benchmarks" / "results" / "interpolation" / "strict_standard.md"
+    blocks = result.read_text().split("\n\n")
+    table = next(block for block in blocks if block.startswith("| method |"))
+    assert table in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_tutorials_compile(page):
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.M | re.S):
