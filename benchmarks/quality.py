@@ -186,7 +186,8 @@ def report() -> None:
     for name, ax in zip(SETS, axes[0], strict=True):
         own = {one["method"]: one for one in found if one["dataset"] == name}
         ours = [point for method in OURS if method in own for point in own[method]["trace"]]
-        for method, one in own.items():
+        for method in [one for one in (*OURS, *PEERS) if one in own]:
+            one = own[method]
             points = one["trace"]
             final = points[-1]["w1"]
             took = settled(points)
