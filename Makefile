@@ -65,7 +65,6 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/recipe.py
-	$(BIN)/python benchmarks/recipe.py --split others --only default --only blend
 	$(BIN)/python benchmarks/profiles.py --compile
 	$(BIN)/python benchmarks/rank.py
 	$(BIN)/python benchmarks/fits.py
