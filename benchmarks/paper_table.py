@@ -26,8 +26,9 @@ import numpy as np
 import pandas as pd
 import typer
 import yaml
+from comparison import LABELS
 from harness import RESULTS, Cell, console, markdown, run_cells
-from interpolation import BASE_CONFIG, LABELS, SECONDS, baselines, pushed_by_models, scores_of
+from interpolation import BASE_CONFIG, SECONDS, baselines, pushed_by_models, scores_of
 
 from cellmnn_fm import InputError
 from cellmnn_fm.adaptation import adapt

@@ -22,10 +22,10 @@ from typing import Annotated, Any
 
 import anndata
 import typer
+from comparison import LABELS
 from harness import RESULTS, Cell, markdown, plt, run_cells
 from interpolation import (
     GENES,
-    LABELS,
     OWN,
     SECONDS,
     base_cells,

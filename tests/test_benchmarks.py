@@ -121,6 +121,7 @@ def endless():
         pass
 
 
+@pytest.mark.slow
 def test_cells_are_kept_and_not_run_again(script, tmp_path, capsys):
     harness = script("harness")
     cells = [
@@ -140,6 +141,7 @@ def test_cells_are_kept_and_not_run_again(script, tmp_path, capsys):
     assert (tmp_path / "3.json").read_text() == kept
 
 
+@pytest.mark.slow
 def test_limits_end_what_takes_too_much(script):
     harness = script("harness")
     done = harness.within_limits(hungry, 0.1, seconds=60, gigabytes=1)
