@@ -24,8 +24,8 @@ else
 	@echo "no real time course: set CELLMNN_DATA to its folder"
 endif
 
-test: $(VENV)/.installed ## the fast tests
-	$(BIN)/pytest -q
+test: $(VENV)/.installed ## the fast tests, in two processes of one thread
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed ## slower tests, and the tutorials of docs/
 	$(BIN)/pytest -q -m slow
