@@ -53,17 +53,12 @@ def milliseconds(call: Callable[[], Any]) -> float:
     """Mean over repeats, with the device emptied before and after."""
     for _ in range(5):
         call()
-    synchronise()
+    torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(REPEATS):
         call()
-    synchronise()
-    return 1e3 * (time.perf_counter() - started) / REPEATS
-
-
-def synchronise() -> None:
-    """Wait for the GPU."""
     torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - started) / REPEATS
 
 
 def waits(call: Callable[[], Any]) -> str:

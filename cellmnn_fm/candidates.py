@@ -42,11 +42,8 @@ def preset_candidates(
         Candidate(fit_preset("default", True, steps=0), {"untrained_two_sided": "two_sided"}),
     ]
     if preset == "sliced":
-        methods: dict[str, Prediction] = {
-            "sliced": "two_sided",
-            "sliced_same_size": "two_sided_same_size",
-        }
-        candidates.append(Candidate(fit_preset("sliced", frame, growth=growth), methods))
+        fit = fit_preset("sliced", frame, growth=growth)
+        candidates.append(Candidate(fit, _both_sizes("sliced")))
     if preset in ("paper", "leaky"):
         candidates.append(Candidate(fit_preset("paper"), {"paper": "forward"}))
     if preset == "leaky":
@@ -56,20 +53,17 @@ def preset_candidates(
 
 def foundation_candidate(base: CellMNNModel) -> Candidate:
     """What a pretrained model says of a data set without any training."""
-    methods: dict[str, Prediction] = {
-        "zero_shot": "two_sided",
-        "zero_shot_same_size": "two_sided_same_size",
-    }
-    return Candidate(without_training(base), methods)
+    return Candidate(without_training(base), _both_sizes("zero_shot"))
 
 
 def blend_candidate(base: CellMNNModel) -> Candidate:
     """Half-way between what a pretrained model says and what a fit from scratch does."""
-    methods: dict[str, Prediction] = {
-        "blend": "two_sided",
-        "blend_same_size": "two_sided_same_size",
-    }
-    return Candidate(without_training(base), methods, beside=fit_preset("sliced"))
+    return Candidate(without_training(base), _both_sizes("blend"), beside=fit_preset("sliced"))
+
+
+def _both_sizes(name: str) -> dict[str, Prediction]:
+    """A two-sided prediction, and a draw from it of as many cells as the previous snapshot has."""
+    return {name: "two_sided", f"{name}_same_size": "two_sided_same_size"}
 
 
 def without_training(base: CellMNNModel) -> FitFold:
