@@ -22,18 +22,15 @@ import numpy as np
 import typer
 import yaml
 from build_corpus import GENES, build, read_list
-from leave_group_out import HERE
+from leave_group_out import HERE, pretrained
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.adaptation import Start, adapt
 from cellmnn_fm.candidates import preset_candidates
 from cellmnn_fm.evaluation import MIN_HELD_OUT_CELLS, Candidate, Fold, evaluate
 from cellmnn_fm.foundation import save_foundation
-from cellmnn_fm.joint_training import corpus_config, pretrain
 from cellmnn_fm.latent_space import SpaceOptions
 from cellmnn_fm.metrics import with_interval
-from cellmnn_fm.recipes import TrainingConfig
-from cellmnn_fm.sampling import SamplingConfig
 from cellmnn_fm.time_course import TimeScale
 
 CONFIG = HERE / "configs" / "base.yaml"
@@ -86,16 +83,7 @@ def joint_base(
     seen = {name: without(adata, held_out[name]) for name, adata in adatas.items()}
     with tempfile.TemporaryDirectory() as temporary:
         corpus = build(Path(temporary, "corpus"), seen, read_list())
-        trained = pretrain(
-            corpus,
-            corpus_config(corpus, **settings["model"]),
-            TrainingConfig(**settings["training"]),
-            SamplingConfig(**settings["sampling"]),
-            validation=[one for one in settings["validation"] if one in corpus.groups.values()],
-            seed=settings["seed"],
-            progress=True,
-        )
-        save_foundation(folder, trained.model, corpus, {"settings": settings})
+        save_foundation(folder, pretrained(corpus, settings), corpus, {"settings": settings})
     return {"data_sets": len(seen)}
 
 

@@ -30,7 +30,7 @@ from build_corpus import GENES, LATENT_DIM, SYNTHETIC, build, open_files, read_l
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.adaptation import adapt
 from cellmnn_fm.candidates import foundation_candidate
-from cellmnn_fm.corpus import group_overlapping
+from cellmnn_fm.corpus import Corpus, group_overlapping
 from cellmnn_fm.evaluation import Candidate, Fold, evaluate
 from cellmnn_fm.foundation import save_foundation
 from cellmnn_fm.joint_training import corpus_config, pretrain
@@ -137,18 +137,22 @@ def make_base(
     corpus_folder = folder.with_name(f"{folder.name}_corpus")
     shutil.rmtree(corpus_folder, ignore_errors=True)
     corpus = build(corpus_folder, open_files(data, listed), listed, mode, LATENT_DIM, SYNTHETIC)
-    validation = [name for name in settings["validation"] if name in corpus.groups.values()]
-    trained = pretrain(
+    model = pretrained(corpus, settings)
+    save_foundation(folder, model, corpus, {"settings": settings, "without": members})
+    shutil.rmtree(corpus_folder)
+
+
+def pretrained(corpus: Corpus, settings: dict[str, Any]) -> CellMNNModel:
+    """A model of a corpus, by the settings of a file like configs/base.yaml."""
+    return pretrain(
         corpus,
         corpus_config(corpus, **settings["model"]),
         TrainingConfig(**settings["training"]),
         SamplingConfig(**settings["sampling"]),
-        validation=validation,
+        validation=[name for name in settings["validation"] if name in corpus.groups.values()],
         seed=settings["seed"],
         progress=True,
-    )
-    save_foundation(folder, trained.model, corpus, {"settings": settings, "without": members})
-    shutil.rmtree(corpus_folder)
+    ).model
 
 
 def untrained(base: CellMNNModel) -> Candidate:
