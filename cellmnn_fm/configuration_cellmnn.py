@@ -2,10 +2,12 @@
 
 # no postponed annotations here: @strict checks types by them, and skips those that are strings
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .checkpoint import bundled
+from .errors import InputError, listed
 
 FORMAT_VERSION = 1
 
@@ -22,6 +24,20 @@ _TRANSFORMERS_KEYS = {
     "num_labels",
     "torch_dtype",
 }
+
+
+# what a configuration of somebody else may ask for, before anything is allocated
+_MOST = {
+    **dict.fromkeys(("latent_dim", "hidden_size", "dataset_embed_dim"), 2**16),
+    **dict.fromkeys(("encoder_hidden_size", "num_frame_times"), 2**16),
+    **dict.fromkeys(("num_hidden_layers", "num_complex_pairs", "num_static_eigvals"), 2**16),
+    **dict.fromkeys(("num_datasets", "num_genes"), 2**24),
+}
+_MOST_RATE = 1e6  # in a unit of model time everything is over long before
+_MOST_LABELS = 2**10
+_LONGEST = 200  # characters of a value in a message
+# other names make transformers fetch kernels, and run them
+_IMPLEMENTATIONS = {None, "eager", "sdpa"}
 
 
 @strict
@@ -74,17 +90,17 @@ class CellMNNConfig(PreTrainedConfig):
 
     Raises
     ------
-    ValueError
-        On a field that does not exist, and on values that contradict each other.
+    InputError
+        On a field that does not exist, and on values that are impossible or contradict each other.
 
     Examples
     --------
     >>> from cellmnn_fm import CellMNNConfig
     >>> CellMNNConfig(latent_dim=5, rank=3).rank
     3
-    >>> CellMNNConfig(latentdim=5)
+    >>> CellMNNConfig(latentdim=5)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: config: expected fields of CellMNNConfig, found latentdim; rename or drop it
+    cellmnn_fm.errors.InputError: config: expected fields of CellMNNConfig, found latentdim; ...
     """
 
     model_type = "cellmnn"
@@ -113,24 +129,43 @@ class CellMNNConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         if self.format_version > FORMAT_VERSION:  # before fields that only a newer one has
-            raise ValueError(
-                f"config: expected format_version at most {FORMAT_VERSION}, "
-                f"found {self.format_version}; upgrade cellmnn_fm"
+            raise InputError(
+                "config",
+                f"format_version at most {FORMAT_VERSION}",
+                self.format_version,
+                "upgrade cellmnn_fm",
             )
         if unknown := sorted(set(kwargs) - _TRANSFORMERS_KEYS):
-            raise ValueError(
-                f"config: expected fields of {type(self).__name__}, "
-                f"found {', '.join(unknown)}; rename or drop it"
+            raise InputError(
+                "config", f"fields of {type(self).__name__}", listed(unknown), "rename or drop it"
             )
         for name in ("init_scale", "max_rate", "max_growth_rate"):
-            setattr(self, name, float(getattr(self, name)))  # whole numbers from YAML or JSON
+            value = getattr(self, name)
+            _require(abs(value) <= _MOST_RATE, name, f"at most {_MOST_RATE:g}", value)  # nor NaN
+            setattr(self, name, float(value))  # whole numbers from YAML or JSON
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            _require(0 <= value <= most, name, f"0 to {most}", value)
+        labels = kwargs.get("num_labels")
+        few = labels is None or (isinstance(labels, int) and 0 <= labels <= _MOST_LABELS)
+        _require(few, "num_labels", f"at most {_MOST_LABELS}", labels)
+        for name in ("_attn_implementation", "attn_implementation", "experts_implementation"):
+            value = kwargs.get(name)
+            plain = value is None or (isinstance(value, str) and value in _IMPLEMENTATIONS)
+            _require(plain, name, "eager or sdpa", value)
         super().__post_init__(**kwargs)
         self._require_consistent()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load a folder, a model of this package by name, or one of the Hub."""
-        return super().from_pretrained(bundled(pretrained_model_name_or_path), *args, **kwargs)
+        place = bundled(pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(place, *args, **kwargs)
+        except (StrictDataclassError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"config of {place}", "fields of the right types", error, "save the model again"
+            ) from error
 
     def replaced(self, **changes) -> "CellMNNConfig":
         """A copy with other values of some fields."""
@@ -186,6 +221,11 @@ class CellMNNConfig(PreTrainedConfig):
 
 def _require(condition: bool, what: str, expected: str, found: object) -> None:
     if not condition:
-        raise ValueError(
-            f"{what}: expected {expected}, found {found}; change it in the configuration"
-        )
+        raise InputError(what, expected, _shown(found), "change it in the configuration")
+
+
+def _shown(found: object) -> str:
+    """Short, however long a list or a number it is."""
+    endless = isinstance(found, int) and abs(found) > 1e300
+    text = "a number of many digits" if endless else f"{found}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

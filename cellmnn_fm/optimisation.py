@@ -6,9 +6,11 @@ import copy
 import json
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -20,9 +22,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from .checkpoint import locked
 from .errors import InputError
 from .modeling_cellmnn import CellMNNModel
 from .recipes import TrainingConfig
@@ -30,6 +35,11 @@ from .recipes import TrainingConfig
 _STATE_FOLDER = "training_state"
 _MIN_CYCLE = 20  # steps: fewer leave no room for a warm-up
 _BAR_EVERY = 10  # steps between updates of the progress bar
+_ENDING = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)  # the latter two are of POSIX
+]
 
 LossesOf = Callable[[nn.Module, int], dict[str, Tensor]]
 
@@ -107,14 +117,25 @@ def optimise(
     state = _TrainingState()
     wrapped, optimizer = accelerator.prepare(step or model, optimizer)
     # the scheduler is not prepared: accelerate would step it once for every process
-    accelerator.register_for_checkpointing(average, scheduler, state)
+    parts_of_state: dict[str, Any] = {
+        "model": model,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "average": average,
+        "loop": state,
+    }
+    if accelerator.scaler is not None:
+        parts_of_state["scaler"] = accelerator.scaler
     fingerprint = sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
-    saver = _StateSaver(accelerator, folder, fingerprint)
-    saver.restore()
+    saver = _StateSaver(accelerator, folder, fingerprint, parts_of_state)
     shown = progress and accelerator.is_main_process
     bar = _progress_bar(disable=not shown)
-    started = time.perf_counter() - state.seconds
-    with bar:
+    # of several processes each would stop at a step of its own
+    may_save = folder is not None and accelerator.num_processes == 1
+    with saver.alone(), bar, _held_back(may_save) as interrupted:
+        saver.restore()
+        state.history = [losses.to(accelerator.device) for losses in state.history]
+        started = time.perf_counter() - state.seconds
         task = bar.add_task("training", total=training.steps, completed=state.step, loss="")
         while state.step < training.steps and not state.stopped:
             optimizer.zero_grad()
@@ -147,8 +168,10 @@ def optimise(
                     accelerator.log(found, step=state.step)
             if shown and state.step % _BAR_EVERY == 0:  # which waits for the step
                 bar.update(task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}")
-            if state.step % training.save_every == 0:
+            if state.step % training.save_every == 0 or interrupted:
                 saver.save(state.step)
+            if interrupted:
+                break
     if state.best_weights:
         kept.load_state_dict(state.best_weights)
     return Optimised(kept.eval(), state.losses(), state.seconds, state.checks)
@@ -209,7 +232,10 @@ class _TrainingState:
         return {**vars(self), "history": torch.stack(self.history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update({**state, "history": list(state["history"])})
+        if unknown := set(state) ^ set(vars(self)):
+            raise KeyError(", ".join(sorted(unknown)))
+        checks = [(int(step), found) for step, found in state["checks"]]
+        vars(self).update({**state, "history": list(state["history"]), "checks": checks})
 
     def record(self, parts: list[dict[str, Tensor]], seconds: float) -> None:
         """The mean over the parts of a step."""
@@ -242,42 +268,158 @@ class _TrainingState:
 
 
 class _StateSaver:
-    """Saves the whole state in a folder so that a kill at any moment leaves a usable one."""
+    """Saves the whole state in a folder so that a kill at any moment leaves a usable one.
 
-    def __init__(self, accelerator: Accelerator, folder: Path | None, fingerprint: str):
+    Tensors as safetensors, the rest as JSON: a state of somebody else's runs nothing.
+
+    Parameters
+    ----------
+    accelerator : Accelerator
+    folder : Path, optional
+        Of the run; nothing is saved without.
+    fingerprint : str
+        Of all that the run depends on.
+    parts : mapping
+        What has a `state_dict` and loads it, by name.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path | None,
+        fingerprint: str,
+        parts: Mapping[str, Any],
+    ):
         self._accelerator = accelerator
         self._folder = None if folder is None else folder / _STATE_FOLDER
-        self._fingerprint = fingerprint
+        self._fingerprint, self._parts = fingerprint, parts
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While no other run saves its state in the folder."""
+        if self._folder is None or not self._accelerator.is_main_process:
+            yield
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(self._folder, patience=0):
+                yield
+        finally:
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()
 
     def restore(self) -> None:
+        """Go on from the last state, if there is one.
+
+        Raises
+        ------
+        InputError
+            If it is that of another run, or does not load.
+        """
         if self._folder is None or not (saved := self._saved()):
             return
-        found = (saved[-1] / "fingerprint").read_text()
+        fix = f"choose another folder, or delete {self._folder} to start again"
+        try:
+            content = json.loads((saved[-1] / "state.json").read_text())
+            found, packed = content["fingerprint"], content["state"]
+            tensors = load_file(saved[-1] / "state.safetensors")
+            unpacked = _unpacked(packed, tensors)
+            states = {name: unpacked[name] for name in self._parts}
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            wanted, cause = "the state of a training", f"files that do not load ({error})"
+            raise InputError(str(self._folder), wanted, cause, fix) from error
         if found != self._fingerprint:
-            raise InputError(
-                f"{self._folder}",
-                "the state of a run with these settings and data",
-                "that of another run",
-                "choose another folder, or delete this one to start again",
-            )
-        self._accelerator.load_state(str(saved[-1]))
+            wanted = "the state of a run with these settings and data"
+            raise InputError(str(self._folder), wanted, "that of another run", fix)
+        try:
+            for name, part in self._parts.items():
+                part.load_state_dict(states[name])
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            wanted = "the state of this training"
+            raise InputError(str(self._folder), wanted, f"another ({error})", fix) from error
 
     def save(self, step: int) -> None:
+        """Replace the state that is there by that of now."""
         if self._folder is None:
             return
-        unfinished = self._folder / "unfinished"  # whatever a kill left there is overwritten
-        self._accelerator.save_state(str(unfinished))
-        self._accelerator.wait_for_everyone()
         if self._accelerator.is_main_process:
-            (unfinished / "fingerprint").write_text(self._fingerprint)
-            older = self._saved()
-            os.replace(unfinished, self._folder / f"step_{step:09d}")
+            unfinished = self._folder / "unfinished"  # whatever a kill left there goes
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            tensors: dict[str, Tensor] = {}
+            states = {name: part.state_dict() for name, part in self._parts.items()}
+            content = {"fingerprint": self._fingerprint, "state": _packed(states, tensors)}
+            save_file(tensors, unfinished / "state.safetensors")
+            (unfinished / "state.json").write_text(json.dumps(content))
+            older, newest = self._saved(), self._folder / f"step_{step:09d}"
+            os.replace(unfinished, newest)
             for path in older:
-                shutil.rmtree(path)
+                if path != newest:
+                    shutil.rmtree(path)
         self._accelerator.wait_for_everyone()
 
     def _saved(self) -> list[Path]:
         return sorted(self._folder.glob("step_*")) if self._folder is not None else []
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The same for JSON, its tensors put aside under the numbers that take their place."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"items": [[key, _packed(one, tensors)] for key, one in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_packed(one, tensors) for one in value]
+    assert value is None or isinstance(value, (bool, int, float, str)), type(value)
+    return value
+
+
+def _unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What :func:`_packed` was given."""
+    if isinstance(content, list):
+        return [_unpacked(one, tensors) for one in content]
+    if not isinstance(content, dict):
+        return content
+    if "tensor" in content:
+        return tensors[content["tensor"]]
+    return {key: _unpacked(one, tensors) for key, one in content["items"]}
+
+
+@contextmanager
+def _held_back(active: bool) -> Iterator[list[int]]:
+    """Signals that would end the process, noted until the end of the block and raised then.
+
+    A second one is not held back.
+    """
+    noted: list[int] = []
+    if not active or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    handlers = {number: signal.getsignal(number) for number in _ENDING}
+    handlers = {
+        number: handler
+        for number, handler in handlers.items()
+        if handler not in (signal.SIG_IGN, None)
+    }
+
+    def put_back() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def note(number: int, _: object) -> None:
+        noted.append(number)
+        put_back()
+
+    for number in handlers:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        put_back()
+    if noted:
+        signal.raise_signal(noted[0])
 
 
 class _StepsPerSecond(ProgressColumn):

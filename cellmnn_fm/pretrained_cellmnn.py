@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -13,9 +13,18 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .checkpoint import find, inside, require_tensors, tensor_shapes, verify, whole_or_nothing
+from .checkpoint import (
+    find,
+    inside,
+    reading,
+    require_tensors,
+    tensor_shapes,
+    verify,
+    whole_or_nothing,
+)
 from .conditioning import MeanHead
 from .configuration_cellmnn import CellMNNConfig
+from .errors import InputError
 from .hypernetwork import LinearODEHead
 
 _DOWNLOAD_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download"}
@@ -58,33 +67,28 @@ class CellMNNPreTrainedModel(PreTrainedModel):
 
         Raises
         ------
-        ValueError
-            On files that are not those that were saved, by name; and on tensors that are missing,
-            unexpected or of another shape: it lists them.
+        InputError
+            On files that are not those that were saved, by name; on tensors that are missing,
+            unexpected or of another shape: it lists them; and on weights that are not finite.
         """
         download = {name: kwargs.pop(name) for name in _DOWNLOAD_OPTIONS & set(kwargs)}
         subfolder = kwargs.pop("subfolder", "")
         folder = find(pretrained_model_name_or_path, **download)[0]
-        folder = inside(folder, subfolder) if subfolder else folder
+        for part in PurePosixPath(subfolder).parts:
+            folder = inside(folder, part)
         if (folder / "adapter_config.json").exists():
-            raise ValueError(
-                f"{folder}: expected a whole model, found an adapter; merge it into its base first"
-            )
-        verify(folder)
-        config = kwargs.pop("config", None)
-        if not isinstance(config, PreTrainedConfig):
-            config = cls.config_class.from_pretrained(config or folder)
-        if config.num_hidden_layers > len(shapes := tensor_shapes(folder)):
-            found = f"{len(shapes)} tensors"  # a model of so many layers takes ages to lay out
-            raise ValueError(
-                f"weights of {folder}: expected {config.num_hidden_layers} layers, found {found}; "
-                "load the configuration that was saved with them"
-            )
-        with torch.device("meta"):
-            layout = cls(config).state_dict()
-        require_tensors(folder, {name: tuple(tensor.shape) for name, tensor in layout.items()})
-        kwargs |= {"config": config, "use_safetensors": True}
-        return super().from_pretrained(folder, *args, **kwargs)
+            fix = "merge it into its base first"
+            raise InputError(str(folder), "a whole model", "an adapter", fix)
+        with reading(folder):
+            verify(folder)
+            config = kwargs.pop("config", None)
+            if not isinstance(config, PreTrainedConfig):
+                config = cls.config_class.from_pretrained(config or folder)
+            _require_layout(cls, config, folder)
+            kwargs |= {"config": config, "use_safetensors": True}
+            loaded = super().from_pretrained(folder, *args, **kwargs)
+        _require_finite(loaded[0] if isinstance(loaded, tuple) else loaded, folder)
+        return loaded
 
     def save_pretrained(  # type: ignore[override]
         self,
@@ -131,3 +135,32 @@ class CellMNNPreTrainedModel(PreTrainedModel):
             for cls in classes.values():
                 cls._auto_class = None  # the next one is saved without
             self.config.__dict__.pop("auto_map", None)
+
+
+def _require_layout(cls: Any, config: CellMNNConfig, folder: Path) -> None:
+    """Refuse weights that are not those of the configuration, before a model is laid out."""
+    shapes = tensor_shapes(folder)
+    fix = "load the configuration that was saved with them"
+    # so many of either would take ages, or all memory, to lay out
+    datasets = shapes.get("dataset_dims", (0,))[0]
+    for what, wanted, most in (
+        ("layers", config.num_hidden_layers, len(shapes)),
+        ("data sets", config.num_datasets, datasets),
+    ):
+        if wanted > most:
+            found = f"{len(shapes)} tensors, {datasets} data sets"
+            raise InputError(f"weights of {folder}", f"{wanted} {what}", found, fix)
+    try:
+        with torch.device("meta"):
+            layout = cls(config).state_dict()
+    except RuntimeError as error:  # a tensor of more numbers than can be counted
+        raise InputError(f"weights of {folder}", "a model of possible sizes", error, fix) from error
+    require_tensors(folder, {name: tuple(tensor.shape) for name, tensor in layout.items()})
+
+
+def _require_finite(model: nn.Module, folder: Path) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(
+                f"weights of {folder}", "finite numbers", f"NaN or infinite ones in {name}", "refit"
+            )

@@ -77,7 +77,6 @@ def test_a_kill_at_any_step_leaves_a_whole_checkpoint(tmp_path, at, place):
         assert is_model(folder, new)
     else:
         assert at < 35, "more steps than are tried"
-    assert (folder / "notes.txt").read_text() == "mine"
     new.save_pretrained(folder)
     assert is_model(folder, new)
     assert (folder / "notes.txt").read_text() == "mine"

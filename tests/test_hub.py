@@ -298,7 +298,7 @@ def older_config(hub, fitted, monkeypatch):
     return load()
 
 
-@case("a configuration that asks for 10^12 numbers", "weights of")
+@case("a configuration that asks for 10^12 numbers", "hidden_size: expected 0 to 65536")
 def huge_config(hub, fitted, monkeypatch):
     """Refused by shape, before anything is allocated."""
     changed_config(hub, fitted, hidden_size=10**6)
@@ -309,7 +309,7 @@ def huge_config(hub, fitted, monkeypatch):
         assert time.perf_counter() - started < 5
 
 
-@case("a configuration of 10^9 layers", "expected 1000000000 layers, found")
+@case("a configuration of 10^9 layers", "num_hidden_layers: expected 0 to 65536")
 def deep_config(hub, fitted, monkeypatch):
     changed_config(hub, fitted, num_hidden_layers=10**9)
     load()

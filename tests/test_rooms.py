@@ -32,6 +32,7 @@ ORDER = [
 
 # these are copied beside a checkpoint, where nothing else of the package is
 TRAVELLING = [
+    "errors",
     "checkpoint",
     "linear_flow",
     "losses",
