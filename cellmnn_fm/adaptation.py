@@ -68,10 +68,7 @@ def adapt_jointly(
         times = torch.as_tensor(course.model_times, dtype=torch.float32, device=base.device)
         snapshots = [torch.as_tensor(one, device=base.device) for one in course.snapshots]
         embeddings.append(_embedding(base, snapshots, times, start))
-        frame = base.config.frame
-        frames.append(
-            fit_frame(snapshots, times, latent_dim=base.config.latent_dim) if frame else None
-        )
+        frames.append(fit_frame(snapshots, times, latent_dim=base.config.latent_dim))
     dims = [course.latent_dim for course in courses]
     return _with_network_of(base, dims, embeddings, frames, subspace)
 
@@ -89,7 +86,7 @@ def of_dataset(model: CellMNNModel, row: int, subspace: Subspace | None = None) 
         The map from the genes of the data set to its states, to be stored with the model.
     """
     embedding = model.dataset_embeddings.weight[row] if model.config.dataset_embed_dim else None
-    frame = model.frame_state(row) if model.config.frame else None
+    frame = model.frame_state(row) if model.config.num_frame_times else None
     return _with_network_of(model, [int(model.dataset_dims[row])], [embedding], [frame], subspace)
 
 
@@ -116,7 +113,7 @@ def extended(base: CellMNNModel, tuned: CellMNNModel) -> CellMNNModel:
         if base.config.dataset_embed_dim:
             embedding = tuned.dataset_embeddings.weight[row]
             grown.dataset_embeddings.weight[first + row] = embedding
-        if base.config.frame:
+        if base.config.num_frame_times:
             grown.set_frame_state(tuned.frame_state(row), first + row)
     return grown.eval()
 

@@ -27,6 +27,7 @@ except ModuleNotFoundError:  # pragma: no cover (only POSIX has it)
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+SHARED_SUBSPACE_FILE = "shared_subspace.json"
 SHARED_FILES = ["*.json", "*.safetensors", "*.md", "*.py"]  # nothing that could be a pickle
 
 _FORMAT_VERSION = 1
@@ -66,7 +67,7 @@ def find(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
     OSError, ValueError
         What the client says of repositories and networks.
     """
-    folder = _as_left_by_a_kill(Path(bundled(name_or_path)))
+    folder = find_saved(bundled(name_or_path))
     if folder.is_dir():
         return folder, None
     downloaded = Path(snapshot_download(str(name_or_path), allow_patterns=SHARED_FILES, **download))
@@ -147,9 +148,9 @@ def require_replaceable(folder: str | Path) -> None:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether it has a manifest of ours, or a configuration from before there were manifests."""
+    """Whether it has a manifest of ours, or a file from before there were manifests."""
     try:
-        if _listed_files(folder):
+        if _listed_files(folder) or (folder / SHARED_SUBSPACE_FILE).is_file():
             return True
         config = _read_json(folder / "config.json")
     except (OSError, ValueError):
@@ -238,8 +239,12 @@ def recover(folder: str | Path) -> None:
     shutil.rmtree(replaced)
 
 
-def _as_left_by_a_kill(folder: Path) -> Path:
-    """Where the files of a checkpoint are whose save was killed half way; nothing is changed."""
+def find_saved(folder: str | Path) -> Path:
+    """Where the files of a folder are: there, unless a save was killed half way.
+
+    Nothing is changed: it may be somebody else's, and the next save puts it in order.
+    """
+    folder = Path(folder)
     target = Path(os.path.realpath(folder))
     replaced, ready = _replaced(target), target / _READY
     if not target.exists() and _is_plain_folder(replaced) and is_saved(replaced):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,17 +32,28 @@ from .console import (
     load_pipeline,
     plain_errors,
     print_evaluation,
-    read_file,
     read_growth_option,
     read_symbols,
     read_time_key,
     say,
-    with_folder,
 )
+from .errors import InputError
 from .fate_commands import column_or_count, compare, fates, growth, perturb
+from .files import read_file
 from .fit_commands import finetune, fit
 from .grn_commands import grn, grn_evaluate
 from .hub_commands import models, pull, push
+from .outputs import (
+    CELLS,
+    FIGURES,
+    FOLDER,
+    JSON,
+    PAGES,
+    require_outputs,
+    save_cells,
+    save_figure,
+    save_json,
+)
 from .subspace_commands import subspace_app
 
 # heavy modules are imported inside the commands: --help must answer at once
@@ -62,7 +72,9 @@ def interpolate(
     model: Model,
     file: File,
     at: Annotated[float, typer.Option(help="Time to predict, in the unit of the time course.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad or .zarr.")
+    ],
     time_key: TimeKeyOrFit = None,
     dataset: Dataset = None,
     two_sided: Annotated[
@@ -78,6 +90,7 @@ def interpolate(
 ) -> None:
     """Predict the snapshot at any time from those around it."""
     with plain_errors(quiet=quiet):
+        require_outputs([model, file], {"output": (output, CELLS)})
         adata = read_file(file)
         pipeline = load_pipeline(model, dataset)
         predicted = pipeline.interpolate(
@@ -89,7 +102,7 @@ def interpolate(
             level=level,
             blend=blend,
         )
-        predicted.write_h5ad(with_folder(output))
+        save_cells(predicted, output)
         text, margin = f"{output}: {predicted.n_obs} cells at time {at:g}", None
         if "cellmnn_margin" in predicted.var:
             margins = predicted.var["cellmnn_margin"]
@@ -126,6 +139,7 @@ def adapt(
 ) -> None:
     """Make a model of a time course from a pretrained one, without any training."""
     with plain_errors(quiet=quiet):
+        require_outputs([base, file, symbols], {"output": (output, FOLDER)})
         adata = read_file(file)
         adapted = load_pipeline(base).adapt(
             adata,
@@ -153,9 +167,9 @@ def adapt(
 def trajectory(
     model: Model,
     file: FileOrDataset = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Cells by time, .h5ad.")] = Path(
-        "trajectory.h5ad"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Cells by time, .h5ad or .zarr.")
+    ] = Path("trajectory.h5ad"),
     dataset: Dataset = None,
     time_key: TimeKeyOrFit = None,
     start: Annotated[
@@ -184,6 +198,8 @@ def trajectory(
 ) -> None:
     """Follow cells through time: observed ones, or those of a data set that a model knows."""
     with plain_errors(quiet=quiet):
+        drawn = {"figure": (figure, FIGURES), "trends": (trends if genes else None, FIGURES)}
+        require_outputs([model, file], {"output": (output, CELLS), **drawn})
         adata = None if file is None else read_file(file)
         pipeline = load_pipeline(model, dataset)
         found = pipeline.trajectory(
@@ -200,12 +216,12 @@ def trajectory(
         if genes is not None:
             from .plotting import plot_gene_trends
 
-            plot_gene_trends(found, genes).savefig(with_folder(trends), dpi=150)
-        found.write_h5ad(with_folder(output))
+            save_figure(plot_gene_trends(found, genes), trends)
+        save_cells(found, output)
         if figure is not None:
             from .plotting import plot_trajectories
 
-            plot_trajectories(found).savefig(with_folder(figure), dpi=150)
+            save_figure(plot_trajectories(found), figure)
         times_found = sorted(found.obs["time"].unique().tolist())
         cells_found = found.n_obs // len(times_found)
         say(
@@ -221,7 +237,7 @@ def trajectory(
 def annotate(
     model: Model,
     file: File,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The same cells, .h5ad.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The same cells, .h5ad or .zarr.")],
     time_key: TimeKeyOrFit = None,
     dataset: Dataset = None,
     layers: Annotated[
@@ -236,14 +252,16 @@ def annotate(
 ) -> None:
     """Add latent states, velocities and loadings to observed cells."""
     with plain_errors(quiet=quiet):
+        outputs = {"output": (output, CELLS), "figure": (figure, FIGURES)}
+        require_outputs([model, file], outputs)
         adata = read_file(file)
         pipeline = load_pipeline(model, dataset)
         annotated = pipeline.annotate(adata, time_key=time_key, layers=layers)
         if figure is not None:
             from .plotting import plot_embedded_velocity
 
-            plot_embedded_velocity(annotated, basis).savefig(with_folder(figure), dpi=150)
-        annotated.write_h5ad(with_folder(output))
+            save_figure(plot_embedded_velocity(annotated, basis), figure)
+        save_cells(annotated, output)
         cells = annotated.n_obs
         say(
             f"{output}: {cells} cells",
@@ -289,6 +307,8 @@ def evaluate(
 ) -> None:
     """Leave each interior time out, predict it, and compare with simple baselines."""
     with plain_errors(quiet=quiet):
+        outputs = {"json": (json_file, JSON), "figure": (figure, FIGURES)}
+        require_outputs([base, file, subspace, symbols], outputs)
         adata = read_file(file)
         pipeline = load_pipeline(base)
         evaluation = pipeline.evaluate(
@@ -311,13 +331,11 @@ def evaluate(
         )
         print_evaluation(file.stem, evaluation)
         if json_file is not None:
-            with_folder(json_file).write_text(
-                json.dumps({"file": file.name, **evaluation.to_dict()}, indent=1)
-            )
+            save_json({"file": file.name, **evaluation.to_dict()}, json_file)
         if figure is not None:
             from .plotting import plot_evaluation
 
-            plot_evaluation(evaluation).savefig(with_folder(figure), dpi=150)
+            save_figure(plot_evaluation(evaluation), figure)
 
 
 def report(
@@ -340,13 +358,14 @@ def report(
 ) -> None:
     """Write one page about a model and a data set, that opens without a network."""
     with plain_errors(quiet=quiet):
+        require_outputs([model, file], {"output": (output, PAGES)})
         adata = read_file(file)
         from .report import write_report
 
         write_report(
             load_pipeline(model, dataset),
             adata,
-            with_folder(output),
+            output,
             time_key=time_key,
             groups=None if groups is None else column_or_count(groups, adata),
             evaluate=evaluation,
@@ -373,6 +392,9 @@ def demo(
     truth is known, and follow cells of a data set that cellmnn-base knows.
     """
     with plain_errors(quiet=quiet):
+        if output.exists() and not output.is_dir():
+            raise InputError("output", "a folder", f"a file, {output}", "name another one")
+        require_outputs([file], {"output": (output / "evaluation.json", JSON)})
         from .demo import demo_base, demo_file, demo_known_systems
 
         output.mkdir(parents=True, exist_ok=True)
@@ -397,5 +419,5 @@ for _panel, _commands in _PANELS.items():
 app.add_typer(subspace_app, rich_help_panel="Models")
 
 
-if __name__ == "__main__":  # for launchers: accelerate launch -m cellmnn_fm.cli
+if __name__ == "__main__":  # as launchers may still have it, for -m cellmnn_fm
     app()

@@ -67,7 +67,8 @@ class CellMNNConfig(PreTrainedConfig):
     frame : bool
         Whether the ODE acts in the Gaussian frame of the data set; see [`FrameState`].
     num_frame_times : int
-        Observed times in the stored frame of a data set, at most; 0 without a frame.
+        Observed times in the stored frame of a data set, at most. Without `frame` the stored one
+        only says how far a model is followed; 0 for none.
     mean_head : bool
         Whether the path of the frame's mean between observed times may bend; see [`MeanHead`].
     growth : bool
@@ -197,9 +198,9 @@ class CellMNNConfig(PreTrainedConfig):
             self.latent_dim - free,
         )
         _require(
-            self.num_frame_times >= 2 if self.frame else self.num_frame_times == 0,
+            self.num_frame_times >= 2 or (self.num_frame_times == 0 and not self.frame),
             "num_frame_times",
-            "at least 2 with frame, 0 without",
+            "at least 2, or 0 without frame",
             self.num_frame_times,
         )
         _require(self.frame or not self.mean_head, "mean_head", "frame=True", "frame=False")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ import typer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from anndata import AnnData
 
     from .evaluation import Evaluation
     from .pipeline import CellMNNPipeline
@@ -117,48 +115,7 @@ def say(text: str, *, quiet: bool, as_json: bool, **content: Any) -> None:
 
         typer.echo(json.dumps(content, default=float))
     elif not quiet:
-        typer.echo(text)
-
-
-def read_file(file: Path, *, backed: bool = False) -> AnnData:
-    """The AnnData in a file, its `X` left on disk if `backed`."""
-    from .errors import InputError
-
-    if not file.exists():
-        raise InputError(
-            "input file", "an .h5ad or .zarr file", f"nothing at {file}", "correct the path"
-        )
-    import anndata
-
-    try:
-        if file.is_dir():
-            return anndata.read_zarr(file)
-        return anndata.read_h5ad(file, backed="r" if backed else None)
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(
-            str(file),
-            "an AnnData file, .h5ad or .zarr",
-            f"something else ({error})",
-            "write it with anndata",
-        ) from error
-
-
-def read_named(
-    files: list[Path], names: list[str] | None = None, *, backed: bool = False
-) -> dict[str, AnnData]:
-    """The AnnData in several files, by their names: as given, in the file, or of the file."""
-    from .errors import InputError
-
-    if names is not None and len(names) != len(files):
-        raise InputError("names", f"{len(files)}, one for each file", len(names), "give as many")
-    found: dict[str, AnnData] = {}
-    for at, file in enumerate(files):
-        adata = read_file(file, backed=backed)
-        name = names[at] if names else str(adata.uns.get("name", file.stem))
-        if name in found:
-            raise InputError("names of data sets", "different ones", f"{name} twice", "name them")
-        found[name] = adata
-    return found
+        typer.echo(shown(text))
 
 
 def read_symbols(symbols: str | None) -> str | dict[str, str] | None:
@@ -208,12 +165,6 @@ def read_growth_option(
     return True if growth == "learned" else growth or False
 
 
-def with_folder(path: Path) -> Path:
-    """The same path, in a folder that is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def start_tracker(accelerator: Accelerator, tracker: str | None, settings: dict[str, Any]) -> None:
     """Start the experiment tracker that was asked for, with settings by section and name.
 
@@ -256,35 +207,47 @@ def load_pipeline(model: str | None, dataset: str | None = None) -> CellMNNPipel
 
 @contextmanager
 def plain_errors(interrupted: str = "interrupted", *, quiet: bool = False) -> Iterator[None]:
-    """Bad input ends in one line and exit code 2, an interruption in 130; notices at the end."""
+    """Bad input ends in one line and exit code 2, a signal n in 128 + n; notices at the end."""
     from .errors import InputError
+    from .interrupts import Interrupted, raised
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with raised(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default", UserWarning)
             yield
-        for warning in [] if quiet else caught:
-            if issubclass(warning.category, UserWarning):
-                typer.echo(f"warning: {warning.message}", err=True)
+        said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+        for message in [] if quiet else dict.fromkeys(said):
+            _complain(f"warning: {message}")
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
+        _complain(f"error: {error}")
         raise typer.Exit(2) from None
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name not in _EXTRAS:
             raise
-        extra = _EXTRAS[error.name]
-        fix = f"pip install 'cellmnn-fm[{extra}]'"
-        typer.echo(f"error: {error.name}: expected the package, found none; {fix}", err=True)
+        fix = f"pip install 'cellmnn-fm[{_EXTRAS[error.name]}]'"
+        _complain(f"error: {error.name}: expected the package, found none; {fix}")
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
+    except (OSError, MemoryError) as error:
+        # what the system will not do: a full disk, a folder that went away, no memory
+        reason = str(error) or "no memory left"
+        _complain(f"error: system: expected to go on, found {reason}; make room, and try again")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt as error:
         typer.echo(interrupted, err=True)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        number = error.number if isinstance(error, Interrupted) else 2
+        raise typer.Exit(128 + number) from None
+
+
+def shown(text: object) -> str:
+    """For a terminal: control characters, which names of others may hold, as their codes."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
+        for one in str(text)
+    )
+
+
+def _complain(text: str) -> None:
+    typer.echo(shown(" ".join(text.split())), err=True)
 
 
 def print_table(
@@ -294,14 +257,14 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=shown(title), title_justify="left")
     for name, render in columns.items():
         is_text = render is str
-        label = name.replace("_", " ")
+        label = shown(name.replace("_", " "))
         table.add_column(label, justify="left" if is_text else "right", no_wrap=is_text)
     for row in rows:
-        table.add_row(*(render(row[name]) for name, render in columns.items()))
-    Console().print(table)
+        table.add_row(*(shown(render(row[name])) for name, render in columns.items()))
+    Console(markup=False, emoji=False, highlight=False).print(table)  # "[naive]" is a label
 
 
 def print_evaluation(name: str, evaluation: Evaluation) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from .errors import InputError, listed
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 _MANIFEST_FILE = "manifest.json"
 _SHARED_FOLDER = "shared_subspace"
 _STATES_FILE = "states.arrow"
+# of a repository of the Hub, beside the states; no pickles, no code
+_SHARED_PATTERNS = [
+    *(_MANIFEST_FILE, "README.md", "sets/*/gene_panel.json", "sets/*/subspace.safetensors"),
+    *(f"{_SHARED_FOLDER}/*.json", f"{_SHARED_FOLDER}/*.safetensors"),
+]
 
 
 @dataclass(frozen=True)
@@ -150,10 +156,15 @@ class Corpus:
             raise InputError(
                 str(folder), "a corpus", f"no {_MANIFEST_FILE}", "build one there, or correct it"
             )
-        manifest = json.loads((self.folder / _MANIFEST_FILE).read_text())
-        self.latent_dim: int = manifest["latent_dim"]
-        self.subspace_mode: SubspaceMode = manifest["subspace_mode"]
-        self.entries = {one["name"]: CorpusEntry(**one) for one in manifest["sets"]}
+        try:
+            manifest = json.loads((self.folder / _MANIFEST_FILE).read_text())
+            self.latent_dim: int = manifest["latent_dim"]
+            self.subspace_mode: SubspaceMode = manifest["subspace_mode"]
+            self.entries = {_file_name(one["name"]): CorpusEntry(**one) for one in manifest["sets"]}
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                str(folder), "the manifest of a corpus", f"another ({error})", "correct the path"
+            ) from error
         self._open: dict[str, CorpusSet] = {}
 
     @classmethod
@@ -179,6 +190,7 @@ class Corpus:
         folder = Path(folder)
         if (folder / _MANIFEST_FILE).exists():
             raise InputError(str(folder), "no corpus yet", "one", "open it, or delete it first")
+        _require_empty(folder)
         if (latent_dim is None) == (shared is None):
             raise InputError(
                 "corpus",
@@ -222,10 +234,16 @@ class Corpus:
     def subspace(self, name: str) -> tuple[GenePanel, Subspace] | None:
         """Genes of a data set and their map to its states; None for a synthetic one."""
         folder = self._set_folder(name)
-        if not (folder / "subspace.safetensors").exists():
+        file = folder / "subspace.safetensors"
+        if not file.exists():
             return None
-        arrays = load_file(folder / "subspace.safetensors")
-        return GenePanel.load(folder / "gene_panel.json"), Subspace(**arrays)
+        panel, subspace = GenePanel.load(folder / "gene_panel.json"), Subspace(**load_file(file))
+        with safe_open(file, framework="numpy") as tensors:
+            digest = (tensors.metadata() or {}).get("genes", panel.digest)
+        if len(panel) != len(subspace.gene_mean) or panel.digest != digest:
+            expected = f"the {len(subspace.gene_mean)} genes that it was fitted to, in order"
+            raise InputError(str(folder), expected, "others", "remove the data set, add it again")
+        return panel, subspace
 
     def add_anndata(
         self,
@@ -288,7 +306,8 @@ class Corpus:
         _write_states(Dataset.from_dict(states, features=features), folder)
         if space is not None:
             padded = space.subspace.padded(self.latent_dim)
-            save_file(dict(vars(padded)), folder / "subspace.safetensors")
+            about = {"genes": space.panel.digest}
+            save_file(dict(vars(padded)), folder / "subspace.safetensors", about)
             space.panel.save(folder / "gene_panel.json")
         self.entries[name] = _entry(
             name,
@@ -307,12 +326,13 @@ class Corpus:
         shutil.rmtree(self._set_folder(name))
 
     def to_parquet(self, folder: str | Path) -> None:
-        """Write the corpus in the form of a data set repository of the Hub.
+        """Write the corpus in the form of a data set repository of the Hub, to an empty folder.
 
         Parquet files in data/, one for each data set, which is a configuration of that name for
         `datasets.load_dataset`; the manifest, subspaces and gene panels beside them.
         """
         folder = Path(folder)
+        _require_empty(folder)
         (folder / "data").mkdir(parents=True, exist_ok=True)
         configs = []
         for name in self.entries:
@@ -337,12 +357,20 @@ class Corpus:
         source, folder = Path(source), Path(folder)
         if not (source / _MANIFEST_FILE).is_file():
             raise InputError(str(source), "a corpus", f"no {_MANIFEST_FILE}", "correct the path")
-        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("data"), dirs_exist_ok=True)
-        corpus = cls(folder)
-        for name in corpus.entries:
-            file = source / "data" / f"{_file_name(name)}.parquet"
-            _write_states(Dataset.from_parquet(str(file)), corpus._set_folder(name))
-        return corpus
+        names = cls(source).entries
+        _require_empty(folder)
+        for pattern in _SHARED_PATTERNS:  # nothing else that a stranger's repository may hold
+            for file in sorted(source.glob(pattern)):
+                target = folder / file.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if file.name != _MANIFEST_FILE or file.parent != source:
+                    shutil.copyfile(file, target)
+        for name in names:
+            table = Dataset.from_parquet(str(source / "data" / f"{_file_name(name)}.parquet"))
+            _write_states(table, folder / "sets" / _file_name(name))
+        # the manifest last: without it there is no corpus
+        shutil.copyfile(source / _MANIFEST_FILE, folder / _MANIFEST_FILE)
+        return cls(folder)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> None:
         """Upload the corpus to a data set repository of the Hub, as parquet."""
@@ -369,7 +397,13 @@ class Corpus:
         from huggingface_hub import snapshot_download
 
         with explained_errors(repo_id, "read"):
-            found = snapshot_download(repo_id, repo_type="dataset", revision=revision, token=token)
+            found = snapshot_download(
+                repo_id,
+                repo_type="dataset",
+                revision=revision,
+                token=token,
+                allow_patterns=[*_SHARED_PATTERNS, "data/*.parquet"],
+            )
         return cls.from_parquet(found, folder)
 
     def _table(self, name: str) -> Dataset:
@@ -415,11 +449,24 @@ def _padded(course: TimeCourse, latent_dim: int) -> NDArray[np.float32]:
 
 
 def _file_name(name: str) -> str:
-    if not name or any(not (letter.isalnum() or letter in "._-") for letter in name):
+    plain = isinstance(name, str) and name.strip(".") != ""  # "." and ".." are folders
+    if not plain or any(not (letter.isalnum() or letter in "._-") for letter in name):
         raise InputError(
             "data set name", "letters, digits, '.', '_' and '-'", repr(name), "rename it"
         )
     return name
+
+
+def _require_empty(folder: Path) -> None:
+    """Refuse a folder in which anything but the beginning of a corpus would be overwritten."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(str(folder), "a folder, or nothing yet", "a file", "name another one")
+    others = sorted({path.name for path in folder.iterdir()} - {_SHARED_FOLDER, "sets"})
+    if others:
+        found = f"other files, such as {others[0]}"
+        raise InputError(str(folder), "an empty folder", found, "name another one")
 
 
 def _write_states(table: Dataset, folder: Path) -> None:

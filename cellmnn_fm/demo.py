@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from .console import print_evaluation, print_table, read_file, silence_transformers
+from .console import print_evaluation, print_table, silence_transformers
+from .files import read_file
+from .outputs import save_cells, save_figure, save_json
 
 BASE = "cellmnn-base"
 
@@ -36,13 +37,12 @@ def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
                 continue
             truth = found.course.snapshots[system.held_out]
             time = system.times[system.held_out]
-            plot_interpolation(found.course, time, found.predicted.states, truth).savefig(
-                output / f"{system.name}_snapshot.png", dpi=150
-            )
-            plot_velocity_field(
-                found.trained.model, found.course, found.trained.time_scale
-            ).savefig(output / f"{system.name}_velocity.png", dpi=150)
-    (output / "known_systems.json").write_text(json.dumps(rows, indent=1))
+            snapshot = plot_interpolation(found.course, time, found.predicted.states, truth)
+            save_figure(snapshot, output / f"{system.name}_snapshot.png")
+            trained = found.trained
+            velocity = plot_velocity_field(trained.model, found.course, trained.time_scale)
+            save_figure(velocity, output / f"{system.name}_velocity.png")
+    save_json(rows, output / "known_systems.json")
     print_table(
         "known systems: a held-out snapshot against the truth",
         rows,
@@ -65,8 +65,8 @@ def demo_base(output: Path) -> None:
 
     silence_transformers()
     found = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm").trajectory()
-    found.write_h5ad(output / "hesc_endoderm_trajectory.h5ad")
-    plot_trajectories(found).savefig(output / "hesc_endoderm_trajectory.png", dpi=150)
+    save_cells(found, output / "hesc_endoderm_trajectory.h5ad")
+    save_figure(plot_trajectories(found), output / "hesc_endoderm_trajectory.png")
 
 
 def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
@@ -81,10 +81,10 @@ def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: 
     course, record = pipeline.time_course(adata), pipeline.record
     halfway = float(course.times[:2].mean())
     predicted = pipeline.interpolate(adata, halfway)
-    predicted.write_h5ad(output / "interpolated.h5ad")
+    save_cells(predicted, output / "interpolated.h5ad")
     base = CellMNNPipeline.from_pretrained(BASE)
     evaluation = base.evaluate(adata, time_key=time_key, seeds=seeds, progress=progress)
-    (output / "evaluation.json").write_text(json.dumps(evaluation.to_dict(), indent=1))
+    save_json(evaluation.to_dict(), output / "evaluation.json")
     figures = {
         "interpolation": plot_interpolation(course, halfway, predicted.obsm["X_cellmnn"]),
         "velocity": plot_velocity_field(pipeline.model, course, record.time_scale),
@@ -92,5 +92,5 @@ def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: 
         "evaluation": plot_evaluation(evaluation),
     }
     for name, figure in figures.items():
-        figure.savefig(output / f"{name}.png", dpi=150)
+        save_figure(figure, output / f"{name}.png")
     print_evaluation(file.stem, evaluation)

@@ -19,10 +19,10 @@ from .console import (
     load_pipeline,
     plain_errors,
     print_table,
-    read_file,
     say,
-    with_folder,
 )
+from .files import read_file
+from .outputs import FIGURES, TABLES, require_outputs, save_figure, save_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,20 +56,22 @@ def fates(
 ) -> None:
     """Follow cells to the end, and say in which group they are then."""
     with plain_errors(quiet=quiet):
+        tables = {"output": (output, TABLES), "drivers": (drivers, TABLES)}
+        require_outputs([model, file], {**tables, "figure": (figure, FIGURES)})
         adata = read_file(file)
         pipeline = load_pipeline(model, dataset)
         found = pipeline.fates(
             adata, column_or_count(groups, adata), time_key=time_key, start=start, end=end
         )
-        found.probabilities.to_csv(with_folder(output), sep="\t", index_label="cell")
+        save_table(found.probabilities, output, index_label="cell")
         if drivers is not None:
-            found.drivers.to_csv(with_folder(drivers), sep="\t", index_label="gene")
+            save_table(found.drivers, drivers, index_label="gene")
         if figure is not None:
             from .plotting import plot_fates
 
             annotated = pipeline.annotate(adata, time_key=time_key, layers=False)
             states = annotated.obsm["X_cellmnn"][found.rows]
-            plot_fates(states, found.probabilities).savefig(with_folder(figure), dpi=150)
+            save_figure(plot_fates(states, found.probabilities), figure)
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
         say(
             f"{output}: {len(found.probabilities)} cells; {shares}",
@@ -104,6 +106,7 @@ def growth(
     Without counts of the population rates are relative to the mean of the cells of the same time.
     """
     with plain_errors(quiet=quiet):
+        require_outputs([model, file], {"output": (output, TABLES)})
         adata = read_file(file)
         from .growth_queries import read_population
 
@@ -114,7 +117,7 @@ def growth(
             time_key=time_key,
         )
         if output is not None:
-            found.rates.to_csv(with_folder(output), sep="\t", index_label="cell")
+            save_table(found.rates.to_frame(), output, index_label="cell")
         if as_json or quiet:
             rows = None if found.groups is None else found.groups.to_dict("records")
             say("", quiet=True, as_json=as_json, absolute=found.absolute, groups=rows)
@@ -156,6 +159,7 @@ def perturb(
     A prediction of a model that knows associations: to be tested in cells.
     """
     with plain_errors(quiet=quiet):
+        require_outputs([model, file], {"output": (output, TABLES)})
         adata = read_file(file)
         from .fate_queries import read_settings
 
@@ -169,7 +173,7 @@ def perturb(
             end=end,
             seed=seed,
         )
-        found.genes.to_csv(with_folder(output), sep="\t", index_label="gene")
+        save_table(found.genes, output, index_label="gene")
         rows = found.fates.reset_index(names="group").to_dict("records")
         if as_json:
             say("", quiet=True, as_json=True, fates=rows, inferred=found.inferred)
@@ -200,6 +204,7 @@ def compare(
 ) -> None:
     """Compare two conditions: where they lead the same cells, and to which fates."""
     with plain_errors(quiet=quiet):
+        require_outputs([base, file], {"output": (output, TABLES)})
         adata = read_file(file)
         found = load_pipeline(base).compare(
             adata,
@@ -211,7 +216,8 @@ def compare(
             progress=not quiet,
         )
         if output is not None:
-            found.trajectories.to_csv(with_folder(output), sep="\t")
+            table = found.trajectories
+            save_table(table, output, index_label=str(table.index.name))
         if as_json or quiet:
             tables = {
                 name: None if table is None else table.reset_index().to_dict("records")

@@ -216,7 +216,7 @@ class FateQueries(FittedQueries):
             n_steps=n_steps,
         )
         kept = found.followed
-        asked, found = asked.only(kept), LinearResponse(*(part[kept] for part in found))
+        asked, found = asked.only(kept), LinearResponse._make(part[kept] for part in found)
         before, after = found.final, found.final + found.moved
         # moved cells may have more descendants, relative to as many before
         grown = np.exp(found.log_growth_moved)

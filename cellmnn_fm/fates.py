@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from .modeling_cellmnn import CellMNNModel
 from .rollout import path
 from .subspace import Subspace
 from .time_course import TimeScale
+from .trajectories import padded
 
 DEFAULT_STEPS = 4  # between two stops, see `roll_out`
 
@@ -142,17 +143,20 @@ class Fates:
     log_growth : (cells,)
         Log of how many descendants each has at the end, up to a constant for each time; 0 in a
         model without growth.
+    stopped : (cells,) bool
+        Those that would leave what the snapshots show.
     """
 
     probabilities: NDArray[np.float64]
     gradient: NDArray[np.float64]
     final: NDArray[np.float32]
     log_growth: NDArray[np.float32]
+    stopped: NDArray[np.bool_]
 
     @property
     def followed(self) -> NDArray[np.bool_]:
         """Cells (cells,) that do not run away to where no model knows anything."""
-        return np.isfinite(self.gradient).all(axis=(1, 2)) & np.isfinite(self.log_growth)
+        return ~self.stopped & np.isfinite(self.gradient).all(axis=(1, 2))
 
 
 def cell_fates(
@@ -186,9 +190,10 @@ def cell_fates(
     gradient = np.empty((*probabilities.shape, dims))
     final = np.empty((count, dims), dtype=np.float32)
     log_growth = np.empty(count, dtype=np.float32)
+    stopped = np.empty(count, dtype=bool)
     for rows, to_end in _paths(model, times, end, time_scale, n_steps):
-        z = _padded(model, states[rows]).requires_grad_(True)
-        last, grown = to_end(z)
+        z = padded(model, states[rows]).requires_grad_(True)
+        last, grown, out = to_end(z)
         found = groups.probabilities(last)
         for group in range(found.shape[1]):
             slope = torch.autograd.grad(found[:, group].sum(), z, retain_graph=True)[0]
@@ -196,13 +201,17 @@ def cell_fates(
         probabilities[rows] = found.detach().cpu().numpy()
         final[rows] = last[:, :dims].detach().cpu().numpy()
         log_growth[rows] = grown.detach().cpu().numpy()
-    return Fates(probabilities, gradient, final, log_growth)
+        stopped[rows] = out.cpu().numpy()
+    return Fates(probabilities, gradient, final, log_growth, stopped)
 
 
 def _paths(
     model: CellMNNModel, times: NDArray, end: float, time_scale: TimeScale, n_steps: int
-) -> Iterator[tuple[NDArray[np.int64], Callable[[Tensor], tuple[Tensor, Tensor]]]]:
-    """Rows of cells of the same time, and their states and log growth at the end, as a function."""
+) -> Iterator[tuple[NDArray[np.int64], Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]]:
+    """Rows of cells of the same time, and what becomes of them until the end, as a function.
+
+    States, log growth, and whether they were stopped.
+    """
     if (times > end).any():
         raise InputError("cells", f"none after time {end:g}", f"{times.max():g}", "leave them out")
     wanted = np.array([time_scale.to_model(end)])
@@ -211,17 +220,11 @@ def _paths(
         every = np.flatnonzero(times == time)
         for rows in np.array_split(every, -(-len(every) // _CHUNK)):
 
-            def to_end(z: Tensor, start: float = start) -> tuple[Tensor, Tensor]:
-                states, log_growth = path(model, z, start, wanted, n_steps)
-                return states[0], log_growth[0]
+            def to_end(z: Tensor, start: float = start) -> tuple[Tensor, Tensor, Tensor]:
+                followed = path(model, z, start, wanted, n_steps)
+                return followed.states[0], followed.log_growth[0], followed.stopped[0]
 
             yield rows, to_end
-
-
-def _padded(model: CellMNNModel, states: NDArray) -> Tensor:
-    """With the dimensions of the model."""
-    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)
-    return torch.nn.functional.pad(z, (0, model.config.latent_dim - states.shape[1]))
 
 
 def driver_genes(
@@ -261,11 +264,12 @@ class LinearResponse(NamedTuple):
     moved: NDArray[np.float32]  # (cells, latent_dim)
     log_growth: NDArray[np.float32]  # (cells,)
     log_growth_moved: NDArray[np.float32]  # (cells,)
+    stopped: NDArray[np.bool_]  # (cells,)
 
     @property
     def followed(self) -> NDArray[np.bool_]:
         """As in :class:`Fates`."""
-        return np.isfinite(self.moved).all(axis=1) & np.isfinite(self.log_growth_moved)
+        return ~self.stopped & np.isfinite(self.moved).all(axis=1)
 
 
 def linear_response(
@@ -290,15 +294,24 @@ def linear_response(
     moves : (cells, latent_dim)
     """
     dims = states.shape[1]
+    count = len(states)
     found = LinearResponse(
-        *(np.empty(states.shape, dtype=np.float32) for _ in range(2)),
-        *(np.empty(len(states), dtype=np.float32) for _ in range(2)),
+        final=np.empty(states.shape, dtype=np.float32),
+        moved=np.empty(states.shape, dtype=np.float32),
+        log_growth=np.empty(count, dtype=np.float32),
+        log_growth_moved=np.empty(count, dtype=np.float32),
+        stopped=np.empty(count, dtype=bool),
     )
     for rows, to_end in _paths(model, times, end, time_scale, n_steps):
-        z, move = (_padded(model, part[rows]) for part in (states, moves))
-        both = torch.func.jvp(to_end, (z,), (move,))
-        (final, grown), (moved, grown_more) = both[:2]
-        parts = (final[:, :dims], moved[:, :dims], grown, grown_more)
+        z, move = (padded(model, part[rows]) for part in (states, moves))
+
+        def moving(z: Tensor, to_end: Any = to_end) -> tuple[tuple[Tensor, Tensor], Tensor]:
+            states, log_growth, stopped = to_end(z)
+            return (states, log_growth), stopped
+
+        both: Any = torch.func.jvp(moving, (z,), (move,), has_aux=True)
+        (final, grown), (moved, grown_more), out = both
+        parts = (final[:, :dims], moved[:, :dims], grown, grown_more, out)
         for whole, part in zip(found, parts, strict=True):
             whole[rows] = part.detach().cpu().numpy()
     return found

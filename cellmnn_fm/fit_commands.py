@@ -28,14 +28,14 @@ from .console import (
     UseRep,
     Verdict,
     plain_errors,
-    read_file,
     read_growth_option,
-    read_named,
     read_symbols,
     read_time_key,
     say,
     silence_transformers,
 )
+from .files import read_file, read_named
+from .outputs import FOLDER, require_outputs
 
 if TYPE_CHECKING:
     from .fit_record import FitRecord
@@ -80,7 +80,8 @@ def fit(
     with plain_errors(
         "interrupted: the same command goes on from the last saved state", quiet=quiet
     ):
-        adata = read_file(file, backed=backed)
+        require_outputs([file, subspace, symbols], {"output": (output, FOLDER)})
+        adata = read_file(file, backed=backed or None)
         from accelerate import PartialState
 
         from .pipeline import CellMNNPipeline
@@ -154,7 +155,8 @@ def finetune(
     with plain_errors(
         "interrupted: the same command goes on from the last saved state", quiet=quiet
     ):
-        adatas = read_named(files, name, backed=backed)
+        require_outputs([base, *files, symbols], {"output": (output, FOLDER)})
+        adatas = read_named(files, name, backed=backed or None)
         from accelerate import PartialState
 
         from .pipeline import CellMNNPipeline

@@ -219,6 +219,9 @@ def finetune_base(
     See :meth:`CellMNNPipeline.fit` and :func:`cellmnn_fm.finetuning.finetune`.
     """
     for name in adatas:
+        if not name.strip(". ") or not name.isprintable() or set(name) & set("/\\"):
+            expected = "letters, digits and signs but / and \\"
+            raise InputError("data set name", expected, repr(name), "rename it")
         if name in foundation.datasets:
             raise InputError("data set", "a new name", f"{name}, which the base has", "name it")
     require_known("mode", mode, get_args(FineTuningMode))
@@ -301,5 +304,7 @@ def space_options(
 
 
 def name_of(adata: AnnData) -> str:
-    """What the file calls the data set."""
-    return str(adata.uns.get("name", "course"))
+    """What the file calls the data set, as a name."""
+    named = str(adata.uns.get("name", "course"))
+    found = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in named)
+    return found if found.strip(". ") else "course"

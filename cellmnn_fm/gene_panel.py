@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -98,6 +99,11 @@ class GenePanel:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def digest(self) -> str:
+        """Of names and symbols, in their order."""
+        return sha256(json.dumps([self.names, self.symbols]).encode()).hexdigest()
 
     @classmethod
     def of_symbols(cls, symbols: Sequence[str]) -> GenePanel:

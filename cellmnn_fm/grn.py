@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .errors import InputError, listed
+from .outputs import EDGES, require_file, save_table, written_whole
 
 if TYPE_CHECKING:
     import networkx
@@ -177,16 +178,18 @@ class GeneRegulatoryNetwork:
         )
 
     def save(self, file: str | Path, **selection: Any) -> None:
-        """Write the edges that :meth:`to_dataframe` selects, as .tsv or .graphml."""
-        file = Path(file)
-        if file.suffix == ".graphml":
-            import networkx
+        """Write the edges that :meth:`to_dataframe` selects: .tsv, .csv, .parquet or .graphml."""
+        require_file(file, EDGES)
+        if Path(file).suffix != ".graphml":
+            save_table(self.to_dataframe(**selection), file)
+            return
+        import networkx
 
-            networkx.write_graphml(self.to_networkx(**selection), file)
-        elif file.suffix == ".tsv":
-            self.to_dataframe(**selection).to_csv(file, sep="\t", index=False)
-        else:
-            raise InputError(str(file), "a file .tsv or .graphml", file.suffix, "rename it")
+        graph = self.to_networkx(**selection)
+        # which XML has no place for
+        printable = {name: "".join(filter(str.isprintable, str(name))) for name in graph}
+        with written_whole(file) as staging:
+            networkx.write_graphml(networkx.relabel_nodes(graph, printable), staging)
 
     def _positions(self, names: Iterable[str] | None, what: str) -> NDArray[np.int64]:
         if names is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,10 +17,10 @@ from .console import (
     load_pipeline,
     plain_errors,
     print_table,
-    read_file,
     say,
-    with_folder,
 )
+from .files import read_file
+from .outputs import EDGES, FIGURES, JSON, require_outputs, save_figure, save_json
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,9 +47,9 @@ DecayOption = Annotated[
 def grn(
     model: Model,
     file: FileOrDataset = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Edges, .tsv or .graphml.")] = Path(
-        "edges.tsv"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Edges: .tsv, .csv, .parquet or .graphml.")
+    ] = Path("edges.tsv"),
     dataset: Dataset = None,
     time_key: TimeKeyOrFit = None,
     where: Where = None,
@@ -75,6 +74,9 @@ def grn(
     Edges are statistical, not shown to be causes.
     """
     with plain_errors(quiet=quiet):
+        drawn = None if figures is None else figures / "network.png"
+        outputs = {"output": (output, EDGES), "figures": (drawn, FIGURES)}
+        require_outputs([model, file, sources, targets, decay], outputs)
         pipeline, adata = _asked(model, file, dataset, time_key, where)
         from .regulation import DEFAULT_RIDGE
 
@@ -91,7 +93,7 @@ def grn(
             "sources": read_genes(sources, network.genes),
             "targets": read_genes(targets, network.genes),
         }
-        network.save(with_folder(output), top_k=top, **picked)
+        network.save(output, top_k=top, **picked)
         if figures is not None:
             _draw(figures, pipeline, adata, time_key, network, picked)
         genes, cells = len(network.genes), network.record["cells"]
@@ -122,6 +124,7 @@ def grn_evaluate(
 ) -> None:
     """Compare networks with known edges, beside simple baselines."""
     with plain_errors(quiet=quiet):
+        require_outputs([model, file, reference, decay], {"json": (json_file, JSON)})
         pipeline, adata = _asked(model, file, dataset, time_key, where)
         from .grn_evaluation import Comparison, Reference
 
@@ -138,7 +141,7 @@ def grn_evaluate(
         if not quiet:
             _print_comparison(file.stem, found)
         if json_file is not None:
-            with_folder(json_file).write_text(json.dumps(found, indent=1))
+            save_json(found, json_file)
 
 
 def _draw(
@@ -153,12 +156,11 @@ def _draw(
     from .grn_plotting import plot_edges_over_time, plot_heat_map, plot_network, plot_operators
     from .regulation import MIN_NETWORK_CELLS, cell_operators, production_network
 
-    folder.mkdir(parents=True, exist_ok=True)
-    plot_network(network, **picked).savefig(folder / "network.png", dpi=150)
-    plot_heat_map(network).savefig(folder / "heat_map.png", dpi=150)
+    save_figure(plot_network(network, **picked), folder / "network.png")
+    save_figure(plot_heat_map(network), folder / "heat_map.png")
     cells, scale = pipeline.cell_states(adata, time_key), pipeline.record.time_scale
     operators = cell_operators(pipeline.model, cells, scale)
-    plot_operators(operators, cells.times).savefig(folder / "operators.png", dpi=150)
+    save_figure(plot_operators(operators, cells.times), folder / "operators.png")
     times = [at for at in sorted(set(cells.times)) if (cells.times == at).sum() > MIN_NETWORK_CELLS]
     if len(times) > 1:
         by_time = {
@@ -169,7 +171,7 @@ def _draw(
         }
         top = network.to_dataframe(top_k=5, **picked)
         edges = list(zip(top["source"], top["target"], strict=True))
-        plot_edges_over_time(by_time, edges).savefig(folder / "edges_over_time.png", dpi=150)
+        save_figure(plot_edges_over_time(by_time, edges), folder / "edges_over_time.png")
 
 
 def read_decay(decay: str | None) -> Any:

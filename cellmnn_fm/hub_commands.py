@@ -10,15 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import (
-    AsJson,
-    Quiet,
-    load_pipeline,
-    plain_errors,
-    print_table,
-    say,
-    with_folder,
-)
+from .console import AsJson, Quiet, load_pipeline, plain_errors, print_table, say
+from .outputs import FOLDER, require_outputs
 
 # heavy modules are imported inside the commands: --help must answer at once
 
@@ -73,6 +66,7 @@ def pull(
 ) -> None:
     """Download a model of the Hub and check it, or a corpus."""
     with plain_errors("interrupted: the same command goes on", quiet=quiet):
+        require_outputs([repo], {"output": (output, FOLDER)})
         from .checkpoint import whole_or_nothing
         from .corpus import Corpus
         from .errors import InputError
@@ -89,7 +83,7 @@ def pull(
         folder, commit = locate(repo, **options)
         load_pipeline(str(folder))  # as a whole
         if output is not None:
-            with whole_or_nothing(with_folder(output)) as staging:
+            with whole_or_nothing(output) as staging:
                 shutil.copytree(folder, staging, dirs_exist_ok=True)
         say(
             f"{output or folder}: {repo}" + (f", commit {commit}" if commit else ""),

@@ -90,7 +90,7 @@ def card_of_fit(record: FitRecord, licence: str | None = None) -> ModelCard:
     licence : str, optional
         Of the weights; "other" by default.
     """
-    title = record.name or "time course"
+    title = _plain(record.name or "time course")
     summary = f"A model of one time course of single cells, {title}."
     if record.base is not None:
         summary += f" {_base_line(record)}"
@@ -142,7 +142,7 @@ def card_of_foundation(
         rows.append([*row, *(about.get(key) or NOT_STATED for key in ("publication", "licence"))])
     summary = f"One model of {len(rows)} time courses of single cells."
     for record in tuned:
-        summary += f" Fine-tuned on {record.name}. {_base_line(record)}"
+        summary += f" Fine-tuned on {_plain(record.name)}. {_base_line(record)}"
     trained = foundation.record
     text = CardText(
         title=name if name != "FOLDER_OR_NAME" else "Cell-MNN of many time courses",
@@ -186,7 +186,12 @@ def _data_table(rows: Sequence[Sequence[str]]) -> str:
         "| data set | cells | times | publication, accession | licence |",
         "|---|---:|---:|---|---|",
     ]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join([*lines, *("| " + " | ".join(map(_plain, row)) + " |" for row in rows)])
+
+
+def _plain(text: str) -> str:
+    """In a line of Markdown: names of others must not be headings, cells of a table or tags."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _row_of_record(record: FitRecord) -> list[str]:

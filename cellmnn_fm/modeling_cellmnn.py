@@ -81,7 +81,7 @@ class CellMNNModel(CellMNNPreTrainedModel):
         dims = config.dataset_dims or [config.latent_dim] * config.num_datasets
         self.dataset_dims: Tensor
         self.register_buffer("dataset_dims", torch.tensor(dims))
-        if config.frame:
+        if config.num_frame_times:
             shape = (config.num_datasets, config.num_frame_times)
             dim, rank = config.latent_dim, root_rank(config.latent_dim)
             # an identity frame at times 0, 1, ..., until one is set

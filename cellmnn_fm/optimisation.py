@@ -6,8 +6,6 @@ import copy
 import json
 import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -29,17 +27,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from .checkpoint import locked
 from .errors import InputError
+from .interrupts import held_back
 from .modeling_cellmnn import CellMNNModel
 from .recipes import TrainingConfig
 
 _STATE_FOLDER = "training_state"
 _MIN_CYCLE = 20  # steps: fewer leave no room for a warm-up
 _BAR_EVERY = 10  # steps between updates of the progress bar
-_ENDING = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
-    if hasattr(signal, name)  # the latter two are of POSIX
-]
 
 LossesOf = Callable[[nn.Module, int], dict[str, Tensor]]
 
@@ -132,7 +126,7 @@ def optimise(
     bar = _progress_bar(disable=not shown)
     # of several processes each would stop at a step of its own
     may_save = folder is not None and accelerator.num_processes == 1
-    with saver.alone(), bar, _held_back(may_save) as interrupted:
+    with saver.alone(), bar, held_back(may_save) as interrupted:
         saver.restore()
         state.history = [losses.to(accelerator.device) for losses in state.history]
         started = time.perf_counter() - state.seconds
@@ -385,41 +379,6 @@ def _unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "tensor" in content:
         return tensors[content["tensor"]]
     return {key: _unpacked(one, tensors) for key, one in content["items"]}
-
-
-@contextmanager
-def _held_back(active: bool) -> Iterator[list[int]]:
-    """Signals that would end the process, noted until the end of the block and raised then.
-
-    A second one is not held back.
-    """
-    noted: list[int] = []
-    if not active or threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    handlers = {number: signal.getsignal(number) for number in _ENDING}
-    handlers = {
-        number: handler
-        for number, handler in handlers.items()
-        if handler not in (signal.SIG_IGN, None)
-    }
-
-    def put_back() -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-    def note(number: int, _: object) -> None:
-        noted.append(number)
-        put_back()
-
-    for number in handlers:
-        signal.signal(number, note)
-    try:
-        yield noted
-    finally:
-        put_back()
-    if noted:
-        signal.raise_signal(noted[0])
 
 
 class _StepsPerSecond(ProgressColumn):

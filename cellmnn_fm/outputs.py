@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checkpoint import require_replaceable
 from .errors import InputError
 
 if TYPE_CHECKING:
@@ -65,6 +64,8 @@ def require_outputs(
             raise InputError(what, "a path of its own", f"that of {written[place]}", "name another")
         written[place] = what
         if formats == FOLDER:
+            from .checkpoint import require_replaceable  # which takes its time
+
             require_replaceable(place)
         else:
             _require_file(place, path, formats, what)

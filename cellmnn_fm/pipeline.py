@@ -57,7 +57,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
     >>> pipeline = CellMNNPipeline().fit(adata, time_key="time", steps=5)
     >>> pipeline.interpolate(adata, at=1.25)  # 50 cells pushed from t = 1, 50 from t = 1.5
     AnnData object with n_obs × n_vars = 100 × 2
-        obs: 'time', 'weight', 'source_time', 'source_cell'
+        obs: 'time', 'weight', 'source_time', 'source_cell', 'stopped'
         var: 'cellmnn_mean', 'cellmnn_margin'
         uns: 'cellmnn'
         obsm: 'X_cellmnn', 'cellmnn_velocity'

@@ -137,7 +137,7 @@ def preset_configs(
             latent_dim=dim,
             rank=min(4, dim),
             frame=frame,
-            num_frame_times=num_times if frame else 0,
+            num_frame_times=num_times,
             growth=growth is not False,
             num_genes=num_genes,
         )
@@ -157,6 +157,7 @@ def preset_configs(
         rank=None,
         offset=False,
         max_rate=1e4,  # none, in effect
+        num_frame_times=num_times,
         growth=growth is not False,
         num_genes=num_genes,
     )

@@ -14,6 +14,7 @@ import numpy as np
 
 from .errors import InputError
 from .evaluation import held_out_times
+from .outputs import PAGES, require_file, save_text
 from .pipeline import CellMNNPipeline
 from .plotting import (
     plot_evaluation,
@@ -86,6 +87,7 @@ def write_report(
     """
     import jinja2
 
+    require_file(file, PAGES)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         fitted = pipeline.fitted_to(adata, time_key)
@@ -105,7 +107,7 @@ def write_report(
         sections=sections,
         notices=list(dict.fromkeys(said)),
     )
-    Path(file).write_text(page, encoding="utf-8")
+    save_text(page, file)
 
 
 def _data(fitted: CellMNNPipeline, adata: AnnData, time_key: str | TimeKey | None) -> Section:

@@ -55,6 +55,7 @@ def predicted_snapshot(
             "weight": predicted.weights,
             "source_time": times[predicted.source_index],
             "source_cell": source_cell,
+            "stopped": predicted.stopped,
         },
         index=[f"{name}@{predicted.time:g}" for name in source_cell],
     )
@@ -107,6 +108,7 @@ def followed_cells(
     )
     if trajectory.log_growth.any():
         obs["descendants"] = (cells * as_shares(trajectory.log_growth)).ravel()
+    obs["stopped"] = trajectory.stopped.ravel()
     if trajectory.error is not None:
         obs["error"] = trajectory.error.ravel()
     result = anndata.AnnData(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from .errors import InputError
 from .modeling_cellmnn import CellMNNModel
 from .time_course import TimeCourse, TimeScale
+from .trajectories import padded, warn_of_stopped
+from .trust_region import TrustRegion
 
 DEFAULT_TOLERANCE = 1e-2
 
@@ -41,6 +44,9 @@ class Trajectory:
     log_growth : (times, cells)
         Log of how much each cell's descendants have multiplied by then, up to a constant for each
         time that snapshots do not tell; 0 in a model without growth.
+    stopped : (times, cells) bool
+        Cells that would have left what the snapshots show by then, see
+        :class:`cellmnn_fm.trust_region.TrustRegion`: they are on its border.
     """
 
     source_time: float
@@ -50,6 +56,7 @@ class Trajectory:
     error: NDArray[np.float32] | None
     steps: NDArray[np.int64]
     log_growth: NDArray[np.float32]
+    stopped: NDArray[np.bool_]
 
 
 def roll_out(
@@ -93,7 +100,8 @@ def roll_out(
     Warns
     -----
     UserWarning
-        If the tolerance is not reached with 256 steps between two stops; `error` says by how much.
+        If cells are stopped; and if the tolerance is not reached with 256 steps between two stops:
+        `error` says by how much.
     """
     times = np.atleast_1d(np.asarray(times, dtype=np.float64))
     if not len(times) or not np.isfinite([*times, time]).all():
@@ -106,23 +114,24 @@ def roll_out(
         _roll_out_chunk(model, chunk, time, times, time_scale, n_steps, rtol, atol)
         for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
     ]
-    followed, velocity, log_growth = (
+    followed, velocity, log_growth, stopped = (
         np.concatenate([getattr(part, name) for part in parts], axis=1)
-        for name in ("states", "velocity", "log_growth")
+        for name in ("states", "velocity", "log_growth", "stopped")
     )
+    warn_of_stopped(stopped)
     error = None
     if n_steps is None:
         error = np.concatenate([part.error for part in parts if part.error is not None], axis=1)
         allowed = atol + rtol * np.linalg.norm(followed, axis=-1)
-        error = np.where(np.isfinite(error), error, np.inf)
-        if missed := int((~(error <= allowed)).any(axis=0).sum()):
+        if (missed := ~(error <= allowed) & ~stopped).any():
             warnings.warn(
-                f"{missed} of {error.shape[1]} cells are not followed to the tolerance within "
-                f"{_MAX_STEPS} steps: their error is up to {error.max():.2g}",
+                f"{missed.any(axis=0).sum()} of {error.shape[1]} cells are not followed to the "
+                f"tolerance within {_MAX_STEPS} steps: their error is up to "
+                f"{error[missed].max():.2g}",
                 stacklevel=2,
             )
     steps = np.concatenate([part.steps for part in parts])
-    return Trajectory(float(time), times, followed, velocity, error, steps, log_growth)
+    return Trajectory(float(time), times, followed, velocity, error, steps, log_growth, stopped)
 
 
 @torch.no_grad()
@@ -136,12 +145,10 @@ def _roll_out_chunk(
     rtol: float,
     atol: float,
 ) -> Trajectory:
-    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)
+    z, dims = padded(model, states), states.shape[-1]
     start, wanted = time_scale.to_model(float(time)), time_scale.to_model(times)
-    dims = z.shape[-1]
-    z = torch.nn.functional.pad(z, (0, model.config.latent_dim - dims))
     steps = torch.full((len(z),), n_steps or 1, device=z.device)
-    found, log_growth = path(model, z, start, wanted, n_steps or 1)
+    found, log_growth, stopped = path(model, z, start, wanted, n_steps or 1)
     error = None
     if n_steps is None:
         error = torch.full(found.shape[:2], torch.inf, device=z.device)
@@ -149,15 +156,21 @@ def _roll_out_chunk(
         count = 1
         while len(active) and count < _MAX_STEPS:
             count *= 2
-            finer, log_growth[:, active] = path(model, z[active], start, wanted, count)
-            distance = 2 * torch.linalg.vector_norm(finer - found[:, active], dim=-1)
-            found[:, active], error[:, active], steps[active] = finer, distance, count
-            allowed = atol + rtol * torch.linalg.vector_norm(finer, dim=-1)
-            active = active[~(distance <= allowed).all(0)]  # one that runs away is not a number
+            finer = path(model, z[active], start, wanted, count)
+            distance = 2 * torch.linalg.vector_norm(finer.states - found[:, active], dim=-1)
+            # cells that every run stops agree: where exactly they leave is of no interest
+            both = stopped[:, active] & finer.stopped
+            found[:, active], error[:, active], steps[active] = finer.states, distance, count
+            log_growth[:, active], stopped[:, active] = finer.log_growth, finer.stopped
+            allowed = atol + rtol * torch.linalg.vector_norm(finer.states, dim=-1)
+            active = active[~((distance <= allowed) | both).all(0)]
+    region, _ = TrustRegion.around(model, z, torch.tensor([start]).to(z))
     velocity = torch.stack(
         [
-            model(at[None], when[None], when[None]).velocity[0, 0]
-            for at, when in zip(found, torch.as_tensor(wanted).to(z), strict=True)
+            region.velocity(
+                at, out, model(at[None], when[None], when[None]).velocity[0, 0], when[None]
+            )
+            for at, when, out in zip(found, torch.as_tensor(wanted).to(z), stopped, strict=True)
         ]
     )
     return Trajectory(
@@ -168,6 +181,7 @@ def _roll_out_chunk(
         None if error is None else error.cpu().numpy(),
         steps.cpu().numpy(),
         log_growth.cpu().numpy(),
+        stopped.cpu().numpy(),
     )
 
 
@@ -182,19 +196,23 @@ def log_descendants(
     ]
 
 
-def path(
-    model: CellMNNModel,
-    z: Tensor,
-    start: float,
-    wanted: NDArray,
-    n_steps: int,
-) -> tuple[Tensor, Tensor]:
-    """States (times, cells, latent_dim) and log growth (times, cells) at model times.
+class Path(NamedTuple):
+    """Cells at several model times."""
 
-    By `n_steps` steps between two stops. Differentiable in `z` (cells, latent_dim).
+    states: Tensor  # (times, cells, latent_dim)
+    log_growth: Tensor  # (times, cells)
+    stopped: Tensor  # (times, cells)
+
+
+def path(model: CellMNNModel, z: Tensor, start: float, wanted: NDArray, n_steps: int) -> Path:
+    """Follow cells to model times, by `n_steps` steps between two stops.
+
+    A cell that would leave the trust region is stopped at its border. Differentiable in `z`
+    (cells, latent_dim), but for cells that are stopped.
     """
     known = model.frame_state().times.tolist() if model.config.frame else []
-    found: dict[float, tuple[Tensor, Tensor]] = {}
+    region, beginning = TrustRegion.around(model, z, torch.tensor([start]).to(z))
+    found: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
     for side in (wanted[wanted >= start], wanted[wanted < start][::-1]):
         if not len(side):
             continue
@@ -203,15 +221,16 @@ def path(
         # rates of the frame jump at the times that it knows
         stops = np.unique([start, *side, *(at for at in known if low < at < high)])
         stops = stops if end >= start else stops[::-1]
-        at, log_growth = z, torch.zeros_like(z[:, 0])
-        found[float(stops[0])] = at, log_growth
+        walk, log_growth = beginning, torch.zeros_like(z[:, 0])
+        found[float(stops[0])] = walk.z, log_growth, walk.stopped
         for before, after in pairwise(stops):
             for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
                 begin_time, stop_time = (torch.tensor([one]).to(z) for one in (begin, stop))
-                output = model(at[None], begin_time, stop_time)
-                at = output.states[0, 0]
+                output = model(walk.z[None], begin_time, stop_time)
+                walk = region.step(walk, output.states[0, 0], stop_time)
                 if output.log_growth is not None:
-                    log_growth = log_growth + output.log_growth[0, 0]
-            found[float(after)] = at, log_growth
-    states, growth = zip(*(found[float(one)] for one in wanted), strict=True)
-    return torch.stack(states), torch.stack(growth)
+                    grown = log_growth + output.log_growth[0, 0]
+                    log_growth = torch.where(walk.stopped, log_growth, grown)
+            found[float(after)] = walk.z, log_growth, walk.stopped
+    parts = zip(*(found[float(one)] for one in wanted), strict=True)
+    return Path(*(torch.stack(part) for part in parts))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from .checkpoint import SHARED_SUBSPACE_FILE, find_saved, verify, whole_or_nothing
 from .errors import InputError
 from .gene_moments import GeneMoments
 from .gene_panel import Coverage, GenePanel, require_unique
@@ -23,7 +24,6 @@ _TOLERANCE = 1e-3  # sine of the angle between the spaces of two iterations, roo
 _LEAST_NOISE = 1e-4
 
 _PANEL_FILE = "gene_panel.json"
-_RECORD_FILE = "shared_subspace.json"
 _LOADINGS_FILE = "loadings.safetensors"
 _MOMENTS_FILE = "moments.safetensors"
 _ARRAYS = ("mean", "variance", "eigenvalues", "eigenvectors")
@@ -201,10 +201,25 @@ class SharedSubspace:
             np.eye(self.latent_dim),
         )
 
+    def _require_fitting(self, folder: Path) -> None:
+        """Refuse parts of different subspaces."""
+        fix = "fit it again: a save of an earlier version was cut off, or files were mixed"
+        if self.loadings.ndim != 2 or len(self.loadings) != len(self.panel):
+            found = f"loadings of shape {self.loadings.shape}"
+            raise InputError(str(folder), f"loadings of {len(self.panel)} genes", found, fix)
+        for name, member in self.members.items():
+            if len(member.moments.mean) != len(member.symbols):
+                found = f"moments of {len(member.moments.mean)}"
+                raise InputError(str(folder), f"{len(member.symbols)} genes of {name}", found, fix)
+        symbols = {symbol for member in self.members.values() for symbol in member.symbols}
+        if self.members and list(self.panel.symbols) != sorted(symbols):
+            raise InputError(str(folder), "the genes of its data sets, in order", "others", fix)
+
     def save(self, folder: str | Path) -> None:
-        """Save loadings, panel and the moments of the data sets to `folder`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Save loadings, panel and the moments of the data sets to `folder`, whole or not at all.
+
+        See :func:`cellmnn_fm.checkpoint.whole_or_nothing`.
+        """
         records, arrays = [], {}
         for number, (name, member) in enumerate(self.members.items()):
             records.append(
@@ -217,11 +232,12 @@ class SharedSubspace:
             )
             for array in _ARRAYS:
                 arrays[f"{number}.{array}"] = getattr(member.moments, array)
-        save_file({"loadings": self.loadings}, folder / _LOADINGS_FILE)
-        save_file(arrays, folder / _MOMENTS_FILE)
-        self.panel.save(folder / _PANEL_FILE)
         content = {"noise_variance": self.noise_variance, "members": records}
-        (folder / _RECORD_FILE).write_text(json.dumps(content))
+        with whole_or_nothing(folder) as staging:
+            save_file({"loadings": self.loadings}, staging / _LOADINGS_FILE)
+            save_file(arrays, staging / _MOMENTS_FILE)
+            self.panel.save(staging / _PANEL_FILE)
+            (staging / SHARED_SUBSPACE_FILE).write_text(json.dumps(content))
 
     @classmethod
     def load(cls, folder: str | Path) -> SharedSubspace:
@@ -230,11 +246,12 @@ class SharedSubspace:
         Raises
         ------
         InputError
-            If a file of it is missing or does not load.
+            If a file of it is missing, does not load or does not fit the others.
         """
-        folder = Path(folder)
+        folder = find_saved(folder)
         try:
-            content = json.loads((folder / _RECORD_FILE).read_text())
+            verify(folder)
+            content = json.loads((folder / SHARED_SUBSPACE_FILE).read_text())
             arrays = load_file(folder / _MOMENTS_FILE)
             members = {}
             for number, record in enumerate(content["members"]):
@@ -244,7 +261,11 @@ class SharedSubspace:
                 members[record["name"]] = Member(symbols, moments, overlaps)
             loadings = load_file(folder / _LOADINGS_FILE)["loadings"]
             panel = GenePanel.load(folder / _PANEL_FILE)
-            return cls(panel, loadings, content["noise_variance"], members)
+            shared = cls(panel, loadings, content["noise_variance"], members)
+            shared._require_fitting(folder)
+            return shared
+        except InputError:
+            raise
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             raise InputError(
                 str(folder),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +15,10 @@ from .console import (
     TimeKey,
     plain_errors,
     print_table,
-    read_file,
     read_symbols,
-    with_folder,
 )
+from .files import read_file
+from .outputs import FIGURES, FOLDER, JSON, require_outputs, save_figure, save_json
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,6 +50,7 @@ def fit(
     Files of coordinates only (uns["space"] = "pca") are left out.
     """
     with plain_errors(quiet=quiet):
+        require_outputs([*files, symbols], {"output": (output, FOLDER)})
         from .latent_space import GeneOptions
         from .members import fit_shared_subspace
 
@@ -75,6 +75,7 @@ def add(
 ) -> None:
     """Add data sets to a shared subspace; those that are in it are not read again."""
     with plain_errors(quiet=quiet):
+        require_outputs([*files, symbols], {"folder": (folder, FOLDER)})
         from .latent_space import GeneOptions
         from .members import fit_shared_subspace
         from .shared_subspace import SharedSubspace
@@ -109,6 +110,8 @@ def report(
 ) -> None:
     """How much of data sets a shared subspace keeps: genes, and variance beside own components."""
     with plain_errors(quiet=quiet):
+        outputs = {"json": (json_file, JSON), "figure": (figure, FIGURES)}
+        require_outputs([folder, *files, symbols], outputs)
         from rich.console import Console
         from rich.progress import track
 
@@ -149,11 +152,11 @@ def report(
         if json_file is not None:
             by_name = {row.pop("data_set"): row for row in rows}
             content = by_name if len(rows) > 1 else rows[0]
-            with_folder(json_file).write_text(json.dumps(content, indent=1))
+            save_json(content, json_file)
         if figure is not None:
             from .plotting import plot_subspace_reports
 
-            plot_subspace_reports(reports).savefig(with_folder(figure), dpi=150)
+            save_figure(plot_subspace_reports(reports), figure)
 
 
 def _open(files: list[Path], quiet: bool) -> dict[str, AnnData]:

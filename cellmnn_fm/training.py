@@ -88,14 +88,16 @@ def train(
     times = torch.as_tensor(time_scale.to_model(course.times), dtype=torch.float32)
     model = _new_model(course, config, seed)
     frame = None
-    if config.frame:
-        weights = _descendants(course, config, training, seed) if config.growth else None
+    if config.num_frame_times:
+        growing = config.frame and config.growth
+        weights = _descendants(course, config, training, seed) if growing else None
         snapshots = [torch.from_numpy(snapshot) for snapshot in course.snapshots]
         frame = fit_frame(snapshots, times, weights, latent_dim=config.latent_dim)
         model.set_frame_state(frame)
     model = model.to(accelerator.device)
     rates = [known * time_scale.unit for known in course.growth] if course.growth else None
-    step = CourseStep(model, training, course.snapshots, times, rates, frame)
+    acting = frame if config.frame else None  # else it only bounds where cells are followed to
+    step = CourseStep(model, training, course.snapshots, times, rates, acting)
     sizes = [len(snapshot) for snapshot in course.snapshots]
 
     def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
@@ -321,7 +323,7 @@ def _descendants(
     Weighted by them, snapshots are those of a process that neither makes nor loses cells, which is
     what a frame describes. From a first fit without a frame.
     """
-    frameless = config.replaced(frame=False, num_frame_times=0, mean_head=False)
+    frameless = config.replaced(frame=False, mean_head=False)
     found = train(course, frameless, training, seed=seed)
     log_growth = log_descendants(found.model, course, found.time_scale)
     return [torch.as_tensor(as_shares(one), dtype=torch.float32) for one in log_growth]

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
+from torch import Tensor
 
 from .errors import InputError
-from .modeling_cellmnn import CellMNNModel
+from .modeling_cellmnn import CellMNNModel, CellMNNOutput
 from .time_course import TimeCourse, TimeScale
+from .trust_region import TrustRegion, Walk
 
 _CHUNK = 65_536  # cells pushed at once, which bounds the memory
 
@@ -33,6 +35,9 @@ class Interpolation:
         Index of the observed time that each cell comes from.
     source_cell : (cells,)
         Index of the cell within that snapshot.
+    stopped : (cells,) bool
+        Cells that would leave what the snapshots show, see :class:`TrustRegion`. They weigh
+        nothing, unless all are.
     """
 
     time: float
@@ -40,6 +45,7 @@ class Interpolation:
     weights: NDArray[np.float64]
     source_index: NDArray[np.int64]
     source_cell: NDArray[np.int64]
+    stopped: NDArray[np.bool_]
 
 
 def push(
@@ -74,7 +80,8 @@ def push(
     single = np.ndim(target_times) == 0
     targets = time_scale.to_model(np.atleast_1d(target_times).astype(np.float64))
     start = time_scale.to_model(float(time))
-    pushed = _pushed(model, states, start, targets, n_steps)[0]
+    pushed, _, stopped = _pushed(model, states, start, targets, n_steps)
+    warn_of_stopped(stopped)
     return pushed[0] if single else pushed
 
 
@@ -123,19 +130,22 @@ def interpolate(
         shares = {before: 1 - progress, before + 1: progress}
     parts = [(index, share) for index, share in shares.items() if share > 0]
     target = time_scale.to_model(np.array([float(at)]))
-    states, weights = [], []
+    states, weights, stopped = [], [], []
     for index, share in parts:
         start = time_scale.to_model(float(times[index]))
-        pushed, log_growth = _pushed(model, course.snapshots[index], start, target, n_steps)
+        pushed, log_growth, out = _pushed(model, course.snapshots[index], start, target, n_steps)
         states.append(pushed[0])
         weights.append(share * as_shares(log_growth[0]))
+        stopped.append(out[0])
     sizes = [len(one) for one in states]
+    warn_of_stopped(np.concatenate(stopped)[None])
     return Interpolation(
         time=float(at),
         states=np.concatenate(states),
-        weights=np.concatenate(weights),
+        weights=_without(np.concatenate(weights), np.concatenate(stopped)),
         source_index=np.repeat([index for index, _ in parts], sizes),
         source_cell=np.concatenate([np.arange(n) for n in sizes]),
+        stopped=np.concatenate(stopped),
     )
 
 
@@ -152,11 +162,30 @@ def blended(one: Interpolation, other: Interpolation) -> Interpolation:
     """
     assert one.time == other.time
     assert np.array_equal(one.source_cell, other.source_cell)
+    stopped = one.stopped | other.stopped
     return replace(
         one,
         states=(one.states + other.states) / np.float32(2),
-        weights=(one.weights + other.weights) / 2,
+        weights=_without((one.weights + other.weights) / 2, stopped),
+        stopped=stopped,
     )
+
+
+def warn_of_stopped(stopped: NDArray[np.bool_]) -> None:
+    """Say how many cells are not followed any farther at some time, (times, cells), if any."""
+    if stopped.any():
+        count = int(stopped.any(axis=0).sum())
+        warnings.warn(
+            f"{count} of {stopped.shape[1]} cells would leave what the snapshots show, "
+            "and are stopped at its border: flagged in obs, and left out of means",
+            stacklevel=3,
+        )
+
+
+def _without(weights: NDArray[np.float64], stopped: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weights of the other cells, which sum to 1 again; of all if there are no others."""
+    kept = np.where(stopped, 0.0, weights)
+    return kept / kept.sum() if kept.sum() > 0 else weights
 
 
 def as_shares(log_growth: NDArray) -> NDArray[np.float64]:
@@ -228,20 +257,62 @@ def growth_rates(
     return found
 
 
+@torch.no_grad()
 def _pushed(
     model: CellMNNModel, states: NDArray, start: float, targets: NDArray, n_steps: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """States (targets, cells, dims) and log growth (targets, cells) at model times."""
-    parts: list[tuple[NDArray, ...]] = []
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """States (targets, cells, dims), log growth (targets, cells), and whether cells were stopped.
+
+    At model times.
+    """
+    dims = states.shape[-1]
+    parts: list[tuple[Tensor, ...]] = []
     for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK))):
-        if n_steps == 1:
-            at, _, log_growth = _decoded(model, chunk, start, targets)
-            parts.append((at, log_growth))
+        z, first = padded(model, chunk), torch.tensor([start]).to(model.device, torch.float32)
+        region, begin = TrustRegion.around(model, z, first)
+        ends = []
+        if n_steps == 1:  # one operator leads to all of them
+            output = model(z[None], first, torch.as_tensor(targets).to(first))
+            for number, target in enumerate(torch.as_tensor(targets).to(first)):
+                walk = region.step(begin, output.states[0, number], target[None])
+                ends.append((walk, _log_growth(output, number, z)))
         else:
-            ends = [_pushed_in_steps(model, chunk, start, target, n_steps) for target in targets]
-            parts.append(tuple(np.stack(part) for part in zip(*ends, strict=True)))
-    states, log_growth = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    return states, log_growth
+            ends = [_in_steps(model, region, begin, start, float(at), n_steps) for at in targets]
+        parts.append(
+            (
+                torch.stack([walk.z[:, :dims] for walk, _ in ends]),
+                torch.stack([log_growth for _, log_growth in ends]),
+                torch.stack([walk.stopped for walk, _ in ends]),
+            )
+        )
+    found = [torch.cat(part, dim=1).cpu().numpy() for part in zip(*parts, strict=True)]
+    return found[0], found[1], found[2]
+
+
+def _in_steps(
+    model: CellMNNModel, region: TrustRegion, walk: Walk, start: float, target: float, n_steps: int
+) -> tuple[Walk, Tensor]:
+    """Cells after equal steps to `target`, and their log growth (cells,)."""
+    total = torch.zeros_like(walk.z[:, 0])
+    for begin, end in pairwise(np.linspace(start, target, n_steps + 1)):
+        begin_time, end_time = (torch.tensor([at]).to(walk.z) for at in (begin, end))
+        output = model(walk.z[None], begin_time, end_time)
+        walk = region.step(walk, output.states[0, 0], end_time)
+        total = total + torch.where(walk.stopped, 0.0, _log_growth(output, 0, total))
+    return walk, total
+
+
+def _log_growth(output: CellMNNOutput, target: int, like: Tensor) -> Tensor:
+    """Log growth (cells,) at one of the targets; 0 in a model without."""
+    if output.log_growth is None:
+        return torch.zeros_like(like[..., 0] if like.ndim > 1 else like)
+    return output.log_growth[0, target]
+
+
+def padded(model: CellMNNModel, states: NDArray) -> Tensor:
+    """States (cells, dims) with the dimensions of the model, on its device."""
+    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)
+    return torch.nn.functional.pad(z, (0, model.config.latent_dim - states.shape[-1]))
 
 
 @torch.no_grad()
@@ -253,26 +324,14 @@ def _decoded(
     States may have fewer dimensions than the model, whose others are padding then.
     """
     dims = states.shape[-1]
-    padding = model.config.latent_dim - dims
-    padded = np.pad(states, ((0, 0), (0, padding))) if padding > 0 else states
-    z, times, target_times = (
+    times, target_times = (
         torch.as_tensor(values, dtype=torch.float32, device=model.device)
-        for values in (padded[None], [start], targets)
+        for values in ([start], targets)
     )
-    output = model(z, times, target_times)
+    output = model(padded(model, states)[None], times, target_times)
     found, velocity = (
         part[0, ..., :dims].cpu().numpy() for part in (output.states, output.velocity)
     )
     if output.log_growth is None:
         return found, velocity, np.zeros(found.shape[:2], dtype=np.float32)
     return found, velocity, output.log_growth[0].cpu().numpy()
-
-
-def _pushed_in_steps(
-    model: CellMNNModel, states: NDArray, start: float, target: float, n_steps: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    total = np.zeros(len(states), dtype=np.float32)
-    for begin, end in pairwise(np.linspace(start, target, n_steps + 1)):
-        stepped, _, log_growth = _decoded(model, states, begin, np.array([end]))
-        states, total = stepped[0], total + log_growth[0]
-    return states, total

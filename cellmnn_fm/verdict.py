@@ -189,7 +189,8 @@ def _compare(
     before, after = fold.around.times
     straight = ot_interpolate(earlier, later, (fold.time - before) / (after - before), rng)
     predicted, truth = fold.scored_in(found.states), fold.scored_in(fold.truth)
-    cells, half = min(len(straight), _MAX_DRAWN), min(len(truth) // 2, _MAX_DRAWN)
+    usable = int(np.count_nonzero(found.weights))
+    cells, half = min(len(straight), usable, _MAX_DRAWN), min(len(truth) // 2, _MAX_DRAWN)
     ours, others = [], []
     for _ in range(_DRAWS):
         target = rng.choice(truth, half, replace=False)

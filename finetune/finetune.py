@@ -20,10 +20,12 @@ import yaml
 from accelerate import Accelerator
 
 from cellmnn_fm import CellMNNPipeline, GeneOptions, InputError
-from cellmnn_fm.console import plain_errors, read_named, read_symbols, start_tracker
+from cellmnn_fm.console import plain_errors, read_symbols, start_tracker
+from cellmnn_fm.files import read_named
 from cellmnn_fm.finetuning import DEFAULT_ANCHOR, finetuning_config
 from cellmnn_fm.fitting import Reading, finetune_base
 from cellmnn_fm.latent_space import SpaceOptions
+from cellmnn_fm.outputs import FOLDER, require_outputs
 from cellmnn_fm.sampling import SamplingConfig
 
 HERE = Path(__file__).parent
@@ -48,6 +50,7 @@ def main(
 ) -> None:
     """Read config and files, train, save."""
     with plain_errors("interrupted: the same command goes on from the last saved state"):
+        require_outputs([base, *files, symbols], {"output": (output, FOLDER)})
         settings: dict[str, Any] = yaml.safe_load(config.read_text())
         accelerator = Accelerator(
             mixed_precision=mixed_precision, log_with=tracker, project_dir=str(output)

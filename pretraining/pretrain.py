@@ -26,6 +26,7 @@ from cellmnn_fm.corpus import Corpus
 from cellmnn_fm.foundation import save_foundation
 from cellmnn_fm.joint_training import corpus_config, pretrain
 from cellmnn_fm.optimisation import remove_training_state
+from cellmnn_fm.outputs import FOLDER, require_outputs
 from cellmnn_fm.recipes import TrainingConfig
 from cellmnn_fm.sampling import SamplingConfig
 
@@ -47,6 +48,7 @@ def main(
 ) -> None:
     """Read the config, train, save."""
     with plain_errors("interrupted: the same command goes on from the last saved state"):
+        require_outputs([corpus], {"output": (output, FOLDER)})
         settings: dict[str, Any] = yaml.safe_load(config.read_text())
         if steps is not None:
             settings["training"]["steps"] = steps

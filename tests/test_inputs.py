@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import sparse
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.console import read_file
+from cellmnn_fm.files import read_file
 from cellmnn_fm.reading import read_source
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "inputs.md"

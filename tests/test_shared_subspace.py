@@ -185,5 +185,8 @@ def test_what_cannot_be_fitted_is_refused():
 def test_a_broken_folder_is_refused(small, tmp_path, name):
     small[2].save(tmp_path)
     (tmp_path / name).write_bytes(b"{")
+    with pytest.raises(InputError, match=f"{name}: expected .* bytes, found 1"):
+        SharedSubspace.load(tmp_path)
+    (tmp_path / "manifest.json").unlink()  # as before there were any
     with pytest.raises(InputError, match="expected a saved shared subspace, found files that"):
         SharedSubspace.load(tmp_path)

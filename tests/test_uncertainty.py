@@ -89,7 +89,12 @@ def test_the_calibration_covers_groups_it_has_not_seen():
 
 def test_fits_from_scratch_are_less_sure(course):
     predicted = Interpolation(
-        2.0, np.ones((4, 3), np.float32), np.full(4, 0.25), np.ones(4, int), np.arange(4)
+        time=2.0,
+        states=np.ones((4, 3), np.float32),
+        weights=np.full(4, 0.25),
+        source_index=np.ones(4, int),
+        source_cell=np.arange(4),
+        stopped=np.zeros(4, bool),
     )
     radii = {recipe: mean_region(course, predicted, recipe).radius for recipe in RECIPES}
     assert radii["scratch"] > radii["zero_shot"]

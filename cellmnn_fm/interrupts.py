@@ -1,0 +1,93 @@
+"""Signals that end the process: at once, as an exception, or after what is being done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_ENDING = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+    if hasattr(signal, name)  # the latter two are of POSIX
+]
+
+
+class Interrupted(KeyboardInterrupt):
+    """By a signal; its number is what shells add to 128 for an exit code."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+def end_at_once() -> None:
+    """From now on they end the process in one line, while there is nothing to put in order."""
+    _handle(lambda number, _: _end(number))
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """In the block the first of them raises :class:`Interrupted`; a second one acts as before."""
+    with _replaced() as (replace, put_back):
+
+        def interrupt(number: int, _: object) -> None:
+            put_back()
+            raise Interrupted(number)
+
+        replace(interrupt)
+        yield
+
+
+@contextmanager
+def held_back(active: bool = True) -> Iterator[list[int]]:
+    """The first of them is noted in the list, and acts at the end of the block.
+
+    A second one acts at once. Outside the main thread, which alone gets signals, and unless
+    `active` nothing is held back.
+    """
+    noted: list[int] = []
+    with _replaced() as (replace, put_back):
+
+        def note(number: int, _: object) -> None:
+            noted.append(number)
+            put_back()
+
+        if active:
+            replace(note)
+        yield noted
+    if noted:
+        signal.raise_signal(noted[0])
+
+
+def _end(number: int) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+def _handle(handler: Callable[[int, object], None]) -> dict[int, Any]:
+    """Handle them so, but for those that are ignored, as under nohup; what was there before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    before = {number: one for number, one in before.items() if one not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    return before
+
+
+@contextmanager
+def _replaced() -> Iterator[tuple[Callable[[Callable], None], Callable[[], None]]]:
+    before: dict[int, Any] = {}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield lambda handler: before.update(_handle(handler)), put_back
+    finally:
+        put_back()
