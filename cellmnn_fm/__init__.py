@@ -42,7 +42,7 @@ _HOMES = {
     "Corpus": "corpus",
     "GeneOptions": "latent_space",
     "GenePanel": "gene_panel",
-    "GrowthGenes": "reading",
+    "GrowthGenes": "growth_genes",
     "InputError": "errors",
     "SharedSubspace": "shared_subspace",
     "TimeCourse": "time_course",

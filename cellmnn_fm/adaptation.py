@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from .errors import InputError
 from .gaussian_frame import FrameState, fit_frame
 from .modeling_cellmnn import CellMNNModel
+from .seeding import seeded
 from .subspace import Subspace
 from .time_course import TimeCourse
 
@@ -136,7 +137,7 @@ def _with_network_of(
 ) -> CellMNNModel:
     """A model of other data sets."""
     config = base.config
-    with torch.random.fork_rng():  # the weights are replaced at once
+    with seeded():  # the weights are replaced at once
         model = CellMNNModel(
             config.replaced(
                 num_datasets=len(dims),

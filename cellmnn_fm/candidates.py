@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from .adaptation import adapt
 from .errors import InputError
 from .evaluation import Candidate, FitFold, Fold, Prediction
+from .growth_genes import Growth
 from .modeling_cellmnn import CellMNNModel
-from .reading import Growth
 from .recipes import Preset, preset_configs
 from .time_course import TimeScale
 from .training import train

@@ -50,7 +50,6 @@ from .outputs import (
     JSON,
     PAGES,
     require_outputs,
-    save_cells,
     save_figure,
     save_json,
 )
@@ -101,8 +100,8 @@ def interpolate(
             n_steps=n_steps,
             level=level,
             blend=blend,
+            file=output,
         )
-        save_cells(predicted, output)
         text, margin = f"{output}: {predicted.n_obs} cells at time {at:g}", None
         if "cellmnn_margin" in predicted.var:
             margins = predicted.var["cellmnn_margin"]
@@ -212,12 +211,12 @@ def trajectory(
             rtol=rtol,
             atol=atol,
             seed=seed,
+            file=output,
         )
         if genes is not None:
             from .plotting import plot_gene_trends
 
             save_figure(plot_gene_trends(found, genes), trends)
-        save_cells(found, output)
         if figure is not None:
             from .plotting import plot_trajectories
 
@@ -256,12 +255,11 @@ def annotate(
         require_outputs([model, file], outputs)
         adata = read_file(file)
         pipeline = load_pipeline(model, dataset)
-        annotated = pipeline.annotate(adata, time_key=time_key, layers=layers)
+        annotated = pipeline.annotate(adata, time_key=time_key, layers=layers, file=output)
         if figure is not None:
             from .plotting import plot_embedded_velocity
 
             save_figure(plot_embedded_velocity(annotated, basis), figure)
-        save_cells(annotated, output)
         cells = annotated.n_obs
         say(
             f"{output}: {cells} cells",

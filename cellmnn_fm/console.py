@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from .evaluation import Evaluation
+    from .growth_genes import Growth
     from .pipeline import CellMNNPipeline
-    from .reading import Growth
     from .times import TimeKey as TimeKeyOption
 
 # heavy modules are imported inside the functions: --help must answer at once
@@ -151,7 +151,7 @@ def read_growth_option(
     growth: str | None, proliferation: list[str] | None, apoptosis: list[str] | None
 ) -> Growth:
     """Whether cells multiply, and what is known of it, as a fit takes it."""
-    from .reading import GrowthGenes
+    from .growth_genes import GrowthGenes
 
     if growth == "genes":
         named = {"proliferation": proliferation, "apoptosis": apoptosis}

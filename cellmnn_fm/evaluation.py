@@ -15,11 +15,12 @@ from rich.progress import Progress
 
 from .batches import BatchEffects
 from .errors import InputError
+from .growth_genes import Growth, read_growth
 from .latent_space import LatentSpace, SpaceOptions
 from .members import seen_only
 from .metrics import half_split_floor, ot_interpolate, wasserstein1
 from .modeling_cellmnn import CellMNNModel
-from .reading import Growth, Source, read_batches, read_growth, read_source, read_times
+from .reading import Source, read_batches, read_source, read_times
 from .subspace import Subspace
 from .time_course import TimeCourse, TimeScale
 from .times import TimeKey

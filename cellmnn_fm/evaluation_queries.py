@@ -13,15 +13,16 @@ from .candidates import (
     foundation_candidate,
     preset_candidates,
 )
-from .errors import InputError
+from .errors import InputError, require_count
 from .evaluation import Evaluation, Protocol, evaluate
 from .fitting import space_options
 from .gene_panel import OnDuplicates
+from .growth_genes import Growth
 from .latent_space import SubspaceMode, SymbolSource
 from .queries import FittedQueries
-from .reading import Growth
 from .shared_subspace import SharedSubspace
 from .times import TimeKey
+from .torch_defaults import with_torch_defaults
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 class EvaluationQueries(FittedQueries):
     """How far to trust it."""
 
+    @with_torch_defaults
     def evaluate(
         self,
         adata: AnnData,
@@ -76,6 +78,8 @@ class EvaluationQueries(FittedQueries):
         UserWarning
             If it was pretrained on the data set, or on one that shares cells with it.
         """
+        require_count("seeds", seeds)
+        require_count("n_dims", n_dims)
         candidates = preset_candidates(preset, frame=frame, growth=growth)
         if self._foundation is not None:
             if subspace is not None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .adaptation import adapt
 from .conditions import ConditionComparison, compare_conditions
-from .errors import InputError, listed
+from .errors import InputError, listed, require_count, require_number, require_seed
 from .fates import (
     DEFAULT_STEPS,
     Fates,
@@ -28,8 +28,9 @@ from .fates import (
     linear_response,
 )
 from .queries import FittedQueries
-from .reading import Source
+from .reading import Source, observed_time
 from .times import TimeKey
+from .torch_defaults import with_torch_defaults
 from .trajectories import as_shares
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class _Question:
 class FateQueries(FittedQueries):
     """Fates of cells, and what changes them."""
 
+    @with_torch_defaults
     def fates(
         self,
         adata: AnnData,
@@ -146,6 +148,7 @@ class FateQueries(FittedQueries):
         InputError
             On a column that is not there, and with less than two groups of 5 cells at the end.
         """
+        require_count("n_steps", n_steps)
         fitted = self.fitted_to(adata, time_key)
         asked = _ask(fitted, adata, groups, time_key, start, end)
         found = cell_fates(
@@ -159,7 +162,7 @@ class FateQueries(FittedQueries):
         )
         kept = found.followed
         asked, found = asked.only(kept), Fates(*(part[kept] for part in vars(found).values()))
-        spread = fitted.subspace.reconstruct(asked.states).std(axis=0)
+        spread = fitted.subspace.spread(asked.states)
         drivers = driver_genes(found, asked.groups, fitted.subspace, fitted.panel.names, spread)
         names = list(asked.groups.names)
         index = adata.obs_names[asked.rows]
@@ -168,6 +171,7 @@ class FateQueries(FittedQueries):
         accuracy = asked.groups.accuracy
         return FateTable(probabilities, drivers, accuracy, descendants, asked.rows)
 
+    @with_torch_defaults
     def perturb(
         self,
         adata: AnnData,
@@ -202,6 +206,8 @@ class FateQueries(FittedQueries):
         InputError
             On genes that are not there or do not vary, by name.
         """
+        require_seed(seed)
+        require_count("n_steps", n_steps)
         fitted = self.fitted_to(adata, time_key)
         start = fitted.record.times[0] if start is None else start
         asked = _ask(fitted, adata, groups, time_key, start, end)
@@ -230,6 +236,7 @@ class FateQueries(FittedQueries):
         order = changes["shift"].abs().sort_values(ascending=False, kind="stable").index
         return Perturbation(shifts, changes.loc[order], inferred)
 
+    @with_torch_defaults
     def compare(
         self,
         adata: AnnData,
@@ -263,6 +270,8 @@ class FateQueries(FittedQueries):
             On columns that are not there, and unless there are two conditions with two times in
             common.
         """
+        require_seed(seed)
+        require_count("permutations", permutations)
         for column in (condition, *(() if groups is None else (groups,))):
             if column not in adata.obs:
                 raise InputError("column", f"one of {listed(adata.obs)}", column, "name one")
@@ -299,7 +308,8 @@ def _ask(
         found = f"{groups}; columns {listed(adata.obs)}"
         raise InputError("groups", "a column of obs, or how many clusters", found, "name one")
     source, states, times, _ = fitted._read(adata, time_key)
-    end = float(times.max()) if end is None else end
+    last_time = float(times.max())
+    end = last_time if end is None else observed_time(require_number("end", end), times, "end")
     last = times == end
     if isinstance(groups, int):
         labels = clusters(states[last], fitted.subspace, fitted.panel.names, groups)
@@ -307,10 +317,8 @@ def _ask(
         last &= adata.obs[groups].notna().to_numpy()
         labels = adata.obs[groups][last].astype(str).tolist()
     terminal = TerminalGroups.fit(states[last], labels)
+    start = None if start is None else observed_time(require_number("start", start), times, "start")
     rows = np.flatnonzero(times <= end if start is None else times == start)
-    if not len(rows):
-        observed = listed(np.unique(times).tolist())
-        raise InputError("start", f"one of {observed}", start, "choose an observed time")
     return _Question(source, states, rows, times[rows], terminal, end)
 
 
@@ -350,7 +358,7 @@ def _value(gene: str, wanted: float | str, x: NDArray) -> float:
         if wanted not in named:
             raise InputError(gene, "a value, knock-out or over-express", wanted, "correct it")
         return named[wanted]
-    return float(wanted)
+    return require_number(f"value of {gene}", wanted)
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, float | str]:

@@ -25,7 +25,7 @@ DEFAULT_STEPS = 4  # between two stops, see `roll_out`
 
 _MIN_CELLS = 5  # of a terminal group
 _DRAWS = 200
-_CHUNK = 16_384
+_CHUNK = 4_096  # cells followed at once, with all that their gradients need
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,13 @@ def clusters(
     # distances of expression are those of Rz where D = QR
     _, triangle = np.linalg.qr(subspace.loadings.astype(np.float64))
     found = KMeans(count, n_init=10, random_state=seed).fit_predict(states @ triangle.T)
-    expression = subspace.reconstruct(states)
-    z = (expression - expression.mean(axis=0)) / np.maximum(expression.std(axis=0), 1e-9)
+    # expression is linear in the states: means of clusters need no matrix of cells and genes
+    spread = np.maximum(subspace.spread(states), 1e-9)
     order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
     names = np.empty(count, dtype=object)
     for rank, cluster in enumerate(order):
-        marks = np.argsort(-z[found == cluster].mean(axis=0), kind="stable")[:2]
+        away = states[found == cluster].mean(axis=0) - states.mean(axis=0)
+        marks = np.argsort(-(subspace.loadings @ away) / spread, kind="stable")[:2]
         names[cluster] = f"{rank + 1}: {' '.join(genes[gene] for gene in marks)}"
     return names[found].tolist()
 

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from .adaptation import Start, adapt_jointly
 from .corpus import CoursesInMemory
-from .errors import InputError, listed
+from .errors import listed, require_number, require_seed
 from .joint_training import HeldOutStep, TaskBatch, task_losses
 from .latent_space import require_known
 from .modeling_cellmnn import CellMNNModel
-from .optimisation import Optimised, optimise
+from .optimisation import Optimised, optimise, own_accelerator
 from .recipes import TrainingConfig
 from .sampling import MIN_TARGET_CELLS, SamplingConfig, TaskSampler, held_out_able
+from .seeding import seeded
 from .time_course import TimeCourse
+from .torch_defaults import with_torch_defaults
 
 FineTuningMode = Literal["embedding", "full", "lora"]
 
@@ -49,6 +51,7 @@ def finetuning_config(steps: int = DEFAULT_STEPS, **changes) -> TrainingConfig:
     return TrainingConfig(steps=steps, **{**recipe, **changes})
 
 
+@with_torch_defaults
 def finetune(
     base: CellMNNModel,
     courses: Mapping[str, TimeCourse],
@@ -108,11 +111,12 @@ def finetune(
         Of courses that have nothing to teach.
     """
     require_known("mode", mode, get_args(FineTuningMode))
-    if anchor < 0:
-        raise InputError("anchor", "0 or more", anchor, "give a weight")
+    require_number("anchor", anchor, 0)
     training = training or finetuning_config()
     sampling = sampling or SamplingConfig(tasks=4, table_share=1.0)
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or own_accelerator()
+    require_seed(seed)
+    courses = {name: course.sorted_by_state() for name, course in courses.items()}
     start_model = adapt_jointly(base, [*courses.values()], start)
     start_model.to(accelerator.device)
     held_out = {
@@ -190,8 +194,7 @@ def _with_trainable(model: CellMNNModel, mode: FineTuningMode, seed: int) -> Cel
             if isinstance(part, nn.Linear)
         ]
         config = LoraConfig(r=_LORA_RANK, lora_alpha=_LORA_RANK, target_modules=layers)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             wrapped = get_peft_model(model, config)  # type: ignore[assignment]
     for name, parameter in model.named_parameters():
         if name.startswith(_TRAINED[mode]):

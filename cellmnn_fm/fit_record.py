@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .corpus import CorpusEntry
+from .errors import InputError
 from .gene_panel import Coverage
 from .latent_space import GeneOptions, SubspaceMode
+from .reading import read_times, time_unit
 from .time_course import TimeScale
-from .times import TimeKey
+from .times import TimeKey, in_unit
 from .uncertainty import Recipe
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,53 @@ class FitRecord:
         if isinstance(time_key, TimeKey):
             return time_key
         return TimeKey(time_key or self.time_key, self.time_map, self.time_unit)
+
+    def times_of(self, adata: AnnData, time_key: str | TimeKey | None) -> NDArray:
+        """The time of every cell of a file, (cells,), in the unit of the fit.
+
+        Raises
+        ------
+        InputError
+            On times that cannot be read, and on those of another origin or unit.
+
+        Warns
+        -----
+        UserWarning
+            If it is not known whether the units are the same.
+        """
+        key = self.time_key_for(time_key)
+        # cells of a single time may be asked about; a time course checks its own
+        times = read_times(adata, key, dynamics=False)
+        labelled, stated = time_unit(adata, key)
+        unit = labelled or stated
+        if self.time_unit is None or unit is None:
+            if self.time_unit != unit and key.time_map is None:
+                of_fit, of_file = (
+                    f"{one}s" if one else "no unit" for one in (self.time_unit, unit)
+                )
+                warnings.warn(
+                    f"times of the fit are in {of_fit}, those of the file in {of_file}: "
+                    "taken as the same",
+                    stacklevel=3,
+                )
+        elif unit != self.time_unit:
+            times = in_unit(times, unit, self.time_unit)
+            warnings.warn(f"times of the file, in {unit}s, read as {self.time_unit}s", stacklevel=3)
+        self.require_near(f'time column "{key.column}"', times)
+        return times
+
+    def require_near(self, what: str, times: Sequence[float] | NDArray) -> None:
+        """Refuse times of another unit or origin than that of the fit."""
+        first, last = self.times[0], self.times[-1]
+        farthest = max(np.unique(times), key=lambda at: max(first - at, at - last))
+        if max(first - farthest, farthest - last) > (1 + 1e-6) * (last - first):
+            unit = f" {self.time_unit}s" if self.time_unit else ""
+            raise InputError(
+                what,
+                f"times near those of the fit, {first:g} to {last:g}{unit}",
+                f"{farthest:g}",
+                "give them in its unit and from its origin, or a time map",
+            )
 
     def save(self, file: Path) -> None:
         """Write the record to a JSON file."""

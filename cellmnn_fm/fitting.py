@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from .finetuning import FineTuningMode, finetune
 from .fit_record import FitRecord
 from .foundation import Foundation, KnownDataset
 from .gene_panel import GenePanel, OnDuplicates
+from .growth_genes import Growth, GrowthGenes, read_growth
 from .latent_space import (
     GeneOptions,
     LatentSpace,
@@ -29,7 +29,7 @@ from .latent_space import (
     require_known,
 )
 from .modeling_cellmnn import CellMNNModel
-from .reading import Growth, GrowthGenes, read_batches, read_growth, read_source, read_times
+from .reading import read_batches, read_source, read_times, time_unit
 from .recipes import Preset, TrainingConfig, preset_configs
 from .sampling import SamplingConfig
 from .shared_subspace import SharedSubspace
@@ -91,13 +91,11 @@ class Reading:
     ) -> FitRecord:
         """The record of a fit to a time course that was read in this way."""
         key = self.time_key if isinstance(self.time_key, TimeKey) else TimeKey(self.time_key)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said when the course was read
-            unit = key.read(adata.obs[key.column]).unit
+        labelled, stated = time_unit(adata, key)
         time_map = None if key.time_map is None else dict(key.time_map)
         return FitRecord(
             time_key=key.column,
-            time_unit=unit,
+            time_unit=labelled or stated,
             time_map=time_map,
             use_rep=self.use_rep,
             layer=self.layer,

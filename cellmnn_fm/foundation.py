@@ -141,8 +141,16 @@ class Foundation:
                 subspace = Subspace(*parts)
             record = FitRecord.from_dict(records[name]) if name in records else None
             datasets[name] = KnownDataset(row, CorpusEntry(**one), genes, subspace, record)
+        panel = GenePanel.load(folder / GENES_FILE)
+        for name, known in [("shared subspace", None), *datasets.items()]:
+            own = panel if known is None else known.panel
+            found = model.config.num_genes
+            if known is not None:
+                found = 0 if known.subspace is None else len(known.subspace.gene_mean)
+            if own is not None and len(own) != found:
+                raise InputError(name, f"loadings of {len(own)} genes", found, "save it again")
         shared = SharedSubspace(
-            GenePanel.load(folder / GENES_FILE),
+            panel,
             model.get_buffer("loadings").cpu().numpy(),
             float(model.get_buffer("noise_variance")[0]),
             {},

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,10 @@ OnDuplicates = Literal["error", "sum", "mean", "first"]
 MIN_COVERAGE = 0.5  # a smaller share of matched genes is warned about
 
 _ENSEMBL = re.compile(r"^(ENS[A-Z]*G\d{11})(\.\d+)?$")
+_DATE_NAME = re.compile(r"^(\d{1,2}-(Mar|Sep|Dec)|(Mar|Sep|Dec)-\d{1,2})$", re.IGNORECASE)
+_DAY_NUMBER = re.compile(r"^[34]\d{4}$")  # 1982 to 2036
+_SPREADSHEET_EPOCH = date(1899, 12, 30)
+_MOST_OF_FAMILY = 15
 # columns of var in which symbols are found beside Ensembl ids, lower-cased
 _SYMBOL_COLUMNS = (
     *("gene_symbol", "gene_symbols", "symbol", "hgnc_symbol", "gene_name", "gene_names"),
@@ -137,12 +142,14 @@ class GenePanel:
             If less than half of the genes match.
         """
         columns = pd.Index(names).get_indexer(pd.Index(self.names))
+        by_id = _by_id(names)
         # a symbol that several genes share says nothing about which of them is meant
         by_symbol = {symbol: at for at, symbol in enumerate(symbols) if symbol}
         repeated = _repeated(symbols) | _repeated(self.symbols)
         for at in np.flatnonzero(columns < 0):
             symbol = self.symbols[at]
-            if symbol not in repeated:
+            columns[at] = by_id.get(_without_version(self.names[at]), -1)
+            if columns[at] < 0 and symbol not in repeated:
                 columns[at] = by_symbol.get(symbol, -1)
         coverage = Coverage(int((columns >= 0).sum()), len(names), len(self))
         self.require_covering(coverage, names)
@@ -219,7 +226,7 @@ def human_symbols(var: pd.DataFrame, source: str | Mapping[str, str] | None = No
         )
     column = source or ("human_symbol" if "human_symbol" in var else None)
     if column is not None:
-        return [_text(symbol) for symbol in var[column]]
+        return _undated([_text(symbol) for symbol in var[column]])
     ensembl = np.array([bool(_ENSEMBL.match(name)) for name in names])
     if ensembl.mean() > 0.5:
         known = [name for name in var.columns if str(name).lower() in _SYMBOL_COLUMNS]
@@ -234,7 +241,21 @@ def human_symbols(var: pd.DataFrame, source: str | Mapping[str, str] | None = No
         symbols = ["" if _ENSEMBL.match(symbol) else symbol for symbol in symbols]
     else:
         symbols = ["" if is_id else name for name, is_id in zip(names, ensembl, strict=True)]
+    symbols = _undated(symbols)
     return [symbol.upper() for symbol in symbols] if _look_murine(symbols) else symbols
+
+
+def _undated(symbols: list[str]) -> list[str]:
+    """Without those that a spreadsheet has turned into dates, with a notice."""
+    dated = _are_dates(symbols)
+    if dated.any():
+        shown = listed([symbol for symbol, is_date in zip(symbols, dated, strict=True) if is_date])
+        warnings.warn(
+            f"{dated.sum()} names of genes are dates of a spreadsheet, {shown}: they are not "
+            "matched with other data; restore MARCHF, SEPTIN and DELEC genes to have them",
+            stacklevel=3,
+        )
+    return ["" if is_date else symbol for symbol, is_date in zip(symbols, dated, strict=True)]
 
 
 def merge_duplicates(
@@ -303,6 +324,26 @@ def _look_murine(symbols: Sequence[str]) -> bool:
     """Whether most symbols are spelled as in mouse: one capital, then a lower-case letter."""
     named = [symbol for symbol in symbols if len(symbol) > 1 and symbol[:2].isalpha()]
     return sum(symbol[0].isupper() and symbol[1].islower() for symbol in named) > len(named) / 2
+
+
+def _by_id(names: Sequence[str]) -> dict[str, int]:
+    """Columns of Ensembl ids, whatever their version; not of those that are there twice."""
+    found = [_without_version(name) if _ENSEMBL.match(name) else "" for name in names]
+    repeated = _repeated(found)
+    return {one: at for at, one in enumerate(found) if one and one not in repeated}
+
+
+def _are_dates(names: Sequence[str]) -> NDArray[np.bool_]:
+    """Names that a spreadsheet has made of MARCH1, SEPT2, DEC1: 1-Mar, 2-Sep, or days since 1900.
+
+    Of the families of these names a day is 1 to 15; which gene a date was is not always plain.
+    """
+    found = np.array([bool(_DATE_NAME.match(name)) for name in names], dtype=bool)
+    numbers = np.flatnonzero([bool(_DAY_NUMBER.match(name)) for name in names])
+    for at in numbers.tolist():
+        day = _SPREADSHEET_EPOCH + timedelta(days=int(names[at]))
+        found[at] = day.month in (3, 9, 12) and day.day <= _MOST_OF_FAMILY
+    return found
 
 
 def _without_version(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from .errors import InputError
+from .errors import InputError, require_count, require_seed
 from .grn import GeneRegulatoryNetwork
 from .latent_space import require_known
 from .queries import MAX_CELLS, FittedQueries
@@ -19,6 +19,7 @@ from .regulation import (
     production_network,
 )
 from .times import TimeKey
+from .torch_defaults import with_torch_defaults
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 class GRNQueries(FittedQueries):
     """Which gene drives which."""
 
+    @with_torch_defaults
     def grn(
         self,
         adata: AnnData | None = None,
@@ -77,6 +79,8 @@ class GRNQueries(FittedQueries):
                 members=members,
                 seed=seed,
             )
+        require_seed(seed)
+        require_count("members", members, 0)
         require_known("estimator", estimator, get_args(Estimator))
         require_known("part", part, get_args(Part))
         if estimator != "production" and (around is not None or members):

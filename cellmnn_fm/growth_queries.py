@@ -12,6 +12,7 @@ from .errors import InputError, listed
 from .growth import PopulationSize, require_growth
 from .queries import FittedQueries
 from .times import TimeKey
+from .torch_defaults import with_torch_defaults
 from .trajectories import growth_rates
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class GrowthTable:
 class GrowthQueries(FittedQueries):
     """How fast cells multiply and die, and how many there are."""
 
+    @with_torch_defaults
     def growth(
         self,
         adata: AnnData,

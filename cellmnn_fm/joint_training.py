@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from .configuration_cellmnn import CellMNNConfig
 from .corpus import Corpus
-from .errors import InputError, listed
+from .errors import InputError, listed, require_seed
 from .gaussian_frame import FrameState, fit_frame, stack_frames
 from .losses import energy_distance, invertibility_penalty, kinetic_energy
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
-from .optimisation import LossesOf, Optimised, optimise, to_device
+from .optimisation import LossesOf, Optimised, optimise, own_accelerator, to_device
 from .recipes import TrainingConfig
 from .sampling import SamplingConfig, Task, TaskSampler, held_out_able
+from .seeding import seeded
 from .time_course import TimeScale
+from .torch_defaults import with_torch_defaults
 
 _VALIDATION_TASKS = 192
 _FRAME_CELLS = 10_000  # of each snapshot, for the stored frames: more would not sharpen them
@@ -223,6 +225,7 @@ def task_losses(
     return losses_of
 
 
+@with_torch_defaults
 def pretrain(
     corpus: Corpus,
     config: CellMNNConfig,
@@ -265,7 +268,8 @@ def pretrain(
     InputError
         On unknown groups, and if tasks do not spread evenly over processes.
     """
-    accelerator = accelerator or Accelerator()
+    require_seed(seed)
+    accelerator = accelerator or own_accelerator()
     groups = corpus.groups
     if unknown := sorted({*leave_out, *validation} - set(groups.values())):
         known = listed(sorted(set(groups.values())))
@@ -275,8 +279,7 @@ def pretrain(
     sampler = TaskSampler(corpus, sampling, seed, kept, reserved)
     losses_of = task_losses(sampler, training, accelerator)
     device = accelerator.device
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = CellMNNModel(config)
     model = model.to(device).train()
     for number, name in enumerate(corpus.entries):

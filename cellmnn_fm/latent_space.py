@@ -49,9 +49,8 @@ class SpaceOptions:
     Parameters
     ----------
     mode : {"own", "shared", "aligned"}
-        See :class:`LatentSpace`. Without genes in common with the shared subspace, as in an
-        embedding, "aligned" is the own dimensions, each with the sign with which it does not go
-        down with time.
+        See :class:`LatentSpace`. For an embedding, which has no genes to align by, "aligned" is
+        the own dimensions, each with the sign with which it does not go down with time.
     shared : SharedSubspace, optional
         For the modes "shared" and "aligned".
     genes : GeneOptions
@@ -157,7 +156,7 @@ class LatentSpace:
             most = n_dims if shared is None else n_dims or shared.latent_dim
             subspace = _fit_own(source, most, rows, seed)
             coverage = Coverage(0 if mode == "aligned" else len(panel), len(panel), len(panel))
-        if mode == "aligned" and not coverage.matched:
+        if mode == "aligned" and source.is_embedding:
             chunks = source.chunks(rows)
             states = np.concatenate([subspace.project(chunk) for chunk in chunks])
             times = cell_times if rows is None else cell_times[rows]
@@ -280,7 +279,9 @@ class LatentSpace:
         inferred = np.full(source.shape[1], True)
         inferred[columns[present]] = False
         subspace = self.subspace.of_genes(present)
-        subspace = subspace.with_genes(source.matrix()[:, inferred], states)
+        if inferred.any():
+            others = np.flatnonzero(inferred)
+            subspace = subspace.with_genes((chunk[:, others] for chunk in source.chunks()), states)
         order = np.concatenate([columns[present], np.flatnonzero(inferred)])
         return subspace.of_genes(np.argsort(order)), inferred
 
@@ -334,9 +335,8 @@ def _fit_aligned(
     moments = _own_moments(source, shared.latent_dim, rows)
     subspace = Subspace.of_moments(moments, shared.latent_dim)
     coverage = shared.coverage(symbols, moments)
-    if coverage.matched:
-        shared.panel.require_covering(coverage, symbols)
-        subspace = subspace.aligned(shared.subspace(symbols, moments).projection)
+    shared.panel.require_covering(coverage, symbols)
+    subspace = subspace.aligned(shared.subspace(symbols, moments).projection)
     return GenePanel(tuple(source.names), tuple(symbols)), subspace, coverage
 
 

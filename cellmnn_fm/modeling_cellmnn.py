@@ -17,6 +17,7 @@ from .gaussian_frame import FrameState, root_rank
 from .hypernetwork import CellMNNHypernetwork
 from .linear_flow import DenseMatrix, LinearODE, LowRankMatrix, bounded_eigvals
 from .pretrained_cellmnn import CellMNNPreTrainedModel
+from .seeding import seeded
 
 _FRAME_BUFFERS = ("times", "mean", "root_scale", "root_vectors", "root_excess")
 
@@ -148,7 +149,7 @@ class CellMNNModel(CellMNNPreTrainedModel):
             num_frame_times=new_num_frame_times or config.num_frame_times,
             dataset_dims=dims[:new_num_datasets],
         )
-        with torch.random.fork_rng():
+        with seeded():
             resized = CellMNNModel(config)
         for name, old in [*self.named_buffers(), *self.named_parameters()]:
             if not name.startswith(("frame_", "dataset_")):

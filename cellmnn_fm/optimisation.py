@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -126,7 +127,8 @@ def optimise(
     bar = _progress_bar(disable=not shown)
     # of several processes each would stop at a step of its own
     may_save = folder is not None and accelerator.num_processes == 1
-    with saver.alone(), bar, held_back(may_save) as interrupted:
+    counted = _every_step_counts(accelerator)
+    with saver.alone(), counted, bar, held_back(may_save) as interrupted:
         saver.restore()
         state.history = [losses.to(accelerator.device) for losses in state.history]
         started = time.perf_counter() - state.seconds
@@ -169,6 +171,35 @@ def optimise(
     if state.best_weights:
         kept.load_state_dict(state.best_weights)
     return Optimised(kept.eval(), state.losses(), state.seconds, state.checks)
+
+
+def own_accelerator() -> Accelerator:
+    """That of a fit, on whatever accelerate is set up for.
+
+    Warns
+    -----
+    UserWarning
+        If that is lower precision, which a fit depends on.
+    """
+    accelerator = Accelerator()
+    if accelerator.mixed_precision != "no":
+        warnings.warn(
+            f"accelerate is set to {accelerator.mixed_precision} here: so are fits, which are "
+            "others than in 32 bits",
+            stacklevel=3,
+        )
+    return accelerator
+
+
+@contextmanager
+def _every_step_counts(accelerator: Accelerator) -> Iterator[None]:
+    """What is set for gradients of a caller's own loop would divide ours."""
+    before = accelerator.gradient_accumulation_steps
+    accelerator.gradient_accumulation_steps = 1
+    try:
+        yield
+    finally:
+        accelerator.gradient_accumulation_steps = before
 
 
 def remove_training_state(folder: Path) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from .adaptation import Start, of_dataset
-from .errors import InputError
+from .checkpoint import reading, require_replaceable
+from .errors import InputError, require_count, require_seed
 from .evaluation_queries import EvaluationQueries
 from .fate_queries import FateQueries
 from .finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, FineTuningMode, finetuning_config
@@ -26,15 +27,16 @@ from .fitting import (
 from .foundation import FOUNDATION_FILE, GENES_FILE, Foundation
 from .gene_panel import GenePanel, OnDuplicates
 from .grn_queries import GRNQueries
+from .growth_genes import Growth
 from .growth_queries import GrowthQueries
 from .hub import locate, origin, upload
 from .latent_space import GeneOptions, SpaceOptions, SubspaceMode, SymbolSource
 from .modeling_cellmnn import CellMNNModel
 from .queries import RECORD_FILE
-from .reading import Growth
 from .recipes import Preset
 from .shared_subspace import SharedSubspace
 from .times import TimeKey
+from .torch_defaults import with_torch_defaults
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,6 +67,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         layers: 'cellmnn_velocity'
     """
 
+    @with_torch_defaults
     def fit(
         self,
         adata: AnnData | Mapping[str, AnnData],
@@ -151,7 +154,12 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             "preset": preset,
         }
         fine_tuning = {"mode": mode, "start": start, "anchor": anchor}
-        folder = None if folder is None else Path(folder)
+        require_seed(seed)
+        if steps is not None:
+            require_count("steps", steps, 0)
+        if folder is not None:
+            folder = Path(folder)
+            require_replaceable(folder)
         common: dict[str, Any] = {
             "seed": seed,
             "verdict": verdict,
@@ -203,6 +211,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         tuned = CellMNNPipeline(model, foundation=foundation)
         return tuned if isinstance(adata, Mapping) else tuned.of_dataset(next(iter(adatas)))
 
+    @with_torch_defaults
     def adapt(
         self,
         adata: AnnData,
@@ -243,6 +252,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         )
         return CellMNNPipeline(*fitted)
 
+    @with_torch_defaults
     def of_dataset(self, name: str) -> CellMNNPipeline:
         """What a pipeline of many data sets says of one of them, as a pipeline of that one.
 
@@ -293,6 +303,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         return self.adapt(adata, time_key=time_key)
 
     @classmethod
+    @with_torch_defaults
     def from_pretrained(
         cls, name_or_path: str | Path, dataset: str | None = None, **download: Any
     ) -> CellMNNPipeline:
@@ -321,6 +332,14 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             If a file of it is missing or does not load.
         """
         folder, revision = locate(name_or_path, **download)
+        with reading(folder):
+            loaded = cls._loaded(name_or_path, folder, revision)
+        return loaded if dataset is None else loaded.of_dataset(dataset)
+
+    @classmethod
+    def _loaded(
+        cls, name_or_path: str | Path, folder: Path, revision: str | None
+    ) -> CellMNNPipeline:
         pretrained = (folder / FOUNDATION_FILE).is_file()
         record_file = FOUNDATION_FILE if pretrained else RECORD_FILE
         for name in ("config.json", record_file, GENES_FILE):
@@ -338,11 +357,13 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             model = CellMNNModel.from_pretrained(folder)
             if pretrained:
                 foundation = Foundation.load(folder, model)
-                loaded = cls(model, foundation=foundation, origin=base, card=card)
-            else:
-                record = FitRecord.load(folder / record_file)
-                panel = GenePanel.load(folder / GENES_FILE)
-                loaded = cls(model, record, panel, origin=base, card=card)
+                return cls(model, foundation=foundation, origin=base, card=card)
+            record = FitRecord.load(folder / record_file)
+            panel = GenePanel.load(folder / GENES_FILE)
+            if len(panel) != model.config.num_genes:
+                found = f"{model.config.num_genes} loadings for {len(panel)} genes"
+                raise InputError(str(folder), "a loading for each gene", found, "save it again")
+            return cls(model, record, panel, origin=base, card=card)
         except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
             raise InputError(
                 str(folder),
@@ -350,7 +371,6 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
                 f"files that do not load ({error})",
                 "save it again",
             ) from error
-        return loaded if dataset is None else loaded.of_dataset(dataset)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the pipeline to the Hub, with its card and the modules of its model.

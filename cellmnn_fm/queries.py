@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .batches import BatchEffects
 from .checkpoint import whole_or_nothing
-from .errors import InputError, listed
+from .errors import InputError, require_count, require_number, require_seed
 from .fit_record import FitRecord
 from .foundation import GENES_FILE, Foundation
 from .gene_panel import Coverage, GenePanel
@@ -21,14 +21,26 @@ from .latent_space import LatentSpace
 from .model_card import card_of_fit, card_of_foundation
 from .modeling_cellmnn import CellMNNModel
 from .optimisation import remove_training_state
-from .reading import Source, read_batches, read_source, read_times
+from .reading import (
+    Source,
+    observed_time,
+    read_batches,
+    read_source,
+)
 from .recipes import preset_configs
 from .regulation import CellStates
-from .results import add_genes, add_region, annotated, followed_cells, predicted_snapshot
+from .results import (
+    add_region,
+    annotated,
+    followed_cells,
+    predicted_snapshot,
+    require_cells_file,
+)
 from .rollout import DEFAULT_TOLERANCE, roll_out
 from .subspace import Subspace
 from .time_course import TimeCourse
 from .times import TimeKey
+from .torch_defaults import with_torch_defaults
 from .training import train
 from .trajectories import (
     blended,
@@ -131,17 +143,24 @@ class FittedQueries:
         """Values, latent state and time of every cell, and how many genes were found."""
         record = self.record
         source = read_source(adata, record.use_rep, record.layer)
-        # cells of a single time may be asked about; a time course checks its own
-        cell_times = read_times(adata, record.time_key_for(time_key), dynamics=False)
+        cell_times = record.times_of(adata, time_key)
         states, coverage = self.latent_space.project(source, record.gene_options)
+        if coverage.matched == coverage.panel_genes:
+            coverage = record.coverage  # of the fit by a base, where it came from one
         batches = read_batches(adata, record.batch_key)
         if batches is not None and record.batches is not None:
             effects = BatchEffects.from_dict(record.batches)
             states = effects.removed(states, batches, cell_times)
         return source, states, cell_times, coverage
 
+    @with_torch_defaults
     def annotate(
-        self, adata: AnnData, *, time_key: str | TimeKey | None = None, layers: bool = True
+        self,
+        adata: AnnData,
+        *,
+        time_key: str | TimeKey | None = None,
+        layers: bool = True,
+        file: str | Path | None = None,
     ) -> AnnData:
         """Where observed cells are, and where they are going.
 
@@ -153,6 +172,9 @@ class FittedQueries:
             Column of times, where it differs from that of the fit.
         layers : bool
             Whether to add what needs a dense array of cells and genes.
+        file : path, optional
+            Where to write the result (.h5ad or .zarr), a few cells at a time; what is returned is
+            opened there, `X` and layers of an .h5ad on disk.
 
         Returns
         -------
@@ -164,18 +186,27 @@ class FittedQueries:
             did not have: their loadings are those of a regression), `layers["cellmnn_expression"]`
             (expression as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
         """
+        require_cells_file(file)
         fitted = self.fitted_to(adata, time_key)
         source, states, cell_times, coverage = fitted._read(adata, time_key)
         about = (fitted.model, states, cell_times, fitted.record.time_scale)
         growth = growth_rates(*about) if fitted.model.config.growth else None
-        result = annotated(adata, states, velocities(*about), growth, coverage)
+        genes = None
         if source.var.index.equals(adata.var.index):
-            subspace, inferred = fitted.latent_space.over_genes(
-                source, states, fitted.record.gene_options
-            )
-            add_genes(result, subspace, inferred, layers=layers)
-        return result
+            genes = fitted.latent_space.over_genes(source, states, fitted.record.gene_options)
+        result = annotated(
+            adata,
+            states,
+            velocities(*about),
+            growth,
+            coverage,
+            genes,
+            layers=layers,
+            to_file=file is not None,
+        )
+        return result.in_memory() if file is None else result.written(file)
 
+    @with_torch_defaults
     def interpolate(
         self,
         adata: AnnData,
@@ -186,6 +217,7 @@ class FittedQueries:
         n_steps: int = 1,
         level: float = 0.9,
         blend: bool = False,
+        file: str | Path | None = None,
     ) -> AnnData:
         """The predicted snapshot at time `at`.
 
@@ -209,6 +241,8 @@ class FittedQueries:
             Whether to fit a model from scratch too, in a second or two, and to predict every cell
             half-way between where the two push it: the closest prediction that is known
             (`benchmarks/recipe.py`). For models that come from a pretrained one.
+        file : path, optional
+            Where to write the result, as for :meth:`annotate`.
 
         Returns
         -------
@@ -231,9 +265,14 @@ class FittedQueries:
         UserWarning
             If less than half of the genes match, or `at` is outside the observed times.
         """
+        at = require_number("at", at)
+        require_cells_file(file)
         fitted = self.fitted_to(adata, time_key)
+        fitted.record.require_near("at", [at])
         _, states, cell_times, coverage = fitted._read(adata, time_key)
         course = TimeCourse.from_cells(states, cell_times)
+        if course.times[0] <= at <= course.times[-1]:
+            warn_if_beyond([at], fitted.record.times, "times of the fit")
         models = [(fitted.model, fitted.record.time_scale)]
         if blend:
             if fitted.record.recipe in ("scratch", "sliced", None):
@@ -257,14 +296,15 @@ class FittedQueries:
         result = predicted_snapshot(
             predicted, velocity, course.times, names, fitted.panel, fitted.subspace, coverage
         )
-        result.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps, "blend": blend}
+        result.cells.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps, "blend": blend}
         recipe: Recipe | None = "blend" if blend else fitted.record.recipe
         if two_sided and recipe is not None:
             region = mean_region(course, predicted, recipe, level)
             if region is not None:
-                add_region(result, region, fitted.subspace)
-        return result
+                add_region(result.cells, region, fitted.subspace)
+        return result.in_memory() if file is None else result.written(file)
 
+    @with_torch_defaults
     def trajectory(
         self,
         adata: AnnData | None = None,
@@ -277,6 +317,7 @@ class FittedQueries:
         rtol: float = DEFAULT_TOLERANCE,
         atol: float = DEFAULT_TOLERANCE,
         seed: int = 0,
+        file: str | Path | None = None,
     ) -> AnnData:
         """Follow cells through time.
 
@@ -298,6 +339,8 @@ class FittedQueries:
             See :func:`cellmnn_fm.rollout.roll_out`.
         seed : int
             Of the cells that are drawn.
+        file : path, optional
+            Where to write the result, as for :meth:`annotate`.
 
         Returns
         -------
@@ -312,25 +355,34 @@ class FittedQueries:
         UserWarning
             If a time is outside the observed ones; names the distance.
         """
+        require_seed(seed)
+        require_cells_file(file)
+        if cells is not None:
+            require_count("cells", cells)
         fitted = self if adata is None else self.fitted_to(adata, time_key)
         record, rng = fitted.record, np.random.default_rng(seed)
-        start = record.times[0] if start is None else start
+        start = record.times[0] if start is None else require_number("start", start)
+        wanted_times = None if times is None else np.atleast_1d(times).tolist()
+        if wanted_times is not None:
+            if not wanted_times:
+                raise InputError("times", "one or more", "none", "name some, or leave them out")
+            wanted_times = [require_number("times", at) for at in wanted_times]
+            fitted.record.require_near("times", wanted_times)
         if adata is None:
-            if start != record.times[0]:
-                raise InputError("start", f"{record.times[0]:g} without data", start, "give data")
+            start = observed_time(start, np.array(record.times[:1]), "start without data")
             wanted = 200 if cells is None else cells
             states = fitted._drawn_states(wanted, seed).states[:wanted]
             names = [f"cell{at}" for at in range(wanted)]
         else:
             _, states, cell_times, _ = fitted._read(adata, time_key)
+            start = observed_time(start, cell_times, "start")
             rows = np.flatnonzero(cell_times == start)
-            if not len(rows):
-                observed = listed(np.unique(cell_times).tolist())
-                raise InputError("start", f"one of {observed}", start, "choose an observed time")
             if cells is not None and cells < len(rows):
                 rows = np.sort(rng.choice(rows, cells, replace=False))
             states, names = states[rows], adata.obs_names[rows].tolist()
-        wanted_times = [at for at in record.times if at >= start] if times is None else times
+        if wanted_times is None:
+            wanted_times = [at for at in record.times if at >= start]
+            wanted_times = wanted_times if wanted_times else [start]
         warn_if_beyond(wanted_times, record.times)
         found = roll_out(
             fitted.model,
@@ -345,8 +397,10 @@ class FittedQueries:
         settings = {"dataset": record.name, "rtol": rtol, "atol": atol}
         if n_steps is not None:
             settings = {"dataset": record.name, "n_steps": n_steps}
-        return followed_cells(found, names, fitted.panel, fitted.subspace, settings)
+        result = followed_cells(found, names, fitted.panel, fitted.subspace, settings)
+        return result.in_memory() if file is None else result.written(file)
 
+    @with_torch_defaults
     def cell_states(
         self, adata: AnnData | None = None, time_key: str | TimeKey | None = None
     ) -> CellStates:

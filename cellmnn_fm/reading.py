@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,8 @@ from scipy import sparse
 
 from .errors import InputError, listed
 from .gene_moments import Matrix
-from .gene_panel import GenePanel, human_symbols, require_unique
-from .times import TimeKey
+from .gene_panel import require_unique
+from .times import TimeKey, unit_named
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,59 +31,13 @@ _COUNTS_PER_CELL = 10_000
 _LOOKED_AT = 256  # cells, to tell what values are
 _MOST_OF_ONES = 3  # smaller integers may be flags
 _MOST_ON_LOG_SCALE = 100  # e^100 molecules are in no cell
+_DOUBTFUL = 20  # base 2 and e reach about as far
+_LEAST_TOTALS = 5  # cells, to call their sums equal
+_MOST = 1e15  # whose square is far from the end of 32 bits
+_SAME_TIME = 1e-6  # of the range: what rounding does to equal times
+_MOST_TIME = 1e30
 _CHUNK_CELLS = 1024
 _CHUNK_VALUES = 2**24  # of a chunk of cells or of genes, 64 MB when dense
-
-
-@dataclass(frozen=True)
-class GrowthGenes:
-    """Genes whose expression says how fast cells multiply, as human symbols.
-
-    Parameters
-    ----------
-    proliferation, apoptosis : tuple of str
-        Genes of dividing and of dying cells.
-    """
-
-    proliferation: tuple[str, ...] = (
-        *("MKI67", "TOP2A", "PCNA", "MCM2", "MCM3", "MCM4", "MCM5", "MCM6", "MCM7", "RRM2"),
-        *("TYMS", "CDK1", "CCNA2", "CCNB1", "CCNB2", "CDC20", "AURKA", "AURKB", "BUB1", "PLK1"),
-        *("BIRC5", "UBE2C", "TPX2", "CENPF", "NUSAP1", "HMGB2"),
-    )
-    apoptosis: tuple[str, ...] = (
-        *("BAX", "BAK1", "BBC3", "PMAIP1", "BID", "BIK", "BMF", "HRK", "APAF1", "CASP3"),
-        *("CASP7", "CASP8", "CASP9", "FAS", "FADD", "TNFRSF10B", "TP53I3", "CYCS", "DIABLO"),
-    )
-
-    def score(self, source: Source, symbols: Any = None) -> NDArray[np.float64]:
-        """Mean z-score of the genes of division less that of those of death, of unit spread.
-
-        Raises
-        ------
-        InputError
-            If none of the genes is there and varies.
-        """
-        if source.is_embedding:
-            raise InputError(
-                "growth", "genes to score", f"the embedding {source.name}", "give a column of rates"
-            )
-        names, total = source.names, np.zeros(source.shape[0])
-        known = human_symbols(source.var, symbols)
-        there = {*names, *known}
-        for sign, genes in ((1.0, self.proliferation), (-1.0, self.apoptosis)):
-            panel = GenePanel.of_symbols([gene for gene in genes if gene in there])
-            columns = panel.match(names, known)[0] if len(panel) else np.empty(0, dtype=np.int64)
-            values = [source.column(int(at)) for at in columns if at >= 0]
-            scores = [(x - x.mean()) / x.std() for x in values if x.std() > 0]
-            total += sign * np.mean(scores, axis=0) if scores else 0.0
-        if not total.std() > 0:
-            wanted = listed([*self.proliferation, *self.apoptosis])
-            raise InputError("growth genes", f"some of {wanted}", "none that vary", "name others")
-        return (total - total.mean()) / total.std()
-
-
-Growth = bool | str | GrowthGenes
-"""Whether cells multiply at a learned rate; the column of `obs` with known rates; or genes."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +91,7 @@ class Source:
         """
         values = self.values
         if self.on_disk:
-            values = values.to_memory() if hasattr(values, "to_memory") else values[:]
+            values = values.to_memory() if hasattr(values, "to_memory") else loaded(values[:])
         return self._checked(values)
 
     def column(self, index: int) -> NDArray[np.float64]:
@@ -174,12 +128,17 @@ class Source:
 
     def _checked(self, values: Any) -> Matrix:
         matrix: Any
+        values = loaded(values)
         if sparse.issparse(values):
             matrix = sparse.csr_array(values, dtype=np.float32)
             require_finite(matrix.data, self.name)
         else:
             matrix = np.asarray(values, dtype=np.float32)
             require_finite(matrix, self.name)
+        numbers = matrix.data if sparse.issparse(matrix) else matrix
+        if numbers.size and max(numbers.max(), -numbers.min()) > _MOST:
+            found = f"{max(numbers.max(), -numbers.min()):.2g}"
+            raise InputError(self.name, f"values up to {_MOST:g}", found, "rescale them")
         if self.scale == "log":
             return matrix
         if self.scale == "counts":
@@ -237,30 +196,56 @@ def read_source(adata: AnnData, use_rep: str | None = None, layer: str | None = 
 
 
 def _scale_of(name: str, values: Any, adata: AnnData) -> Scale:
-    """What values are, from some of them; with a notice where they are not on a log scale."""
-    if "log1p" in adata.uns:  # scanpy was here
+    """What values are, from some of them; with a notice where that is not plain."""
+    if name == "X" and "log1p" in adata.uns:  # scanpy was here; of layers and raw it says nothing
         return "log"
-    on_disk = not isinstance(values, np.ndarray) and not sparse.issparse(values)
-    if on_disk and getattr(values, "format", None) == "csc":
-        some = values[:, :_LOOKED_AT]  # rows would go through the whole file
-    elif on_disk:
-        some = values[:_LOOKED_AT]
-    else:
-        some = values[:: max(1, values.shape[0] // _LOOKED_AT)]
+    some, whole_cells = _some_cells(values)
     found = some.data if sparse.issparse(some) else np.asarray(some).ravel()
     found = found[np.isfinite(found)]
-    if not len(found):
+    if not len(found) or not found.any():
         return "log"
+    highest, least = float(found.max()), float(found[found != 0].min())
+    fraction = found / least
+    scale: Scale = "log"
     if found.min() < 0:
-        what, scale = "has negative values: taken as scaled, and left as it is", "log"
-    elif found.max() >= _MOST_OF_ONES and (found == np.round(found)).all():
+        what = "has negative values: taken as scaled, and left as it is"
+    elif highest >= _MOST_OF_ONES and (found == np.round(found)).all():
         what, scale = "holds counts: taken per 10,000 of a cell, log1p", "counts"
-    elif found.max() > _MOST_ON_LOG_SCALE:
-        what, scale = f"goes up to {found.max():.4g}: taken as linear, log1p", "linear"
+    elif highest >= _MOST_OF_ONES * least and np.allclose(fraction, np.round(fraction), atol=1e-3):
+        what, scale = f"holds counts times {least:.4g}: taken per 10,000 of a cell, log1p", "counts"
+    elif highest > _MOST_ON_LOG_SCALE:
+        what, scale = f"goes up to {highest:.4g}: taken as linear, log1p", "linear"
+    elif whole_cells and highest >= _MOST_OF_ONES and _equal(some.sum(axis=1)):
+        what, scale = "has the same sum in every cell: taken as linear, log1p", "linear"
+    elif highest > _DOUBTFUL and not (whole_cells and _equal(np.expm1(some).sum(axis=1))):
+        what = f"goes up to {highest:.4g}: taken as logarithms"
     else:
         return "log"
-    warnings.warn(f'{name} {what} (uns["log1p"] says that it is on a log scale)', stacklevel=3)
-    return cast(Scale, scale)
+    flag = ' (uns["log1p"] says that it is on a log scale)' if name == "X" else ""
+    warnings.warn(f"{name} {what}{flag}", stacklevel=3)
+    return scale
+
+
+def _some_cells(values: Any) -> tuple[Any, bool]:
+    """Some of the values, and whether these are whole cells."""
+    on_disk = not isinstance(values, np.ndarray) and not sparse.issparse(values)
+    if on_disk and getattr(values, "format", None) == "csc":
+        return values[:, :_LOOKED_AT], False  # rows would go through the whole file
+    if on_disk:
+        return loaded(values[:_LOOKED_AT]), True
+    return values[:: max(1, values.shape[0] // _LOOKED_AT)], True
+
+
+def _equal(totals: Any) -> bool:
+    totals = np.asarray(totals, dtype=np.float64).ravel()
+    totals = totals[totals > 0]
+    return len(totals) >= _LEAST_TOTALS and totals.std() < 1e-3 * totals.mean()
+
+
+def loaded(part: Any) -> Any:
+    """Some rows or columns in memory, of whatever they were taken: dask computes them now."""
+    part = part.compute() if hasattr(part, "compute") else part
+    return part if isinstance(part, np.ndarray) or sparse.issparse(part) else np.asarray(part)
 
 
 def read_times(
@@ -279,6 +264,9 @@ def read_times(
     dynamics : bool
     """
     key = TimeKey(time_key) if isinstance(time_key, str) else time_key
+    if not isinstance(adata.obs, pd.DataFrame):
+        fix = "call its to_memory()"
+        raise InputError("adata", "one whose obs is in memory", "one that is read lazily", fix)
     if key.column not in adata.obs:
         raise InputError(
             f'time column "{key.column}"',
@@ -286,7 +274,7 @@ def read_times(
             f"columns {listed(adata.obs.columns) or '(none)'}",
             "name the column that holds the time of each cell",
         )
-    times = key.read(adata.obs[key.column]).values
+    times = same_times(key.read(adata.obs[key.column]).values, f'time column "{key.column}"')
     if dynamics:
         found, counts = np.unique(times, return_counts=True)
         require_times(found, counts.tolist())
@@ -298,37 +286,53 @@ def read_times(
     return times
 
 
-def read_growth(
-    adata: AnnData, growth: Growth, layer: str | None = None, symbols: Any = None
-) -> NDArray[np.float64] | None:
-    """What is known of how fast each cell multiplies, (cells,), if anything.
+def time_unit(adata: AnnData, key: TimeKey) -> tuple[str | None, str | None]:
+    """The unit of the labels of times, and the one that the file states (`uns["time_unit"]`)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when the times were read
+        labelled = key.read(adata.obs[key.column]).unit
+    return labelled, unit_named(adata.uns.get("time_unit", ""))
 
-    Parameters
-    ----------
-    adata : AnnData
-    growth : bool, str or GrowthGenes
-        True or False: nothing. A column of `obs`: net rates per unit of time, births less deaths.
-        Genes: scores, see :meth:`GrowthGenes.score`.
-    layer : str, optional
-        Where the genes are read, see :func:`read_source`.
-    symbols : str or mapping, optional
-        See :func:`cellmnn_fm.gene_panel.human_symbols`.
+
+def same_times(times: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """The times (cells,), where those that differ by rounding alone are one, with a notice.
 
     Raises
     ------
     InputError
-        On a column that is not there or not of finite numbers, and on genes that are not there.
+        On times that are too large, or too close, for numbers to tell apart.
     """
-    if isinstance(growth, bool):
-        return None
-    if isinstance(growth, GrowthGenes):
-        return growth.score(read_source(adata, None, layer), symbols)
-    if growth not in adata.obs:
-        columns = listed(adata.obs.columns) or "(none)"
-        raise InputError(f'growth column "{growth}"', "a column of obs", columns, "name one")
-    rates = pd.to_numeric(adata.obs[growth], errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    require_finite(rates, f'growth column "{growth}"')
-    return rates
+    distinct = np.unique(times)
+    if not len(distinct):
+        return times
+    span = float(distinct[-1]) - float(distinct[0])
+    if np.abs(distinct).max() > _MOST_TIME or 0 < span < 1 / _MOST_TIME:
+        found, expected = f"{distinct[0]:g} to {distinct[-1]:g}", f"at most {_MOST_TIME:g}"
+        raise InputError(name, f"times, and 1 over their range, of {expected}", found, "rescale")
+    starts = np.r_[True, np.diff(distinct) > _SAME_TIME * span]
+    if starts.all():
+        return times
+    kept = distinct[starts]
+    merged = listed([f"{time!r}" for time in distinct[~starts].tolist()])
+    warnings.warn(f"{name}: {merged} taken as the time just before, by rounding", stacklevel=3)
+    return kept[(np.cumsum(starts) - 1)[np.searchsorted(distinct, times)]]
+
+
+def observed_time(wanted: float, times: NDArray, what: str) -> float:
+    """The observed time that is meant, rounding aside.
+
+    Raises
+    ------
+    InputError
+        If there is none; names those that are there.
+    """
+    distinct = np.unique(times)
+    span = float(distinct[-1] - distinct[0]) or max(abs(float(distinct[0])), 1.0)
+    nearest = float(distinct[np.abs(distinct - wanted).argmin()]) if np.isfinite(wanted) else np.nan
+    if not abs(nearest - wanted) <= _SAME_TIME * span:
+        observed = listed(distinct.tolist())
+        raise InputError(what, f"one of {observed}", wanted, "choose an observed time")
+    return nearest
 
 
 def read_batches(adata: AnnData, batch_key: str | None) -> NDArray | None:

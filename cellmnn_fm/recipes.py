@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from .configuration_cellmnn import CellMNNConfig
 from .errors import InputError
-from .reading import Growth, GrowthGenes
+from .growth_genes import Growth, GrowthGenes
 from .time_course import TimeCourse
 
 Preset = Literal["default", "sliced", "paper"]

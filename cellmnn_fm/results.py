@@ -1,9 +1,11 @@
-"""What a model says, as AnnData."""
+"""What a model says, as AnnData: in memory, or written in chunks where that would be too much."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .gene_panel import Coverage, GenePanel
+from .outputs import CELLS, require_file, written_whole
 from .rollout import Trajectory
 from .subspace import Subspace
 from .trajectories import Interpolation, as_shares
@@ -18,6 +21,118 @@ from .uncertainty import MeanRegion
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+_CHUNK_VALUES = 2**23  # of cells and genes that are formed at once, 32 MB
+_ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}  # as AnnData marks them
+
+
+@dataclass(frozen=True)
+class Result:
+    """Cells with their latent states, and what these mean for genes, not formed yet.
+
+    Attributes
+    ----------
+    cells : AnnData
+        All that is no matrix of cells and genes.
+    subspace : Subspace, optional
+        Over the genes of `cells`; needed where these have expression or velocity.
+    expression, velocity : tuple of str, optional
+        Where x̂ = μ + D z and dx/dt = D dz/dt go: ("X",), or ("layers", key).
+    source : path, optional
+        A file on disk that `cells` are those of, whose matrices are copied as they are.
+    """
+
+    cells: AnnData
+    subspace: Subspace | None
+    expression: tuple[str, ...] = ()
+    velocity: tuple[str, ...] = ()
+    source: Path | None = None
+
+    def in_memory(self) -> AnnData:
+        """All of it."""
+        result = self.cells
+        for place, states, loadings, centre in self._matrices():
+            values = (centre + states @ loadings.T).astype(np.float32)
+            if place == ("X",):
+                result.X = values
+            else:
+                result.layers[place[1]] = values
+        return result
+
+    def written(self, file: str | Path) -> AnnData:
+        """The same, written to `file` (.h5ad or .zarr) in chunks, and opened there."""
+        import anndata
+
+        file = Path(file)
+        with written_whole(file) as staging:
+            if file.suffix == ".zarr":
+                self._write_zarr(staging)
+            else:
+                self._write_h5ad(staging)
+        return anndata.read_zarr(file) if file.suffix == ".zarr" else anndata.read_h5ad(file, "r")
+
+    def _write_h5ad(self, staging: Path) -> None:
+        import h5py
+        from anndata.io import write_elem
+
+        if self.source is None:
+            self.cells.write_h5ad(staging)
+        else:
+            shutil.copyfile(self.source, staging)
+        with h5py.File(staging, "r+") as group:
+            if self.source is not None:
+                for name in ("obs", "var", "uns", "obsm", "varm"):
+                    if name in group:
+                        del group[name]
+                    value = getattr(self.cells, name)
+                    write_elem(group, name, value if name in ("obs", "var") else dict(value))
+            self._fill(group, lambda parent, name, shape: parent.create_dataset(name, shape, "f4"))
+
+    def _write_zarr(self, staging: Path) -> None:
+        import zarr
+
+        self.cells.write_zarr(staging)
+        size = max(1, _CHUNK_VALUES // max(1, self.cells.n_vars))
+
+        def create(parent: Any, name: str, shape: tuple[int, int]) -> Any:
+            chunks = (min(size, max(1, shape[0])), shape[1])
+            return parent.create_array(name, shape=shape, dtype="f4", chunks=chunks)
+
+        self._fill(zarr.open_group(staging, mode="r+"), create)
+
+    def _fill(self, group: Any, create: Any) -> None:
+        """Write the matrices of genes, a few cells at a time."""
+        shape = self.cells.shape
+        size = max(1, _CHUNK_VALUES // max(1, shape[1]))
+        for place, states, loadings, centre in self._matrices():
+            parent = group
+            for name in place[:-1]:
+                parent = parent.require_group(name)
+            if place[-1] in parent:
+                del parent[place[-1]]
+            target = create(parent, place[-1], shape)
+            target.attrs.update(_ARRAY)
+            for start in range(0, shape[0], size):
+                rows = slice(start, start + size)
+                target[rows] = (centre + states[rows] @ loadings.T).astype(np.float32)
+
+    def _matrices(self) -> list[tuple[tuple[str, ...], NDArray, NDArray, NDArray | float]]:
+        """Place, states, loadings and centre of each matrix of cells and genes."""
+        if self.subspace is None:
+            return []
+        obsm, loadings = self.cells.obsm, self.subspace.loadings
+        found: list[tuple[tuple[str, ...], NDArray, NDArray, NDArray | float]] = []
+        if self.expression:
+            found.append((self.expression, obsm["X_cellmnn"], loadings, self.subspace.gene_mean))
+        if self.velocity:
+            found.append((self.velocity, obsm["cellmnn_velocity"], loadings, 0.0))
+        return found
+
+
+def require_cells_file(file: str | Path | None) -> None:
+    """Refuse a file that :meth:`Result.written` cannot write, if one is asked for."""
+    if file is not None:
+        require_file(file, CELLS, "file")
 
 
 def predicted_snapshot(
@@ -28,7 +143,7 @@ def predicted_snapshot(
     panel: GenePanel,
     subspace: Subspace,
     coverage: Coverage,
-) -> AnnData:
+) -> Result:
     """A predicted snapshot, in gene space.
 
     Parameters
@@ -60,16 +175,14 @@ def predicted_snapshot(
         index=[f"{name}@{predicted.time:g}" for name in source_cell],
     )
     result = anndata.AnnData(
-        subspace.reconstruct(predicted.states),
         obs=obs,
         var=pd.DataFrame(index=pd.Index(panel.names)),
         obsm={"X_cellmnn": predicted.states, "cellmnn_velocity": velocity},
         varm={"cellmnn_loadings": subspace.loadings},
-        layers={"cellmnn_velocity": velocity @ subspace.loadings.T},
         uns={"cellmnn": {"at": predicted.time, "coverage": _written(coverage)}},
     )
     result.obs_names_make_unique()
-    return result
+    return Result(result, subspace, ("X",), ("layers", "cellmnn_velocity"))
 
 
 def add_region(result: AnnData, region: MeanRegion, subspace: Subspace) -> None:
@@ -85,7 +198,7 @@ def followed_cells(
     panel: GenePanel,
     subspace: Subspace,
     settings: dict[str, Any],
-) -> AnnData:
+) -> Result:
     """Cells that were followed through time, in gene space: one row for each cell and time.
 
     Parameters
@@ -112,16 +225,14 @@ def followed_cells(
     if trajectory.error is not None:
         obs["error"] = trajectory.error.ravel()
     result = anndata.AnnData(
-        subspace.reconstruct(flat),
         obs=obs,
         var=pd.DataFrame(index=pd.Index(panel.names)),
         obsm={"X_cellmnn": flat, "cellmnn_velocity": velocity},
         varm={"cellmnn_loadings": subspace.loadings},
-        layers={"cellmnn_velocity": velocity @ subspace.loadings.T},
         uns={"cellmnn": {"source_time": trajectory.source_time, **settings}},
     )
     result.obs_names_make_unique()
-    return result
+    return Result(result, subspace, ("X",), ("layers", "cellmnn_velocity"))
 
 
 def annotated(
@@ -130,45 +241,52 @@ def annotated(
     velocity: NDArray,
     growth: NDArray | None,
     coverage: Coverage,
-) -> AnnData:
-    """A copy of `adata` with states and velocities (cells, latent_dim) and growth (cells,)."""
-    if adata.isbacked:  # to_memory would close the file
-        import anndata
+    genes: tuple[Subspace, NDArray[np.bool_]] | None,
+    *,
+    layers: bool,
+    to_file: bool,
+) -> Result:
+    """The cells of `adata` with what a model says of them.
 
-        in_memory = anndata.read_h5ad(adata.filename)
-        result = in_memory[adata.obs_names, adata.var_names].copy()
-    else:
+    Parameters
+    ----------
+    adata : AnnData
+    states, velocity : (cells, latent_dim)
+    growth : (cells,), optional
+    coverage : Coverage
+    genes : (Subspace, (genes,) mask), optional
+        What states mean for the genes of `adata`, and which of their loadings are a regression's.
+    layers : bool
+        Whether to add matrices of cells and genes: expression and velocity.
+    to_file : bool
+        Whether matrices of a backed `adata` stay on disk, to be copied from file to file.
+    """
+    import anndata
+
+    source = None
+    if not adata.isbacked:
         result = adata.copy()
+    elif to_file and not adata.is_view:
+        source = Path(adata.filename)
+        parts = {name: dict(getattr(adata, name)) for name in ("obsm", "varm")}
+        uns = dict(adata.uns)
+        result = anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=uns, **parts)
+    else:
+        result = adata.to_memory()
     result.obsm["X_cellmnn"] = states
     result.obsm["cellmnn_velocity"] = velocity
     if growth is not None:
         result.obs["cellmnn_growth"] = growth
     result.uns["cellmnn"] = {"coverage": _written(coverage)}
-    return result
-
-
-def add_genes(
-    result: AnnData, subspace: Subspace, inferred: NDArray[np.bool_], *, layers: bool
-) -> None:
-    """Add what the latent states and velocities mean for genes, in place.
-
-    Parameters
-    ----------
-    result : AnnData
-        From :func:`annotated`.
-    subspace : Subspace
-        Over its genes.
-    inferred : (genes,) mask
-        Genes whose loadings are those of a regression.
-    layers : bool
-        Whether to add dense arrays of cells and genes: expression and velocity.
-    """
+    if genes is None:
+        return Result(result, None, source=source)
+    subspace, inferred = genes
     result.varm["cellmnn_loadings"] = subspace.loadings
     result.var["cellmnn_inferred"] = inferred
-    if layers:
-        states, velocity = result.obsm["X_cellmnn"], result.obsm["cellmnn_velocity"]
-        result.layers["cellmnn_expression"] = subspace.reconstruct(states)
-        result.layers["cellmnn_velocity"] = velocity @ subspace.loadings.T
+    if not layers:
+        return Result(result, subspace, source=source)
+    places = ("layers", "cellmnn_expression"), ("layers", "cellmnn_velocity")
+    return Result(result, subspace, *places, source=source)
 
 
 def _written(coverage: Coverage) -> dict[str, float]:

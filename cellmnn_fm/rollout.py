@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, require_count, require_number
 from .modeling_cellmnn import CellMNNModel
 from .time_course import TimeCourse, TimeScale
 from .trajectories import padded, warn_of_stopped
@@ -106,10 +106,10 @@ def roll_out(
     times = np.atleast_1d(np.asarray(times, dtype=np.float64))
     if not len(times) or not np.isfinite([*times, time]).all():
         raise InputError("times", "finite ones", times.tolist(), "correct them")
-    if n_steps is not None and n_steps < 1:
-        raise InputError("n_steps", "at least 1", n_steps, "give a positive number of steps")
-    if min(rtol, atol) < 0 or rtol + atol == 0:
-        raise InputError("rtol and atol", "positive", f"{rtol:g} and {atol:g}", "raise one")
+    if n_steps is not None:
+        require_count("n_steps", n_steps)
+    if require_number("rtol", rtol, 0) + require_number("atol", atol, 0) == 0:
+        raise InputError("rtol and atol", "one above 0", "0 and 0", "raise one")
     parts = [
         _roll_out_chunk(model, chunk, time, times, time_scale, n_steps, rtol, atol)
         for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))

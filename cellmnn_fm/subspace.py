@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from sklearn.decomposition import PCA
 from .gene_moments import GeneMoments, Matrix, require_varying
 
 _NEGLIGIBLE = 1e-6  # a score whose spread is below this part of the largest carries nothing
+_MOST_FOR_ARPACK = 2**26  # values
 _NOISE_FLOOR = 1e-6  # least noise of a gene in a ridge, as a part of the mean signal
 
 
@@ -64,10 +67,14 @@ class Subspace:
             If all cells are equal.
         """
         wanted = min(n_dims, x.shape[0] - 1, x.shape[1])
-        # arpack takes sparse input as it is, but finds no complete set of components
-        if isinstance(x, sparse.csr_array) and wanted >= min(x.shape):
+        # random projections would depend on the order of the genes; arpack, which does not, takes
+        # sparse input as it is, but finds no complete set of components
+        complete = wanted >= min(x.shape)
+        if isinstance(x, sparse.csr_array) and complete:
             x = x.toarray()
-        solver = "arpack" if sparse.issparse(x) else "auto"
+        solver = "full" if complete else "arpack"
+        if not sparse.issparse(x) and x.shape[0] * x.shape[1] > _MOST_FOR_ARPACK:
+            solver = "randomized"  # many times faster
         with np.errstate(invalid="ignore"):  # a share of no variance at all, refused below
             fit = PCA(wanted, svd_solver=solver, random_state=seed).fit(x)
         scale, noise = np.sqrt(fit.explained_variance_), np.full(x.shape[1], fit.noise_variance_)
@@ -129,6 +136,13 @@ class Subspace:
     def reconstruct(self, z: NDArray) -> NDArray[np.float32]:
         """Expression (cells, genes) at latent states `z` (cells, latent_dim)."""
         return (self.gene_mean + z @ self.loadings.T).astype(np.float32)
+
+    def spread(self, z: NDArray) -> NDArray[np.float64]:
+        """Standard deviation of each gene (genes,) over cells at `z`, without forming them."""
+        covariance = np.atleast_2d(np.cov(z, rowvar=False, bias=True))
+        loadings = self.loadings.astype(np.float64)
+        variance = np.einsum("gd,de,ge->g", loadings, covariance, loadings)
+        return np.sqrt(np.maximum(variance, 0.0))
 
     def own_scores(self, z: NDArray) -> NDArray[np.float32]:
         """The data set's own z-scored principal components behind latent states `z`."""
@@ -216,22 +230,31 @@ class Subspace:
             alignment,
         )
 
-    def with_genes(self, x: Matrix, states: NDArray) -> Subspace:
+    def with_genes(self, chunks: Iterable[Matrix], states: NDArray) -> Subspace:
         """The same space with loadings for more genes, by ridge regression on latent states.
 
         Parameters
         ----------
-        x : (cells, more)
+        chunks : iterable of (some cells, more)
             Expression of the genes that are added, behind those that are there.
         states : (cells, latent_dim)
-            Of the same cells. Nothing is projected from the genes that are added: their rows of
-            the projection are 0.
+            Of the same cells, in the order of the chunks. Nothing is projected from the genes that
+            are added: their rows of the projection are 0.
         """
-        x = x.astype(np.float64)
-        mean, centred = x.mean(axis=0), states - states.mean(axis=0)
+        centred = (states - states.mean(axis=0)).astype(np.float64)
         gram, identity = centred.T @ centred, np.eye(states.shape[1])
-        loadings = np.linalg.solve(gram + identity, (x.T @ centred).T).T
-        squares = (x * x).mean(axis=0)
+        total: Any = 0.0
+        squares: Any = 0.0
+        cross: Any = 0.0
+        start = 0
+        for chunk in chunks:
+            x = chunk.astype(np.float64)
+            total = total + x.sum(axis=0)
+            squares = squares + (x * x).sum(axis=0)
+            cross = cross + x.T @ centred[start : start + x.shape[0]]
+            start += x.shape[0]
+        mean, squares = total / len(states), squares / len(states)
+        loadings = np.linalg.solve(gram + identity, cross.T).T
         explained = np.einsum("gd,de,ge->g", loadings, gram + 2 * identity, loadings) / len(states)
         left = np.maximum(squares - mean**2 - explained, 0)
         return self.of_arrays(

@@ -38,6 +38,7 @@ _PLAIN = re.compile(_NUMBER)
 _BEFORE = re.compile(rf"(?P<unit>[a-z]+)(?P<gap>[\s_:.-]*?)(?P<number>{_NUMBER})")
 _AFTER = re.compile(rf"(?P<number>{_NUMBER})[\s_-]*(?P<unit>[a-z]+)")
 _ISO = re.compile(r"P(?:(?P<day>[\d.]+)D)?(?:T(?:(?P<hour>[\d.]+)H)?(?:(?P<minute>[\d.]+)M)?)?")
+_DATE = r"\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?)?"
 _AGES = {"e": "embryonic", "p": "postnatal"}  # of days, from different origins
 
 
@@ -99,7 +100,9 @@ class TimeKey:
         if isinstance(labels.dtype, pd.CategoricalDtype):
             labels = labels.astype(labels.cat.categories.dtype)
         if self.time_map is None and _is_number(labels):
-            values = labels.to_numpy(np.float64)
+            # the shortest number that is the same in 32 bits: 0.1 and not 0.10000000149
+            narrow = labels.dtype in (np.float16, np.float32)
+            values = (labels.astype(str) if narrow else labels).to_numpy(np.float64)
             if not np.isfinite(values).all():
                 bad = listed(pd.unique(labels[~np.isfinite(values)]))
                 raise InputError(name, "finite numbers", bad, "remove those cells")
@@ -110,7 +113,13 @@ class TimeKey:
             into = self.unit or "day"
             values = (labels.dt.total_seconds() / 86400 / _UNITS[into]).to_numpy(np.float64)
             return ReadTimes(values, into, {})
-        texts = labels.astype(str)
+        texts = labels.map("{:g}".format) if _is_number(labels) else labels.astype(str)
+        if self.time_map is None and texts.str.fullmatch(_DATE).all():
+            dates = pd.to_datetime(texts, errors="coerce")
+            if not dates.isna().any():
+                days = (dates - dates.min()).dt.total_seconds().to_numpy(np.float64) / 86400
+                into = self.unit or "day"
+                return ReadTimes(days / _UNITS[into], into, {})
         found, unit = self._mapping(pd.unique(texts).tolist(), ordered, name)
         return ReadTimes(texts.map(found).to_numpy(np.float64), unit, found)
 
@@ -118,7 +127,8 @@ class TimeKey:
         self, labels: list[str], ordered: pd.Index | None, name: str
     ) -> tuple[dict[str, float], str | None]:
         if self.time_map is not None:
-            known = {str(label): float(time) for label, time in self.time_map.items()}
+            known = {_written(label): float(time) for label, time in self.time_map.items()}
+            known |= {label: known[_written(label)] for label in labels if _written(label) in known}
             if unknown := [label for label in labels if label not in known]:
                 raise InputError(
                     name, f"labels of time_map, {listed(known)}", listed(unknown), "add them to it"
@@ -224,6 +234,26 @@ def _in_one_unit(
         factor = 1.0 if one.unit in (None, into) else _UNITS[one.unit or into] / _UNITS[into]
         found[label] = round(one.number * factor, 9)
     return found, into
+
+
+def in_unit(values: NDArray[np.float64], unit: str, into: str) -> NDArray[np.float64]:
+    """Times in another unit, both as :class:`TimeKey` names them."""
+    return values * (_UNITS[unit] / _UNITS[into])
+
+
+def unit_named(text: object) -> str | None:
+    """The unit that a word means, such as h, hours or dpf; None if it means none."""
+    word = str(text).strip().lower()
+    return word if word in _UNITS else _WRITTEN.get(word)
+
+
+def _written(label: object) -> str:
+    """A label of a table as it is looked up: 24 for 24.0."""
+    text = str(label).strip()
+    try:
+        return f"{float(text):g}" if _PLAIN.fullmatch(text) else str(label)
+    except ValueError:
+        return str(label)
 
 
 def _is_number(labels: pd.Series) -> bool:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .configuration_cellmnn import CellMNNConfig
-from .errors import InputError
+from .errors import InputError, require_seed
 from .gaussian_frame import FrameState, fit_frame
 from .losses import (
     energy_distance,
@@ -27,10 +26,12 @@ from .losses import (
     unit_directions,
 )
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
-from .optimisation import Optimised, optimise, to_device
+from .optimisation import Optimised, optimise, own_accelerator, to_device
 from .recipes import TrainingConfig
 from .rollout import log_descendants
+from .seeding import seeded
 from .time_course import TimeCourse, TimeScale
+from .torch_defaults import with_torch_defaults
 from .trajectories import as_shares
 
 
@@ -47,6 +48,7 @@ class TrainedModel(Optimised):
     time_scale: TimeScale
 
 
+@with_torch_defaults
 def train(
     course: TimeCourse,
     config: CellMNNConfig,
@@ -83,7 +85,9 @@ def train(
     InputError
         If `folder` holds the state of a run with other settings or data.
     """
-    accelerator = Accelerator()
+    require_seed(seed)
+    course = course.sorted_by_state()
+    accelerator = own_accelerator()
     time_scale = TimeScale(0.0, 1.0) if training.raw_times else course.time_scale
     times = torch.as_tensor(time_scale.to_model(course.times), dtype=torch.float32)
     model = _new_model(course, config, seed)
@@ -137,8 +141,7 @@ def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNM
             dims,
             "set them in the configuration; those up to latent_dim are padding",
         )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = CellMNNModel(config)
     if config.num_genes and course.subspace is not None:
         model.set_subspace(**vars(course.subspace.padded(config.latent_dim)))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
-from .errors import InputError
+from .errors import require_count, require_number
 from .modeling_cellmnn import CellMNNModel, CellMNNOutput
 from .time_course import TimeCourse, TimeScale
 from .trust_region import TrustRegion, Walk
@@ -75,8 +75,7 @@ def push(
     -------
     (targets, cells, latent_dim), or (cells, latent_dim) for a single target.
     """
-    if n_steps < 1:
-        raise InputError("n_steps", "at least 1", n_steps, "give a positive number of steps")
+    require_count("n_steps", n_steps)
     single = np.ndim(target_times) == 0
     targets = time_scale.to_model(np.atleast_1d(target_times).astype(np.float64))
     start = time_scale.to_model(float(time))
@@ -120,8 +119,11 @@ def interpolate(
         If `at` is outside the observed times; names the distance.
     """
     times = course.times
-    if not np.isfinite(at):
-        raise InputError("time to interpolate at", "a finite number", at, "give a time")
+    at = require_number("time to interpolate at", at)
+    require_count("n_steps", n_steps)
+    nearest = times[np.abs(times - at).argmin()]
+    if abs(nearest - at) <= 1e-9 * (times[-1] - times[0]):  # 0.1 + 0.2 is 0.3
+        at = float(nearest)
     beyond = warn_if_beyond([at], times)
     before = max(int(np.searchsorted(times, at, side="right")) - 1, 0)
     shares = {before: 1.0}
@@ -193,14 +195,16 @@ def as_shares(log_growth: NDArray) -> NDArray[np.float64]:
     return softmax(log_growth.astype(np.float64), axis=-1)
 
 
-def warn_if_beyond(wanted: Sequence[float], times: Sequence[float] | NDArray) -> float:
+def warn_if_beyond(
+    wanted: Sequence[float], times: Sequence[float] | NDArray, whose: str = "observed times"
+) -> float:
     """Warn of the time that is farthest outside the observed ones; how far, 0 if none is."""
     first, last = float(min(times)), float(max(times))
     farthest = max(wanted, key=lambda at: max(first - at, at - last))
     beyond = max(first - farthest, farthest - last, 0.0)
     if beyond:
         warnings.warn(
-            f"time {farthest:g} is {beyond:g} beyond the observed times {first:g} to {last:g}: "
+            f"time {farthest:g} is {beyond:g} beyond the {whose} {first:g} to {last:g}: "
             "an extrapolation, which no snapshot checks",
             stacklevel=3,
         )

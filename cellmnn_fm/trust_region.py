@@ -16,7 +16,9 @@ from .modeling_cellmnn import CellMNNModel
 
 _SLACK = 2.0  # how much farther than cells of the snapshots
 _TAIL = 3.0  # a Gaussian cloud of d dimensions reaches about √d + 3
-_LEAST_SPREAD = 0.25  # of the mean spread: a snapshot may be flat in some direction
+_LEAST_SPREAD = (
+    0.5  # of all cells: a snapshot may be flat, and no path of means is known to be straight
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class TrustRegion:
 
         ‖(L(t) + s I)⁻¹ (z - m(t))‖ ≤ 2 max(√d + 3, r)
 
-    with mean m and covariance root L of the snapshots at time t, a quarter s of the mean spread,
-    and r where the cell itself was at first. Without a frame in the model, as in those saved by
-    early versions, all that is finite is within.
+    with mean m and covariance root L of the snapshots at time t, half the spread s of the cells of
+    all times, and r where the cell itself was at first. Without a frame in the model, as in those
+    that early versions saved, all that is finite is within.
 
     Parameters
     ----------
@@ -74,8 +76,11 @@ class TrustRegion:
             return cls(None, torch.full_like(z[:, 0], torch.inf)), Walk(z, z, nobody)
         frame = model.frame_state()
         dim = z.shape[-1]
-        trace = dim * frame.root_scale + frame.root_excess.sum(-1)
-        floor = _LEAST_SPREAD * (trace / dim).mean()
+        # the trace of L², whose roots beyond those that are kept are its scale
+        kept = (frame.root_scale[:, None] + frame.root_excess).square().sum(-1)
+        rest = (dim - frame.root_excess.shape[-1]) * frame.root_scale.square()
+        within, between = (kept + rest).mean(), frame.mean.var(0, correction=0).sum()
+        floor = _LEAST_SPREAD * ((within + between) / dim).sqrt()
         frame = replace(frame, root_scale=frame.root_scale + floor)
         y = frame.to_frame(z[None], time)[0]
         first = torch.linalg.vector_norm(y.detach(), dim=-1)
@@ -102,8 +107,15 @@ class TrustRegion:
         return Walk(torch.where(out[:, None], carried, z), y, out)
 
     def velocity(self, z: Tensor, stopped: Tensor, velocity: Tensor, time: Tensor) -> Tensor:
-        """Velocities of the model (cells, latent_dim); those of the snapshots for stopped cells."""
-        along = torch.zeros_like(velocity)
-        if self.frame is not None:
-            along = self.frame.motion(self.frame.to_frame(z[None], time), time)[0]
-        return torch.where(stopped[:, None], along, velocity)
+        """Velocities (cells, latent_dim) of the model, but none that crosses the region at once.
+
+        Relative to the snapshots at most its radius per unit of model time, which is about one
+        interval; that of the snapshots themselves for cells that are stopped.
+        """
+        if self.frame is None:
+            return torch.where(stopped[:, None], 0.0, velocity)
+        along = self.frame.motion(self.frame.to_frame(z[None], time), time)[0]
+        relative = self.frame.root_at(time).solve((velocity - along)[None])[0]
+        speed = torch.linalg.vector_norm(relative, dim=-1)
+        share = torch.where(stopped, 0.0, (self.radius / speed).clamp_max(1.0))
+        return along + share[:, None] * torch.nan_to_num(velocity - along)

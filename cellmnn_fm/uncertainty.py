@@ -108,8 +108,9 @@ def quantile(errors: NDArray, level: float) -> float:
 
     Of n errors the ⌈(n + 1) level⌉-th.
     """
-    rank = math.ceil((len(errors) + 1) * level)
-    if not 0 < level < 1 or rank > len(errors):
+    known = isinstance(level, (int, float)) and 0 < level < 1
+    rank = math.ceil((len(errors) + 1) * level) if known else 0
+    if not 0 < rank <= len(errors):
         highest = len(errors) / (len(errors) + 1)
         raise InputError(
             "level", f"above 0 and at most {highest:.3g}", level, f"{len(errors)} errors are known"

@@ -13,11 +13,12 @@ from rich.progress import Progress
 
 from .errors import listed
 from .evaluation import MIN_HELD_OUT_CELLS, FitFold, Fold, held_out_fold, held_out_times
+from .growth_genes import Growth, read_growth
 from .latent_space import SpaceOptions
 from .members import seen_only
 from .metrics import ot_interpolate, wasserstein1
 from .modeling_cellmnn import CellMNNModel
-from .reading import Growth, read_batches, read_growth, read_source, read_times
+from .reading import read_batches, read_source, read_times
 from .time_course import TimeScale
 from .times import TimeKey
 from .trajectories import interpolate

@@ -51,9 +51,9 @@ def adata():
     days = np.repeat([0.0, 1.0, 3.0], 30)
     x = rng.normal(size=(90, 8)) + days[:, None] * np.linspace(-1, 1, 8)
     obs = pd.DataFrame({"day": days}, index=[f"c{i}" for i in range(90)])
-    return anndata.AnnData(
-        x.astype(np.float32), obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(8)])
-    )
+    symbols = ["EOMES", "FOS", "GATA6", "JUN", "KLF4", "NANOG", "POU5F1", "SOX2"]
+    var = pd.DataFrame({"human_symbol": symbols}, index=[f"g{i}" for i in range(8)])
+    return anndata.AnnData(x.astype(np.float32), obs=obs, var=var)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from cellmnn_fm import CellMNNPipeline, GrowthGenes, InputError, TimeCourse
 from cellmnn_fm.cli import app
 from cellmnn_fm.growth import PopulationSize
+from cellmnn_fm.growth_genes import read_growth
 from cellmnn_fm.joint_training import corpus_config
-from cellmnn_fm.reading import read_growth, read_source
+from cellmnn_fm.reading import read_source
 from cellmnn_fm.recipes import preset_configs
 from cellmnn_fm.rollout import log_descendants, roll_out
 from cellmnn_fm.synthetic import GROWING_SWITCH as SWITCH

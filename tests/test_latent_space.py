@@ -120,19 +120,24 @@ def test_on_disk_and_in_memory_are_the_same(courses, shared, tmp_path, layout):
         np.testing.assert_allclose(states[1] * signs, states[0], atol=2e-3)
 
 
-def test_nothing_in_common_falls_back_to_signs(courses, shared):
-    """And so does an embedding, which has no genes."""
+def test_genes_that_nobody_knows_are_refused(courses, shared):
     strange = courses["a"].copy()
     strange.var_names = [f"OTHER{i}" for i in range(40)]
-    space = fit(strange, SpaceOptions("aligned", shared))
-    z, _ = space.project(read_source(strange))
-    assert (np.corrcoef(strange.obs["day"], z.T)[0, 1:] >= 0).all()
-    strange.obsm["X_pca"] = -z
-    source = read_source(strange, use_rep="X_pca")
-    embedded = LatentSpace.fit(source, read_times(strange, "day"), SpaceOptions("aligned", shared))
-    assert (np.corrcoef(strange.obs["day"], embedded.project(source)[0].T)[0, 1:] >= 0).all()
-    with pytest.raises(InputError, match="the wrong species or id type"):
-        fit(strange, SpaceOptions("shared", shared))
+    for mode in ("shared", "aligned"):
+        with pytest.raises(InputError, match="the wrong species or id type"):
+            fit(strange, SpaceOptions(mode, shared))
+
+
+def test_an_embedding_has_signs_by_time(courses, shared):
+    """It has no genes to be aligned by."""
+    adata = courses["a"].copy()
+    z, _ = fit(adata, SpaceOptions("own")).project(read_source(adata))
+    for sign in (1, -1):
+        adata.obsm["X_pca"] = sign * z
+        source = read_source(adata, use_rep="X_pca")
+        options = SpaceOptions("aligned", shared)
+        embedded = LatentSpace.fit(source, read_times(adata, "day"), options)
+        assert (np.corrcoef(adata.obs["day"], embedded.project(source)[0].T)[0, 1:] >= 0).all()
 
 
 def test_duplicates_are_named_or_merged(courses, shared):

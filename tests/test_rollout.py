@@ -125,8 +125,8 @@ def test_chunks_and_cells_do_not_matter(model, cells, monkeypatch):
 
 def test_what_cannot_be_followed(model, cells):
     for options, message in (
-        ({"n_steps": 0}, "n_steps: expected at least 1, found 0"),
-        ({"rtol": 0.0, "atol": 0.0}, "rtol and atol: expected positive, found 0 and 0"),
+        ({"n_steps": 0}, "n_steps: expected a whole number, 1 or more, found 0"),
+        ({"rtol": 0.0, "atol": 0.0}, "rtol and atol: expected one above 0, found 0 and 0"),
     ):
         with pytest.raises(InputError, match=message):
             roll_out(model, cells, 10.0, [12.0], SCALE, **options)

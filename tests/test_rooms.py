@@ -13,11 +13,21 @@ PACKAGE = Path(cellmnn_fm.__file__).parent
 
 # a module may import those before it
 ORDER = [
-    *("errors", "interrupts", "files", "times", "linear_flow", "losses", "gene_panel"),
+    *(
+        "errors",
+        "seeding",
+        "torch_defaults",
+        "interrupts",
+        "files",
+        "times",
+        "linear_flow",
+        "losses",
+        "gene_panel",
+    ),
     *("gene_moments", "subspace", "checkpoint", "shared_subspace", "outputs", "hub"),
     *("gaussian_frame", "conditioning", "configuration_cellmnn"),
     *("hypernetwork", "pretrained_cellmnn", "modeling_cellmnn"),
-    *("batches", "reading", "latent_space", "members", "time_course", "recipes"),
+    *("batches", "reading", "growth_genes", "latent_space", "members", "time_course", "recipes"),
     *("trust_region", "trajectories", "rollout", "uncertainty", "growth"),
     *("metrics", "evaluation", "verdict", "subspace_report"),
     *("corpus", "sampling", "fit_record", "foundation", "model_card"),
@@ -33,6 +43,7 @@ ORDER = [
 # these are copied beside a checkpoint, where nothing else of the package is
 TRAVELLING = [
     "errors",
+    "seeding",
     "checkpoint",
     "linear_flow",
     "losses",

@@ -125,7 +125,7 @@ def test_new_genes_by_regression_on_the_latent_states(x, as_sparse):
     z = own.project(x[:, :40])
     exact = z @ np.random.default_rng(1).normal(size=(6, 2)) + 3
     new = np.concatenate([exact, x[:, 40:]], axis=1).astype(np.float32)
-    extended = own.with_genes(sparse.csr_array(new) if as_sparse else new, z)
+    extended = own.with_genes([sparse.csr_array(new) if as_sparse else new], z)
     np.testing.assert_array_equal(extended.loadings[:40], own.loadings)
     assert not extended.projection[40:].any()
     rebuilt = extended.reconstruct(z)[:, 40:]

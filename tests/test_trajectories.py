@@ -39,7 +39,7 @@ def test_steps_relinearise(model):
     np.testing.assert_allclose(both[1], two)
     fine = [push(model, cells, 10.0, 30.0, SCALE, n_steps=n) for n in (32, 64)]
     assert np.abs(fine[1] - fine[0]).max() < 0.2 * np.abs(fine[1] - one).max()
-    with pytest.raises(InputError, match="n_steps: expected at least 1, found 0"):
+    with pytest.raises(InputError, match="n_steps: expected a whole number, 1 or more, found 0"):
         push(model, cells, 10.0, 30.0, SCALE, n_steps=0)
 
 
