@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from .errors import InputError, listed
@@ -70,6 +70,10 @@ def find(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
     folder = find_saved(bundled(name_or_path))
     if folder.is_dir():
         return folder, None
+    if download.get("force_download"):
+        # else what is in the cache would pass for new where the Hub does not answer
+        api, revision = HfApi(token=download.get("token")), download.get("revision")
+        api.model_info(str(name_or_path), revision=revision)
     downloaded = Path(snapshot_download(str(name_or_path), allow_patterns=SHARED_FILES, **download))
     return downloaded, downloaded.name  # the cache has a folder for each commit
 

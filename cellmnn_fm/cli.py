@@ -49,6 +49,7 @@ from .outputs import (
     FOLDER,
     JSON,
     PAGES,
+    STANDARD_OUTPUT,
     require_outputs,
     save_figure,
     save_json,
@@ -215,8 +216,9 @@ def trajectory(
         )
         if genes is not None:
             from .plotting import plot_gene_trends
+            from .results import read_expression
 
-            save_figure(plot_gene_trends(found, genes), trends)
+            save_figure(plot_gene_trends(read_expression(output, found, genes), genes), trends)
         if figure is not None:
             from .plotting import plot_trajectories
 
@@ -327,7 +329,8 @@ def evaluate(
             seeds=seeds,
             progress=not quiet,
         )
-        print_evaluation(file.stem, evaluation)
+        if str(json_file) != STANDARD_OUTPUT:
+            print_evaluation(file.stem, evaluation)
         if json_file is not None:
             save_json({"file": file.name, **evaluation.to_dict()}, json_file)
         if figure is not None:

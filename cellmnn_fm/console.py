@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,7 +127,12 @@ def read_symbols(symbols: str | None) -> str | dict[str, str] | None:
 
     from .errors import InputError
 
-    table = pd.read_csv(symbols, sep=None, engine="python", header=None, dtype=str).dropna()
+    try:
+        table = pd.read_csv(
+            symbols, sep=None, engine="python", header=None, dtype=str, encoding="utf-8-sig"
+        ).dropna()
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(symbols, "a table", f"another file ({error})", "correct it") from error
     if table.shape[1] != 2:
         columns = f"{table.shape[1]} columns"
         raise InputError(symbols, "two columns", columns, "give a name and a human symbol each row")

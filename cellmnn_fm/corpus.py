@@ -372,8 +372,8 @@ class Corpus:
         shutil.copyfile(source / _MANIFEST_FILE, folder / _MANIFEST_FILE)
         return cls(folder)
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> None:
-        """Upload the corpus to a data set repository of the Hub, as parquet."""
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> None:
+        """Upload the corpus as parquet to a repository of the Hub; a new one is private."""
         import tempfile
 
         from huggingface_hub import HfApi

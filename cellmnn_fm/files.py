@@ -44,6 +44,9 @@ def read_file(file: Path, *, backed: bool | None = None) -> AnnData:
             # names of cells may repeat: nothing is looked up by them
             warnings.filterwarnings("ignore", "Observation names are not unique")
             if file.is_dir():
+                if (file / "config.json").is_file():
+                    fix = "give the model first, then the file"
+                    raise InputError(str(file), _EXPECTED, "the folder of a model", fix)
                 _require_memory(file, _zarr_bytes(file), "keep fewer layers")
                 return anndata.read_zarr(file)
             on_disk = _is_left_on_disk(file, backed)

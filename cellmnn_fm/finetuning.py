@@ -116,7 +116,6 @@ def finetune(
     sampling = sampling or SamplingConfig(tasks=4, table_share=1.0)
     accelerator = accelerator or own_accelerator()
     require_seed(seed)
-    courses = {name: course.sorted_by_state() for name, course in courses.items()}
     start_model = adapt_jointly(base, [*courses.values()], start)
     start_model.to(accelerator.device)
     held_out = {

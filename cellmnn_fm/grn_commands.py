@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ from .console import (
     say,
 )
 from .files import read_file
-from .outputs import EDGES, FIGURES, JSON, require_outputs, save_figure, save_json
+from .outputs import EDGES, FIGURES, JSON, STANDARD_OUTPUT, require_outputs, save_figure, save_json
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -138,7 +139,7 @@ def grn_evaluate(
             most_for_trees=None if trees else 0,
             seed=seed,
         ).to_dict()
-        if not quiet:
+        if not quiet and str(json_file) != STANDARD_OUTPUT:
             _print_comparison(file.stem, found)
         if json_file is not None:
             save_json(found, json_file)
@@ -181,13 +182,19 @@ def read_decay(decay: str | None) -> Any:
     if Path(decay).is_file():
         import pandas as pd
 
-        from .errors import InputError
+        from .errors import InputError, listed
+        from .grn_evaluation import read_table
 
-        table = pd.read_csv(decay, sep=None, engine="python", header=None, comment="#")
+        table = read_table(decay, "two columns, gene and half-life", header=None)
         if table.shape[1] != 2:
             columns = f"{table.shape[1]} columns"
             raise InputError(decay, "two columns, gene and half-life", columns, "correct it")
-        return dict(zip(table[0].astype(str), table[1].astype(float), strict=True))
+        half_lives = pd.to_numeric(table[1], errors="coerce")
+        rows = half_lives.notna()
+        if not rows.iloc[1:].all() or not rows.any():  # the first may be a header
+            bad = listed(table[1][~rows].iloc[-1:])
+            raise InputError(decay, "half-lives that are numbers", bad, "correct it")
+        return dict(zip(table[0][rows].astype(str), half_lives[rows], strict=True))
     try:
         return float(decay)
     except ValueError as error:
@@ -202,15 +209,26 @@ def read_genes(file: Path | None, genes: tuple[str, ...]) -> list[str] | None:
     """Those genes of a list that the network has, in any case; an error if there are none."""
     if file is None:
         return None
-    from .errors import InputError
+    from .errors import InputError, listed
 
     if not file.is_file():
         raise InputError("genes", "a file with one a line", f"nothing at {file}", "correct it")
     known = {gene.upper(): gene for gene in genes}
-    wanted = [line.strip().upper() for line in file.read_text().splitlines()]
-    found = [known[gene] for gene in wanted if gene in known]
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # of spreadsheets, with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            str(file), "a text of genes", f"another file ({error})", "name it"
+        ) from error
+    wanted = [line.strip() for line in lines if line.strip()]
+    found = [known[gene.upper()] for gene in wanted if gene.upper() in known]
     if not found:
         raise InputError(str(file), "genes of the network", "none of them", "give their symbols")
+    if missing := [gene for gene in wanted if gene.upper() not in known]:
+        warnings.warn(
+            f"{file}: {len(missing)} of {len(wanted)} are not in the network: {listed(missing)}",
+            stacklevel=2,
+        )
     return found
 
 

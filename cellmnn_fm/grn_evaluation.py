@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +21,12 @@ from .times import TimeKey
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+_SIGNS = {
+    **dict.fromkeys(("+", "activation", "activates", "up", "positive"), 1),
+    **dict.fromkeys(("-", "repression", "represses", "inhibition", "down", "negative"), -1),
+    **dict.fromkeys(("", "nan", "none", "unknown", "?", "na"), 0),
+}
 
 PUBLISHED_FACTORS = ("FOS", "HMGA1", "JUN", "POU5F1", "SOX2", "YBX1")
 """The transcription factors whose edges the paper of the method reports one by one."""
@@ -56,7 +64,7 @@ class Reference:
         edges = pd.DataFrame(
             {part: table[part].astype(str).str.upper() for part in ("source", "target")}
         )
-        edges["sign"] = table["sign"].astype(int) if "sign" in table else 0
+        edges["sign"] = [_sign(one) for one in table["sign"]] if "sign" in table else 0
         edges = edges[edges["source"] != edges["target"]]
         signs = edges[edges["sign"] != 0].groupby(["source", "target"])["sign"].agg(["min", "max"])
         conflicts = signs[signs["min"] != signs["max"]].index
@@ -75,7 +83,7 @@ class Reference:
         """Those of a .tsv file (perhaps .gz) with a header; lines from "#" on are comments."""
         if not Path(file).is_file():
             raise InputError("reference", "a .tsv file", f"nothing at {file}", "correct the path")
-        return cls.of(pd.read_csv(file, sep="\t", comment="#"), genes)
+        return cls.of(read_table(file, "a header, and columns source and target"), genes)
 
     def pairs(self, *, every: bool = False) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
         """Targets, sources (positions of genes), and whether there is a link.
@@ -94,6 +102,40 @@ class Reference:
         between = grid_at != grid_of
         grid_at, grid_of = grid_at[between], grid_of[between]
         return grid_at, grid_of, linked[grid_at, grid_of]
+
+
+def read_table(file: str | Path, expected: str, header: int | None = 0) -> pd.DataFrame:
+    """A table of text, separated by tabs, commas or blanks; lines from "#" on are comments.
+
+    Raises
+    ------
+    InputError
+        On a file that is none; it says what was expected.
+    """
+    try:
+        separator = "\t" if header == 0 else None
+        engine: Any = "c" if header == 0 else "python"
+        table = pd.read_csv(
+            file, sep=separator, engine=engine, header=header, comment="#", encoding="utf-8-sig"
+        )
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(str(file), expected, f"no such table ({error})", "correct it") from error
+    if not len(table):
+        raise InputError(str(file), expected, "no rows", "correct it")
+    return table
+
+
+def _sign(value: Any) -> int:
+    """Of a number, or of a word for it; 0 if it says neither."""
+    text = str(value).strip().lower().replace("−", "-")
+    if text in _SIGNS:
+        return _SIGNS[text]
+    try:
+        number = float(text)
+    except ValueError:
+        known = ", ".join(sorted(_SIGNS))
+        raise InputError("sign", f"a number, or one of {known}", value, "correct it") from None
+    return 0 if math.isnan(number) else (number > 0) - (number < 0)
 
 
 def _one_sign(signs: NDArray) -> int:

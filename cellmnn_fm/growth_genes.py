@@ -96,6 +96,10 @@ def read_growth(
     if growth not in adata.obs:
         columns = listed(adata.obs.columns) or "(none)"
         raise InputError(f'growth column "{growth}"', "a column of obs", columns, "name one")
+    if not pd.api.types.is_numeric_dtype(adata.obs[growth]):
+        found = f"text, such as {listed(adata.obs[growth].astype(str), 3)}"
+        fix = "name a column of net rates per unit of time"
+        raise InputError(f'growth column "{growth}"', "numbers", found, fix)
     rates = pd.to_numeric(adata.obs[growth], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     require_finite(rates, f'growth column "{growth}"')
     return rates

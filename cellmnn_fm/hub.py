@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import (
+    CacheNotFound,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -71,11 +73,14 @@ def locate(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
         If there is no such folder, model of this package or model of the Hub, or it cannot be
         reached; says which.
     """
+    if Path(name_or_path).is_file():
+        found = f"a file, {name_or_path}"
+        raise InputError("model", "a folder, or a name", found, "give the model first, then a file")
     with explained_errors(str(name_or_path), "read"):
         try:
             return find(name_or_path, **download)
         except _HTTPError as error:
-            if isinstance(error, HfHubHTTPError):
+            if isinstance(error, HfHubHTTPError) or download.get("force_download"):
                 raise
             try:  # the connection broke, which the client does not take for a missing one
                 return find(name_or_path, **{**download, "local_files_only": True})
@@ -101,7 +106,9 @@ def upload(
     repo_id : str
         "user/name"; made if it is not there. Files of an earlier checkpoint that this one does not
         have are removed.
-    private, token, commit_message, revision
+    private : bool, optional
+        Of a repository that is made now: private, unless this is False.
+    token, commit_message, revision
         As for `huggingface_hub.upload_folder`.
 
     Returns
@@ -119,7 +126,7 @@ def upload(
         folder = Path(parent) / "checkpoint"
         save(folder)
         with explained_errors(repo_id, "write"):
-            api.create_repo(repo_id, private=private, exist_ok=True)
+            api.create_repo(repo_id, private=private is not False, exist_ok=True)
             commit = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
@@ -140,7 +147,11 @@ def available() -> list[AvailableModel]:
     ]
     cache = Path(constants.HF_HUB_CACHE)
     if cache.is_dir():
-        repos = huggingface_hub.scan_cache_dir(cache).repos
+        try:
+            repos = huggingface_hub.scan_cache_dir(cache).repos
+        except (OSError, ValueError, CacheNotFound):
+            warnings.warn(f"the cache at {cache} cannot be read, and is left out", stacklevel=2)
+            return found
         for repo in sorted(repos, key=lambda repo: repo.repo_id):
             for revision in sorted(repo.revisions, key=lambda one: -one.last_modified):
                 if repo.repo_type == "model" and _is_ours(revision.snapshot_path):

@@ -16,7 +16,7 @@ from .outputs import FOLDER, require_outputs
 # heavy modules are imported inside the commands: --help must answer at once
 
 Token = Annotated[
-    str | None, typer.Option(envvar="HF_TOKEN", help="Of the Hub; that of hf auth login if absent.")
+    str | None, typer.Option(help="Of the Hub; HF_TOKEN, or that of hf auth login, if absent.")
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit.")]
 
@@ -26,7 +26,9 @@ def push(
         str, typer.Argument(metavar="FOLDER", help="Of a model, or of a corpus; or cellmnn-base.")
     ],
     repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Where to, made if need be.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a public repository; private if absent.")
+    ] = False,
     message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
     token: Token = None,
     as_json: AsJson = False,
@@ -40,12 +42,12 @@ def push(
         from .corpus import Corpus
 
         if (Path(folder) / "sets").is_dir():  # which no model has
-            Corpus(folder).push_to_hub(repo, private=private, token=token)
+            Corpus(folder).push_to_hub(repo, private=not public, token=token)
             if not quiet:
                 typer.echo(f"{repo}: {len(Corpus(folder))} data sets")
             return
         url = load_pipeline(folder).push_to_hub(
-            repo, private=private or None, commit_message=message, token=token
+            repo, private=not public, commit_message=message, token=token
         )
         say(url, quiet=quiet, as_json=as_json, url=url)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ EDGES = (*TABLES, ".graphml")
 JSON = (".json",)
 PAGES = (".html",)
 FOLDER = ()
+STANDARD_OUTPUT = "-"
 
 # a cell that begins with one of these is run by spreadsheets; a number is none
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -53,7 +55,7 @@ def require_outputs(
     read = [Path(os.path.realpath(one)) for one in inputs if one is not None and _exists(one)]
     written: dict[Path, str] = {}
     for what, (path, formats) in outputs.items():
-        if path is None:
+        if path is None or (formats == JSON and str(path) == STANDARD_OUTPUT):
             continue
         place = _place(path, what)
         for one in read:
@@ -110,8 +112,12 @@ def save_text(text: str, file: str | Path) -> None:
 
 
 def save_json(content: Any, file: str | Path) -> None:
-    """Write JSON."""
-    save_text(json.dumps(content, indent=1), file)
+    """Write JSON; to the standard output if that is meant."""
+    text = json.dumps(content, indent=1)
+    if str(file) == STANDARD_OUTPUT:
+        sys.stdout.write(f"{text}\n")
+    else:
+        save_text(text, file)
 
 
 def save_table(table: pd.DataFrame, file: str | Path, index_label: str | None = None) -> None:

@@ -87,8 +87,19 @@ class CellMNNPreTrainedModel(PreTrainedModel):
             _require_layout(cls, config, folder)
             kwargs |= {"config": config, "use_safetensors": True}
             loaded = super().from_pretrained(folder, *args, **kwargs)
-        _require_finite(loaded[0] if isinstance(loaded, tuple) else loaded, folder)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model.dtype not in (torch.float32, torch.float64):
+            raise InputError(str(folder), "weights of 32 or 64 bits", model.dtype, "save it in 32")
+        _require_finite(model, folder)
         return loaded
+
+    def half(self):
+        """Refused: the flow is solved in 32 bits or more, autocast is for the network alone."""
+        raise InputError("model", "32 or 64 bits", "16", "use torch.autocast for the network")
+
+    def bfloat16(self):
+        """Refused, as :meth:`half`."""
+        return self.half()
 
     def save_pretrained(  # type: ignore[override]
         self,

@@ -51,7 +51,7 @@ from .trajectories import (
     velocity_at,
     warn_if_beyond,
 )
-from .uncertainty import Recipe, mean_region
+from .uncertainty import Recipe, known_errors, mean_region, quantile
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -173,8 +173,8 @@ class FittedQueries:
         layers : bool
             Whether to add what needs a dense array of cells and genes.
         file : path, optional
-            Where to write the result (.h5ad or .zarr), a few cells at a time; what is returned is
-            opened there, `X` and layers of an .h5ad on disk.
+            Where to write the result (.h5ad or .zarr), a few cells at a time; what is returned then
+            has no matrices of cells and genes, which would take much memory.
 
         Returns
         -------
@@ -267,6 +267,7 @@ class FittedQueries:
         """
         at = require_number("at", at)
         require_cells_file(file)
+        quantile(known_errors("scratch"), level)  # refuses what is no level
         fitted = self.fitted_to(adata, time_key)
         fitted.record.require_near("at", [at])
         _, states, cell_times, coverage = fitted._read(adata, time_key)

@@ -37,7 +37,7 @@ _MOST = 1e15  # whose square is far from the end of 32 bits
 _SAME_TIME = 1e-6  # of the range: what rounding does to equal times
 _MOST_TIME = 1e30
 _CHUNK_CELLS = 1024
-_CHUNK_VALUES = 2**24  # of a chunk of cells or of genes, 64 MB when dense
+_CHUNK_VALUES = 2**22  # of a chunk of cells or of genes, 16 MB when dense
 
 
 @dataclass(frozen=True)

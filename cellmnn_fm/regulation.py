@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
-from .errors import InputError, listed
+from .errors import InputError, listed, require_number
 from .grn import Factors, GeneRegulatoryNetwork
 from .metrics import permuted_within
 from .modeling_cellmnn import CellMNNModel
 from .subspace import Subspace
 from .time_course import TimeScale
+from .trajectories import padded
 
 Estimator = Literal["production", "operator", "jacobian"]
 Part = Literal["learned", "frame", "all"]
@@ -99,7 +100,7 @@ def production_network(
     seed : int
         Of resampling and of the decomposition of many genes.
     """
-    if ridge <= 0:
+    if require_number("ridge", ridge) <= 0:
         raise InputError("ridge", "a positive number", ridge, "give a weight, such as 0.3")
     x = subspace.reconstruct(cells.states) if cells.expression is None else cells.expression
     # single precision is enough for the leading components of many genes
@@ -172,13 +173,13 @@ def _decay_rates(
         return fastest.clip(min=1 / time_scale.unit)  # snapshots do not show slower decay
     if isinstance(decay, Mapping):
         half_lives = np.array([decay.get(gene, np.nan) for gene in genes])
-        if np.isnan(half_lives).all() or (half_lives <= 0).any():
+        if np.isnan(half_lives).all() or not (half_lives[~np.isnan(half_lives)] > 0).all():
             raise InputError(
                 "half-lives", "positive ones, of some of the genes", "none", "correct the table"
             )
         known = np.where(np.isnan(half_lives), np.nanmedian(half_lives), half_lives)
         return np.log(2) / known
-    if decay <= 0:
+    if require_number("decay", decay) <= 0:
         raise InputError("decay", "a positive rate", decay, "give one per unit of time")
     return np.full(len(genes), float(decay))
 
@@ -252,17 +253,11 @@ def _by_chunk(
             yield rows, operators[:, :dims, :dims] / time_scale.unit
 
 
-def _padded(model: CellMNNModel, states: NDArray) -> torch.Tensor:
-    padding = model.config.latent_dim - states.shape[1]
-    padded = np.pad(states, ((0, 0), (0, padding)))
-    return torch.as_tensor(padded, dtype=torch.float32, device=model.device)
-
-
 @torch.no_grad()
 def _operators(model: CellMNNModel, states: NDArray, time: float, part: Part) -> NDArray:
     """A of every cell, (cells, latent_dim, latent_dim), per unit of model time."""
-    z = _padded(model, states)[None]
-    at = torch.tensor([time], dtype=torch.float32, device=z.device)
+    z = padded(model, states)[None]
+    at = torch.tensor([time], dtype=z.dtype, device=z.device)
     if not model.config.frame:
         if part == "frame":
             raise InputError("part", "learned or all", part, "the model has no frame")
@@ -280,8 +275,8 @@ def _operators(model: CellMNNModel, states: NDArray, time: float, part: Part) ->
 
 def _jacobians(model: CellMNNModel, states: NDArray, time: float, part: Part) -> NDArray:
     """∂ velocity/∂z of every cell, (cells, latent_dim, latent_dim), per unit of model time."""
-    z = _padded(model, states)[None].requires_grad_(True)
-    at = torch.tensor([time], dtype=torch.float32, device=z.device)
+    z = padded(model, states)[None].requires_grad_(True)
+    at = torch.tensor([time], dtype=z.dtype, device=z.device)
     output = model(z, at, at)
     velocity = {
         "learned": output.learned_velocity,

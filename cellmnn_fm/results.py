@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from .errors import InputError, listed
 from .gene_panel import Coverage, GenePanel
 from .outputs import CELLS, require_file, written_whole
 from .rollout import Trajectory
@@ -60,16 +61,13 @@ class Result:
         return result
 
     def written(self, file: str | Path) -> AnnData:
-        """The same, written to `file` (.h5ad or .zarr) in chunks, and opened there."""
-        import anndata
-
-        file = Path(file)
+        """All written to `file` (.h5ad or .zarr) in chunks; what comes back has no matrices."""
         with written_whole(file) as staging:
-            if file.suffix == ".zarr":
+            if staging.suffix == ".zarr":
                 self._write_zarr(staging)
             else:
                 self._write_h5ad(staging)
-        return anndata.read_zarr(file) if file.suffix == ".zarr" else anndata.read_h5ad(file, "r")
+        return self.cells
 
     def _write_h5ad(self, staging: Path) -> None:
         import h5py
@@ -127,6 +125,29 @@ class Result:
         if self.velocity:
             found.append((self.velocity, obsm["cellmnn_velocity"], loadings, 0.0))
         return found
+
+
+def read_expression(file: str | Path, cells: AnnData, genes: Sequence[str]) -> AnnData:
+    """Some genes of a file that :meth:`Result.written` wrote, with all that `cells` says of them.
+
+    Raises
+    ------
+    InputError
+        On genes that are not there.
+    """
+    import anndata
+    import h5py
+    import zarr
+
+    if missing := [gene for gene in genes if gene not in cells.var_names]:
+        raise InputError("genes", "genes of the cells", listed(missing), "correct them")
+    columns = np.unique(cells.var_names.get_indexer(list(genes)))
+    if Path(file).suffix == ".zarr":
+        x = zarr.open_group(file, mode="r")["X"].oindex[:, columns]  # type: ignore[union-attr]
+    else:
+        with h5py.File(file) as group:
+            x = group["X"][:, columns]
+    return anndata.AnnData(np.asarray(x), obs=cells.obs, var=cells.var.iloc[columns], uns=cells.uns)
 
 
 def require_cells_file(file: str | Path | None) -> None:

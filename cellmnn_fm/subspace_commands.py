@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,15 @@ from .console import (
     read_symbols,
 )
 from .files import read_file
-from .outputs import FIGURES, FOLDER, JSON, require_outputs, save_figure, save_json
+from .outputs import (
+    FIGURES,
+    FOLDER,
+    JSON,
+    STANDARD_OUTPUT,
+    require_outputs,
+    save_figure,
+    save_json,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -135,20 +143,8 @@ def report(
             )
         }
         rows = [{"data_set": name, **one.to_dict()} for name, one in reports.items()]
-        percent = "{:.1%}".format
-        print_table(
-            f"{folder}: parts of the variance that {rows[0]['n_dims']} dimensions keep",
-            rows,
-            {
-                "data_set": str,
-                "cells": "{:,}".format,
-                "genes": "{:,}".format,
-                "coverage": percent,
-                "variance_shared": percent,
-                "variance_aligned": percent,
-                "variance_own_pca": percent,
-            },
-        )
+        if str(json_file) != STANDARD_OUTPUT:
+            _print_reports(folder, rows)
         if json_file is not None:
             by_name = {row.pop("data_set"): row for row in rows}
             content = by_name if len(rows) > 1 else rows[0]
@@ -157,6 +153,15 @@ def report(
             from .plotting import plot_subspace_reports
 
             save_figure(plot_subspace_reports(reports), figure)
+
+
+def _print_reports(folder: Path, rows: list[dict[str, Any]]) -> None:
+    percent, count = "{:.1%}".format, "{:,}".format
+    columns: dict[str, Any] = {"data_set": str, "cells": count, "genes": count}
+    for name in ("coverage", "variance_shared", "variance_aligned", "variance_own_pca"):
+        columns[name] = percent
+    title = f"{folder}: parts of the variance that {rows[0]['n_dims']} dimensions keep"
+    print_table(title, rows, columns)
 
 
 def _open(files: list[Path], quiet: bool) -> dict[str, AnnData]:

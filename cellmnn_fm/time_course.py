@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -140,18 +140,6 @@ class TimeCourse:
     def model_times(self) -> NDArray[np.float64]:
         """The observed times in model time, from 0 to n - 1."""
         return self.time_scale.to_model(self.times)
-
-    def sorted_by_state(self) -> TimeCourse:
-        """The same cells in an order that follows from their states.
-
-        What is drawn of them at random does then not depend on the order of a file.
-        """
-        orders = [np.lexsort(snapshot.T[::-1]) for snapshot in self.snapshots]
-        pairs = zip(self.snapshots, orders, strict=True)
-        growth = self.growth
-        if growth is not None:
-            growth = [rates[order] for rates, order in zip(growth, orders, strict=True)]
-        return replace(self, snapshots=[one[order] for one, order in pairs], growth=growth)
 
     @classmethod
     def from_cells(

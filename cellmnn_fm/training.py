@@ -34,6 +34,9 @@ from .time_course import TimeCourse, TimeScale
 from .torch_defaults import with_torch_defaults
 from .trajectories import as_shares
 
+MOST_TIMES = 16  # whose pairs are all in a step
+_MOST_OF_GRID = 10_000  # steps of the paper's grid in time: memory grows with them
+
 
 @dataclass(frozen=True)
 class TrainedModel(Optimised):
@@ -86,7 +89,6 @@ def train(
         If `folder` holds the state of a run with other settings or data.
     """
     require_seed(seed)
-    course = course.sorted_by_state()
     accelerator = own_accelerator()
     time_scale = TimeScale(0.0, 1.0) if training.raw_times else course.time_scale
     times = torch.as_tensor(time_scale.to_model(course.times), dtype=torch.float32)
@@ -108,11 +110,13 @@ def train(
         # cells are a function of (seed, slot) alone, so that a resumed run draws the same
         slot = counter * accelerator.num_processes + accelerator.process_index
         rng = np.random.default_rng((seed, slot))
+        first = first_of_block(len(sizes), rng)
         drawn = [
-            draw(sizes, cells, rng) for cells in (training.source_cells, training.target_cells)
+            draw(sizes, cells, rng, first)
+            for cells in (training.source_cells, training.target_cells)
         ]
         with accelerator.autocast():
-            return wrapped(*(to_device(rows, accelerator.device) for rows in drawn))
+            return wrapped(*(to_device(rows, accelerator.device) for rows in drawn), first)
 
     digest = sha256(course.times.tobytes())
     for snapshot in [*course.snapshots, *(course.growth or ())]:
@@ -150,6 +154,9 @@ def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNM
 
 class CourseStep(nn.Module):
     """The losses of a step on one time course: all snapshots pushed to all times.
+
+    Of a long course, those of a block of neighbouring times: work and memory grow with the square
+    of their number, and far pairs hardly count.
 
     Everything but the rows that are drawn is on the device from the start, and nothing in a step is
     read back: the host runs ahead of a GPU.
@@ -192,62 +199,84 @@ class CourseStep(nn.Module):
         self._frame = None
         if frame is not None:
             self._frame = FrameState(*(part.to(model.device) for part in vars(frame).values()))
+        self._block = min(len(times), MOST_TIMES)
         # forward in time only, nothing starts from the last snapshot
-        self._sources = len(times) if training.both_directions else len(times) - 1
-        pairs = pair_weights(len(times), training.gamma, both_directions=training.both_directions)
+        self._sources = self._block if training.both_directions else self._block - 1
+        pairs = pair_weights(self._block, training.gamma, both_directions=training.both_directions)
         self._pairs = pairs[: self._sources].to(model.device)
         directions = unit_directions(self._num_dims, model.config.latent_dim)
         self._directions = directions.to(self._cells)
         sizes = [len(snapshot) for snapshot in snapshots]
         self._drawn = (
-            once(sizes[: self._sources], training.source_cells).to(self._cells),
+            once(sizes, training.source_cells).to(self._cells),
             once(sizes, training.target_cells).to(self._cells),
         )
 
-    def forward(self, source_rows: Tensor, target_rows: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, source_rows: Tensor, target_rows: Tensor, first: int = 0
+    ) -> dict[str, Tensor]:
         """Parts of the loss, each with its weight.
 
         Parameters
         ----------
         source_rows, target_rows : (times, cells)
             Of all cells, one snapshot after the other; see :func:`draw`.
+        first : int
+            Of the times of the block, see :func:`first_of_block`.
         """
+        block = slice(first, first + self._block)
+        sources = slice(first, first + self._sources)
         source_rows = source_rows[: self._sources]
-        source_times = self._times[: self._sources]
+        source_times, times = self._times[sources], self._times[block]
+        decoded = self._decoded_times
+        if self._block < len(self._times):
+            decoded = _decoded_times(times, self.training_config)
         frame = None if self._frame is None else self.model.bent(self._frame)
-        output = self.model(
-            self._cells[source_rows], source_times, self._decoded_times, frame=frame
-        )
+        output = self.model(self._cells[source_rows], source_times, decoded, frame=frame)
         target = self._cells[target_rows]
         with torch.autocast(target.device.type, enabled=False):
             losses = _losses(
                 output,
                 target,
                 self._pairs,
-                self._drawn,
+                (self._drawn[0][sources], self._drawn[1][block]),
                 self.training_config,
                 self._num_dims,
                 self._directions,
             )
             if output.log_growth is not None:
-                gap = self._times - source_times[:, None]
+                gap = times - source_times[:, None]
                 # log growth (sources, times, cells)
                 expected = self._rates[source_rows][:, None] * gap[..., None]
                 losses["growth"] = _growth_penalty(output, expected, self.training_config)
         return losses
 
 
-def draw(sizes: Sequence[int], wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def first_of_block(num_times: int, rng: np.random.Generator) -> int:
+    """Where the block of times of a step begins: 0, unless there are more than `MOST_TIMES`.
+
+    Every time is in about as many blocks, the first and the last ones included.
+    """
+    if num_times <= MOST_TIMES:
+        return 0
+    middle = int(rng.integers(num_times)) - MOST_TIMES // 2
+    return min(max(middle, 0), num_times - MOST_TIMES)
+
+
+def draw(
+    sizes: Sequence[int], wanted: int, rng: np.random.Generator, first_time: int = 0
+) -> NDArray[np.int64]:
     """Rows (snapshots, `wanted`) of all cells, one snapshot after the other.
 
-    None is drawn twice; a snapshot of fewer cells is filled up with copies, see :func:`once`.
+    None is drawn twice; a snapshot of fewer cells is filled up with copies, see :func:`once`. Of
+    more than `MOST_TIMES` snapshots only the block that begins at `first_time`.
     """
-    rows = np.empty((len(sizes), wanted), dtype=np.int64)
-    first = 0
-    for at, size in enumerate(sizes):
-        drawn = rng.choice(size, min(wanted, size), replace=False, shuffle=False)
-        rows[at] = first + np.resize(drawn, wanted)
-        first += size
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    block = range(first_time, min(first_time + MOST_TIMES, len(sizes)))
+    rows = np.empty((len(block), wanted), dtype=np.int64)
+    for number, time in enumerate(block):
+        drawn = rng.choice(sizes[time], min(wanted, sizes[time]), replace=False, shuffle=False)
+        rows[number] = starts[time] + np.resize(drawn, wanted)
     return rows
 
 
@@ -263,6 +292,14 @@ def _decoded_times(times: Tensor, training: TrainingConfig) -> Tensor:
     """The observed times, followed by the grid for the kinetic energy where there is one."""
     if training.kinetic_grid is None:
         return times
+    span = float(times[-1] - times[0])
+    if span > _MOST_OF_GRID * training.kinetic_grid:
+        raise InputError(
+            "times",
+            f"a range of at most {_MOST_OF_GRID * training.kinetic_grid:g} with the paper's preset",
+            f"{span:g}",
+            "give them in a longer unit, or take another preset",
+        )
     return torch.cat(
         [times, torch.arange(float(times[0]), float(times[-1]), training.kinetic_grid).to(times)]
     )

@@ -272,7 +272,8 @@ def _pushed(
     dims = states.shape[-1]
     parts: list[tuple[Tensor, ...]] = []
     for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK))):
-        z, first = padded(model, chunk), torch.tensor([start]).to(model.device, torch.float32)
+        z = padded(model, chunk)
+        first = torch.tensor([start]).to(z)
         region, begin = TrustRegion.around(model, z, first)
         ends = []
         if n_steps == 1:  # one operator leads to all of them
@@ -315,7 +316,7 @@ def _log_growth(output: CellMNNOutput, target: int, like: Tensor) -> Tensor:
 
 def padded(model: CellMNNModel, states: NDArray) -> Tensor:
     """States (cells, dims) with the dimensions of the model, on its device."""
-    z = torch.as_tensor(states, dtype=torch.float32, device=model.device)
+    z = torch.as_tensor(states, dtype=model.dtype, device=model.device)
     return torch.nn.functional.pad(z, (0, model.config.latent_dim - states.shape[-1]))
 
 
@@ -329,7 +330,7 @@ def _decoded(
     """
     dims = states.shape[-1]
     times, target_times = (
-        torch.as_tensor(values, dtype=torch.float32, device=model.device)
+        torch.as_tensor(values, dtype=model.dtype, device=model.device)
         for values in ([start], targets)
     )
     output = model(padded(model, states)[None], times, target_times)

@@ -205,7 +205,7 @@ def test_a_killed_run_goes_on(base, tmp_path, monkeypatch, mode):
     ("options", "message"),
     [
         ({"mode": "all"}, "mode: expected embedding or full or lora, found all"),
-        ({"anchor": -1.0}, "anchor: expected 0 or more, found -1"),
+        ({"anchor": -1.0}, "anchor: expected a finite number, 0 or more, found -1"),
         ({"sampling": SamplingConfig(tasks=3)}, "tasks: expected a multiple of 1 processes times"),
     ],
 )
