@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from .checkpoint import locked
-from .errors import InputError
+from .errors import InputError, listed
 from .interrupts import held_back
 from .modeling_cellmnn import CellMNNModel
 from .recipes import TrainingConfig
@@ -358,6 +358,9 @@ class _StateSaver:
             raise InputError(str(self._folder), wanted, "that of another run", fix)
         try:
             for name, part in self._parts.items():
+                strange = set() if name == "loop" else set(states[name]) ^ set(part.state_dict())
+                if strange:  # schedules would take anything
+                    raise KeyError(f"{name}: {listed(sorted(strange))}")
                 part.load_state_dict(states[name])
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             wanted = "the state of this training"

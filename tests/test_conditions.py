@@ -78,7 +78,7 @@ def test_what_cannot_be_compared(base):
         (apart, {}, "conditions: expected two or more times with 2 or more cells of both, found"),
         (adata, {"condition": "kind"}, "column: expected one of day, condition, type, found kind"),
         (adata, {"groups": "kind"}, "column: expected one of day, condition, type, found kind"),
-        (adata, {"permutations": 0}, "permutations: expected at least 1, found 0"),
+        (adata, {"permutations": 0}, "permutations: expected a whole number, 1 or more, found 0"),
     ):
         with pytest.raises(InputError, match=message):
             pipeline.compare(data, **{"condition": "condition", "time_key": "day", **options})

@@ -91,6 +91,7 @@ def test_parquet_and_back(corpus, tmp_path):
 @pytest.mark.parametrize("mode", ["shared", "aligned"])
 def test_anndata_are_projected(adata, tmp_path, mode):
     adata.uns["overlaps"] = ["other"]
+    del adata.var["human_symbol"]
     shared = fit_shared_subspace({"one": adata}, n_dims=4)
     corpus = Corpus.create(tmp_path / "corpus", shared=shared, subspace_mode=mode)
     corpus.add_anndata("one", adata, time_key="day")

@@ -132,7 +132,7 @@ def test_large_snapshots_are_capped(drifting):
     ("options", "message"),
     [
         ({"protocol": "loose"}, "protocol: expected strict or published, found loose"),
-        ({"seeds": 0}, "seeds: expected at least 1, found 0"),
+        ({"seeds": 0}, "seeds: expected a whole number, 1 or more, found 0"),
         ({"preset": "best"}, "preset: expected default, sliced, paper or leaky, found best"),
     ],
 )

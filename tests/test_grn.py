@@ -384,7 +384,7 @@ def test_the_commands(simulated, tmp_path):
     network, adata, fits = simulated
     adata.write_h5ad(tmp_path / "cells.h5ad")
     fits[True].save_pretrained(tmp_path / "model")
-    (tmp_path / "tfs.txt").write_text("g1\nG2\nunknown\n")
+    (tmp_path / "tfs.txt").write_text("\ufeffg1\nG2\nunknown\n", encoding="utf-8")
     (tmp_path / "half_lives.tsv").write_text("G1\t0.5\nG2\t0.7\n")
     edges = tmp_path / "out" / "edges.tsv"
     result = run(
@@ -404,10 +404,15 @@ def test_the_commands(simulated, tmp_path):
         "operators.png",
         "edges_over_time.png",
     }
+    assert "tfs.txt: 1 of 3 are not in the network: unknown" in result.stderr
     result = run("grn", tmp_path / "model", "--dataset", "x", "-o", edges)
     assert "data set: expected a model of many, found a model of one" in result.stderr
+    named = adata.copy()
+    genes = "EOMES FOS GATA6 JUN KLF4 NANOG POU5F1 SOX2 TAL1 MYC GATA4 STAT3"
+    named.var["human_symbol"] = genes.split()
+    named.write_h5ad(tmp_path / "named.h5ad")
     result = run(
-        *("grn", "cellmnn-base", tmp_path / "cells.h5ad", "--time-key", "time", "-o", edges),
+        *("grn", "cellmnn-base", tmp_path / "named.h5ad", "--time-key", "time", "-o", edges),
         *("--where", "time=2.0"),
     )
     assert result.exit_code == 0, result.output  # adapted to all times, of which one is meant
