@@ -29,6 +29,7 @@ from .console import (
     TimeKeyOrFit,
     TimeMap,
     UseRep,
+    asked_time_key,
     load_pipeline,
     plain_errors,
     print_evaluation,
@@ -76,6 +77,7 @@ def interpolate(
         Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad or .zarr.")
     ],
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     dataset: Dataset = None,
     two_sided: Annotated[
         bool, typer.Option(help="Push the snapshots before and after, or only the one before.")
@@ -93,10 +95,11 @@ def interpolate(
         require_outputs([model, file], {"output": (output, CELLS)})
         adata = read_file(file)
         pipeline = load_pipeline(model, dataset)
+        asked = asked_time_key(pipeline, time_key, time_map)
         predicted = pipeline.interpolate(
             adata,
             at,
-            time_key=time_key,
+            time_key=asked,
             two_sided=two_sided,
             n_steps=n_steps,
             level=level,
@@ -172,6 +175,7 @@ def trajectory(
     ] = Path("trajectory.h5ad"),
     dataset: Dataset = None,
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     start: Annotated[
         float | None, typer.Option(help="The time whose cells are followed; the first if absent.")
     ] = None,
@@ -202,10 +206,11 @@ def trajectory(
         require_outputs([model, file], {"output": (output, CELLS), **drawn})
         adata = None if file is None else read_file(file)
         pipeline = load_pipeline(model, dataset)
+        asked = asked_time_key(pipeline, time_key, time_map)
         found = pipeline.trajectory(
             adata,
             times,
-            time_key=time_key,
+            time_key=asked,
             start=start,
             cells=cells,
             n_steps=n_steps,
@@ -240,6 +245,7 @@ def annotate(
     file: File,
     output: Annotated[Path, typer.Option("--output", "-o", help="The same cells, .h5ad or .zarr.")],
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     dataset: Dataset = None,
     layers: Annotated[
         bool, typer.Option(help="Add expression and velocity of every gene, dense.")
@@ -257,7 +263,8 @@ def annotate(
         require_outputs([model, file], outputs)
         adata = read_file(file)
         pipeline = load_pipeline(model, dataset)
-        annotated = pipeline.annotate(adata, time_key=time_key, layers=layers, file=output)
+        asked = asked_time_key(pipeline, time_key, time_map)
+        annotated = pipeline.annotate(adata, time_key=asked, layers=layers, file=output)
         if figure is not None:
             from .plotting import plot_embedded_velocity
 
@@ -346,6 +353,7 @@ def report(
         "report.html"
     ),
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     dataset: Dataset = None,
     groups: Annotated[
         str | None,
@@ -363,11 +371,12 @@ def report(
         adata = read_file(file)
         from .report import write_report
 
+        pipeline = load_pipeline(model, dataset)
         write_report(
-            load_pipeline(model, dataset),
+            pipeline,
             adata,
             output,
-            time_key=time_key,
+            time_key=asked_time_key(pipeline, time_key, time_map),
             groups=None if groups is None else column_or_count(groups, adata),
             evaluate=evaluation,
             progress=not quiet,

@@ -153,6 +153,15 @@ def read_time_key(column: str, time_map: list[str] | None) -> str | TimeKeyOptio
         raise InputError("time map", "LABEL=TIME", ", ".join(time_map), "give pairs") from None
 
 
+def asked_time_key(
+    pipeline: CellMNNPipeline, column: str | None, time_map: list[str] | None
+) -> str | TimeKeyOption | None:
+    """How the times of a file are read that a model is asked about; None: as those of the fit."""
+    if not time_map:
+        return column
+    return read_time_key(column or pipeline.record.time_key, time_map)
+
+
 def read_growth_option(
     growth: str | None, proliferation: list[str] | None, apoptosis: list[str] | None
 ) -> Growth:

@@ -16,6 +16,8 @@ from .console import (
     Quiet,
     TimeKey,
     TimeKeyOrFit,
+    TimeMap,
+    asked_time_key,
     load_pipeline,
     plain_errors,
     print_table,
@@ -47,6 +49,7 @@ def fates(
     figure: Annotated[Path | None, typer.Option(help="The fate map as a figure.")] = None,
     dataset: Dataset = None,
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     start: Annotated[
         float | None, typer.Option(help="Only cells of this time; all if absent.")
     ] = None,
@@ -60,8 +63,9 @@ def fates(
         require_outputs([model, file], {**tables, "figure": (figure, FIGURES)})
         adata = read_file(file)
         pipeline = load_pipeline(model, dataset)
+        asked = asked_time_key(pipeline, time_key, time_map)
         found = pipeline.fates(
-            adata, column_or_count(groups, adata), time_key=time_key, start=start, end=end
+            adata, column_or_count(groups, adata), time_key=asked, start=start, end=end
         )
         save_table(found.probabilities, output, index_label="cell")
         if drivers is not None:
@@ -69,7 +73,7 @@ def fates(
         if figure is not None:
             from .plotting import plot_fates
 
-            annotated = pipeline.annotate(adata, time_key=time_key, layers=False)
+            annotated = pipeline.annotate(adata, time_key=asked, layers=False)
             states = annotated.obsm["X_cellmnn"][found.rows]
             save_figure(plot_fates(states, found.probabilities), figure)
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.shares.items())
@@ -98,6 +102,7 @@ def growth(
         typer.Option(help="TIME=CELLS, how many cells there were; repeat, for absolute rates."),
     ] = None,
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -110,11 +115,13 @@ def growth(
         adata = read_file(file)
         from .growth_queries import read_population
 
-        found = load_pipeline(model).growth(
+        pipeline = load_pipeline(model)
+        asked = asked_time_key(pipeline, time_key, time_map)
+        found = pipeline.growth(
             adata,
             groups,
             population=None if population is None else read_population(population),
-            time_key=time_key,
+            time_key=asked,
         )
         if output is not None:
             save_table(found.rates.to_frame(), output, index_label="cell")
@@ -146,6 +153,7 @@ def perturb(
     ] = Path("perturbation.tsv"),
     dataset: Dataset = None,
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     start: Annotated[
         float | None, typer.Option(help="The time whose cells are perturbed; the first if absent.")
     ] = None,
@@ -164,11 +172,12 @@ def perturb(
         from .fate_queries import read_settings
 
         pipeline = load_pipeline(model, dataset)
+        asked = asked_time_key(pipeline, time_key, time_map)
         found = pipeline.perturb(
             adata,
             read_settings(genes),
             column_or_count(groups, adata),
-            time_key=time_key,
+            time_key=asked,
             start=start,
             end=end,
             seed=seed,

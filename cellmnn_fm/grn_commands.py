@@ -15,6 +15,8 @@ from .console import (
     Model,
     Quiet,
     TimeKeyOrFit,
+    TimeMap,
+    asked_time_key,
     load_pipeline,
     plain_errors,
     print_table,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from .grn import GeneRegulatoryNetwork
     from .pipeline import CellMNNPipeline
+    from .times import TimeKey
 
 # heavy modules are imported inside the commands: --help must answer at once
 
@@ -53,6 +56,7 @@ def grn(
     ] = Path("edges.tsv"),
     dataset: Dataset = None,
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     where: Where = None,
     estimator: EstimatorOption = "production",
     decay: DecayOption = None,
@@ -78,12 +82,12 @@ def grn(
         drawn = None if figures is None else figures / "network.png"
         outputs = {"output": (output, EDGES), "figures": (drawn, FIGURES)}
         require_outputs([model, file, sources, targets, decay], outputs)
-        pipeline, adata = _asked(model, file, dataset, time_key, where)
+        pipeline, adata, asked = _asked(model, file, dataset, time_key, time_map, where)
         from .regulation import DEFAULT_RIDGE
 
         network = pipeline.grn(
             adata,
-            time_key=time_key,
+            time_key=asked,
             estimator=estimator,
             decay=read_decay(decay),
             ridge=DEFAULT_RIDGE if ridge is None else ridge,
@@ -96,7 +100,7 @@ def grn(
         }
         network.save(output, top_k=top, **picked)
         if figures is not None:
-            _draw(figures, pipeline, adata, time_key, network, picked)
+            _draw(figures, pipeline, adata, asked, network, picked)
         genes, cells = len(network.genes), network.record["cells"]
         say(
             f"{output}: {genes} genes, {cells} cells",
@@ -116,6 +120,7 @@ def grn_evaluate(
     ],
     dataset: Dataset = None,
     time_key: TimeKeyOrFit = None,
+    time_map: TimeMap = None,
     where: Where = None,
     decay: DecayOption = None,
     trees: Annotated[bool, typer.Option(help="Add forests (GENIE3-like), which are slow.")] = True,
@@ -126,7 +131,7 @@ def grn_evaluate(
     """Compare networks with known edges, beside simple baselines."""
     with plain_errors(quiet=quiet):
         require_outputs([model, file, reference, decay], {"json": (json_file, JSON)})
-        pipeline, adata = _asked(model, file, dataset, time_key, where)
+        pipeline, adata, asked = _asked(model, file, dataset, time_key, time_map, where)
         from .grn_evaluation import Comparison, Reference
 
         assert adata is not None
@@ -134,7 +139,7 @@ def grn_evaluate(
             pipeline,
             adata,
             Reference.read(reference, pipeline.panel.names),
-            time_key=time_key,
+            time_key=asked,
             decay=read_decay(decay),
             most_for_trees=None if trees else 0,
             seed=seed,
@@ -149,7 +154,7 @@ def _draw(
     folder: Path,
     pipeline: CellMNNPipeline,
     adata: AnnData | None,
-    time_key: str | None,
+    time_key: str | TimeKey | None,
     network: GeneRegulatoryNetwork,
     picked: dict[str, Any],
 ) -> None:
@@ -237,22 +242,25 @@ def _asked(
     file: Path | None,
     dataset: str | None,
     time_key: str | None,
+    time_map: list[str] | None,
     where: str | None,
-) -> tuple[CellMNNPipeline, AnnData | None]:
+) -> tuple[CellMNNPipeline, AnnData | None, str | TimeKey | None]:
     """The pipeline, adapted to all cells of the file if need be, and the cells that are meant."""
     from .errors import InputError
 
     adata = None if file is None else read_file(file)
     pipeline = load_pipeline(model, dataset)
+    asked = asked_time_key(pipeline, time_key, time_map)
     if adata is None:
-        return pipeline, None
-    pipeline = pipeline.fitted_to(adata, time_key)
+        return pipeline, None, asked
+    pipeline = pipeline.fitted_to(adata, asked)
     if where is not None:
         column, _, value = where.partition("=")
         if column not in adata.obs or not (adata.obs[column].astype(str) == value).any():
             raise InputError("where", "a column of obs and a value of it", where, "correct it")
-        adata = adata[(adata.obs[column].astype(str) == value).to_numpy()].copy()
-    return pipeline, adata
+        adata = adata[(adata.obs[column].astype(str) == value).to_numpy()]
+        adata = adata.to_memory() if adata.isbacked else adata.copy()
+    return pipeline, adata, asked
 
 
 def _print_comparison(name: str, found: dict[str, Any]) -> None:

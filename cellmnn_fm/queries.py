@@ -202,7 +202,7 @@ class FittedQueries:
             coverage,
             genes,
             layers=layers,
-            to_file=file is not None,
+            to_h5ad=file is not None and Path(file).suffix == ".h5ad",
         )
         return result.in_memory() if file is None else result.written(file)
 

@@ -97,6 +97,7 @@ class Result:
             return parent.create_array(name, shape=shape, dtype="f4", chunks=chunks)
 
         self._fill(zarr.open_group(staging, mode="r+"), create)
+        zarr.consolidate_metadata(staging)  # which readers go by, where it is there
 
     def _fill(self, group: Any, create: Any) -> None:
         """Write the matrices of genes, a few cells at a time."""
@@ -265,7 +266,7 @@ def annotated(
     genes: tuple[Subspace, NDArray[np.bool_]] | None,
     *,
     layers: bool,
-    to_file: bool,
+    to_h5ad: bool,
 ) -> Result:
     """The cells of `adata` with what a model says of them.
 
@@ -279,7 +280,7 @@ def annotated(
         What states mean for the genes of `adata`, and which of their loadings are a regression's.
     layers : bool
         Whether to add matrices of cells and genes: expression and velocity.
-    to_file : bool
+    to_h5ad : bool
         Whether matrices of a backed `adata` stay on disk, to be copied from file to file.
     """
     import anndata
@@ -287,7 +288,7 @@ def annotated(
     source = None
     if not adata.isbacked:
         result = adata.copy()
-    elif to_file and not adata.is_view:
+    elif to_h5ad and not adata.is_view:
         source = Path(adata.filename)
         parts = {name: dict(getattr(adata, name)) for name in ("obsm", "varm")}
         uns = dict(adata.uns)

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_MOST_MODEL_TIME = 15
+
+
 @dataclass(frozen=True)
 class TimeScale:
     """Between the user's time and model time, in which n observed times span 0 to n - 1.
 
-    Uneven gaps keep their proportions.
+    Uneven gaps keep their proportions. Many times span 0 to 15: where model time is large, so are
+    the rates of a network that has not been trained.
 
     Parameters
     ----------
@@ -46,7 +50,8 @@ class TimeScale:
     @classmethod
     def of(cls, times: Sequence[float] | NDArray) -> TimeScale:
         """The scale of ascending observed `times`."""
-        return cls(float(times[0]), float(times[-1] - times[0]) / (len(times) - 1))
+        longest = min(len(times) - 1, _MOST_MODEL_TIME)
+        return cls(float(times[0]), float(times[-1] - times[0]) / longest)
 
     def to_model(self, times):
         """Model time of the user's `times`, a number or an array."""
