@@ -74,6 +74,8 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python benchmarks/subspaces.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/memory.py --fit
+	$(BIN)/python benchmarks/memory.py --questions
+	$(BIN)/python benchmarks/runaway.py
 	$(BIN)/python benchmarks/corpus.py
 	$(BIN)/python benchmarks/grn_simulated.py
 	$(BIN)/python benchmarks/grn_real.py

@@ -2,14 +2,16 @@
 
     python benchmarks/memory.py           # about 5 minutes on 2 cores, 1.2 GB of temporary disk
     python benchmarks/memory.py --fit     # a model of 500,000 cells and 3,000 genes; 6 minutes
+    python benchmarks/memory.py --questions    # 200,000 cells and 2,000 genes; 6 minutes
 
 The file is made first: Poisson counts of a rank-10 model, a tenth of them not 0, as log(x + 1). A
 process of its own then reads it backed, fits a shared subspace to it, and projects all cells in
 each mode; its peak resident memory is what counts. The same for a file stored by columns.
 
-With --fit: `CellMNNPipeline.fit` of one file by rows, the verdict included.
+With --fit: `CellMNNPipeline.fit` of one file by rows, the verdict included. With --questions: what
+the commands fit, interpolate, annotate, fates and trajectory take at most.
 
-Results: benchmarks/results/memory.json and memory_fit.json.
+Results: benchmarks/results/memory.json, memory_fit.json and memory_questions.json.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ import pandas as pd
 import typer
 from rich.progress import track
 from scipy import sparse
+from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNPipeline
+from cellmnn_fm.cli import app
 from cellmnn_fm.latent_space import LatentSpace, SpaceOptions, SubspaceMode
 from cellmnn_fm.members import fit_shared_subspace
 from cellmnn_fm.reading import read_source, read_times
@@ -42,8 +46,13 @@ BLOCK = 5000  # cells, or genes, that are made at once
 RANK = 10
 
 
-def main(cells: int = 200_000, genes: int = 5_000, fit: bool = False) -> None:
+def main(
+    cells: int = 200_000, genes: int = 5_000, fit: bool = False, questions: bool = False
+) -> None:
     """Make the files, and measure each, in processes of their own."""
+    if questions:
+        measure_questions(200_000, 2_000)
+        return
     if fit:
         measure_fit(500_000, 3_000)
         return
@@ -75,6 +84,34 @@ def measure_fit(cells: int, genes: int) -> None:
         found = {"cells": cells, "genes": genes, **apart(fit_pipeline, file)}
     print(found)
     (RESULTS / "memory_fit.json").write_text(json.dumps(found, indent=1))
+
+
+def measure_questions(cells: int, genes: int) -> None:
+    """Each command on a file by rows, in a process of its own."""
+    found: dict[str, Any] = {"cells": cells, "genes": genes}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        file, model = folder / "csr.h5ad", folder / "model"
+        apart(make_file, file, cells, genes, "csr")
+        for name, words in {
+            "fit": [file, "--time-key", "time", "-o", model, "--no-verdict"],
+            "interpolate": [model, file, "--at", "1.5", "-o", folder / "interpolate.h5ad"],
+            "annotate": [model, file, "-o", folder / "annotate.h5ad"],
+            "fates": [model, file, "--groups", "4", "-o", folder / "fates.tsv"],
+            "trajectory": [model, file, "-o", folder / "cells.h5ad", "--n-steps", "4"],
+        }.items():
+            found[name] = apart(run_command, [name, *map(str, words), "-q"])
+            print(name, found[name])
+    (RESULTS / "memory_questions.json").write_text(json.dumps(found, indent=1))
+
+
+def run_command(words: list[str]) -> dict[str, float]:
+    """Seconds of a command, and the peak resident memory of this process in GB."""
+    started = time.perf_counter()
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_gb": round(peak, 2)}
 
 
 def fit_pipeline(file: Path) -> dict[str, float]:

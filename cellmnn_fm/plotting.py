@@ -151,7 +151,9 @@ def plot_trajectories(adata: AnnData) -> Figure:
         From `CellMNNPipeline.trajectory`.
     """
     times = adata.obs["time"].unique()
-    states = adata.obsm["X_cellmnn"].reshape(len(times), -1, adata.obsm["X_cellmnn"].shape[1])
+    # cells are drawn as long as they are within what the snapshots show
+    states = np.where(adata.obs[["stopped"]], np.nan, adata.obsm["X_cellmnn"])
+    states = states.reshape(len(times), -1, states.shape[1])
     figure = Figure(figsize=(5.6, 4.4), layout="constrained")
     axis = figure.subplots()
     for cell in range(states.shape[1]):
@@ -189,6 +191,8 @@ def plot_fates(states: NDArray, probabilities: pd.DataFrame) -> Figure:
 def plot_gene_trends(adata: AnnData, genes: Sequence[str]) -> Figure:
     """Expression of genes in cells that were followed: median, and a band of 80 % of the cells.
 
+    Cells are left out once they would leave what the snapshots show.
+
     Parameters
     ----------
     adata : AnnData
@@ -197,12 +201,15 @@ def plot_gene_trends(adata: AnnData, genes: Sequence[str]) -> Figure:
     """
     if missing := [gene for gene in genes if gene not in adata.var_names]:
         raise InputError("genes", "genes of the trajectory", listed(missing), "correct them")
-    times = np.unique(adata.obs["time"])
+    kept = ~adata.obs["stopped"]
+    if not kept.any():
+        raise InputError("cells", "some within what the snapshots show", "none", "follow others")
+    times = np.unique(adata.obs["time"][kept])
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axis = figure.subplots()
     for gene in genes:
         x = np.asarray(adata[:, gene].X).ravel()
-        bands = [np.quantile(x[adata.obs["time"] == at], [0.1, 0.5, 0.9]) for at in times]
+        bands = [np.quantile(x[kept & (adata.obs["time"] == at)], [0.1, 0.5, 0.9]) for at in times]
         low, median, high = np.array(bands).T
         (line,) = axis.plot(times, median, marker="o", markersize=3, label=gene)
         axis.fill_between(times, low, high, color=line.get_color(), alpha=0.2, linewidth=0)

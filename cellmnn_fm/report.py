@@ -190,7 +190,8 @@ def _snapshots(fitted: CellMNNPipeline, adata: AnnData, time_key: str | TimeKey 
     images = []
     for before, after in zip(course.times, course.times[1:], strict=False):
         at = float(before + after) / 2
-        found = fitted.interpolate(adata, at, time_key=time_key).obsm["X_cellmnn"]
+        predicted = fitted.interpolate(adata, at, time_key=time_key)
+        found = predicted.obsm["X_cellmnn"][~predicted.obs["stopped"].to_numpy()]
         caption = f"Observed snapshots, and the predicted one at {at:g}"
         images.append((caption, _image(plot_interpolation(course, at, found))))
     images.append(

@@ -34,6 +34,8 @@ READ = {
     "zero without a unit": (["0", "24h"], "hour", [0, 24]),
     "ISO durations": (["P0D", "PT36H", "P3D"], "day", [0, 1.5, 3]),
     "dates": (pd.to_datetime(["2026-01-05", "2026-01-03"]), "day", [2, 0]),
+    "dates as text": (["2026-01-05", "2026-01-03"], "day", [2, 0]),
+    "dates with hours": (["2026-01-05 12:00", "2026-01-03 00:00"], "day", [2.5, 0]),
     "durations": (pd.to_timedelta(["12h", "3d"]), "day", [0.5, 3]),
 }
 REFUSED = {
