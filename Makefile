@@ -28,7 +28,7 @@ test: $(VENV)/.installed ## the fast tests, in two processes of one thread
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed ## slower tests, and the tutorials of docs/
-	$(BIN)/pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow -n 2 --dist loadfile
 
 docs: $(VENV)/.installed ## the reference of all modules, from their docstrings, in build/reference/
 	$(BIN)/pdoc --docformat numpy --math -o build/reference $(MODULES)

@@ -643,8 +643,10 @@ SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGQUIT": 131}
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("name", SIGNALS)
-@pytest.mark.parametrize("after", [0.3, 0.8, 1.5])
+@pytest.mark.parametrize(
+    ("name", "after"),
+    [("SIGINT", 0.3), ("SIGINT", 1.5), ("SIGTERM", 0.8), ("SIGHUP", 1.5), ("SIGQUIT", 0.5)],
+)
 def test_interrupted_at_any_moment(tmp_path, make_adata, name, after):
     """One line, and 128 + n; also while modules are imported, once Python itself has started."""
     make_adata(0, range(0, 12)).write_h5ad(tmp_path / "cells.h5ad")
@@ -660,7 +662,7 @@ def test_interrupted_at_any_moment(tmp_path, make_adata, name, after):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
 def test_interrupted_trainings_keep_their_state(tmp_path, make_adata, name):
     """That of the last step, whatever `save_every` is."""
     make_adata(0, range(0, 12)).write_h5ad(tmp_path / "cells.h5ad")

@@ -71,6 +71,7 @@ def test_a_new_data_set_needs_no_training(base, make_adata, tmp_path):
         pipeline.interpolate(adata, 1.5)
 
 
+@pytest.mark.slow
 def test_evaluation_adds_what_is_said_without_training(base, make_adata):
     pipeline = CellMNNPipeline.from_pretrained(base)
     adata = make_adata(7, range(3, 23))

@@ -190,6 +190,7 @@ def test_growth_adds_up(adata, fitted):
     )
 
 
+@pytest.mark.slow
 def test_a_frame_is_that_of_descendants(adata):
     """Its moments at the first time are those of cells weighted by their descendants."""
     times = adata.obs["time"].to_numpy()

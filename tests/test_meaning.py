@@ -377,15 +377,14 @@ def test_models_without_a_stored_frame_return_no_nan(explosive):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ipsc_cardiomyocyte", "embryoid_body_pca", "mef_neuron"])
-def test_real_trajectories_are_finite(data_folder, name):
+def test_real_trajectories_are_finite(data_folder):
     """Forward and backward, by tolerance and by steps; `benchmarks/runaway.py` does all sets."""
-    adata = anndata.read_h5ad(data_folder / f"{name}.h5ad")
+    adata = anndata.read_h5ad(data_folder / "ipsc_cardiomyocyte.h5ad")
     fitted = CellMNNPipeline().fit(adata, time_key="time", verdict=False)
     times = fitted.record.times
     for options in ({}, {"n_steps": 1}, {"n_steps": 8}):
         for start in (times[0], times[-1]):
-            found = fitted.trajectory(adata, times, start=start, cells=200, **options)
+            found = fitted.trajectory(adata, times, start=start, cells=100, **options)
             assert np.isfinite(found.X).all()
             assert np.abs(found.obsm["X_cellmnn"]).max() < 40
     found = fitted.interpolate(adata, sum(times[:2]) / 2, n_steps=8)

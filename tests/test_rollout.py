@@ -76,7 +76,8 @@ def test_it_follows_the_models_own_ode(model, cells):
     assert error.max() < 0.02 * (1 + np.abs(truth).max())
 
 
-@pytest.mark.parametrize("name", ["bistable", pytest.param("oscillator", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bistable", "oscillator"])
 def test_the_estimate_bounds_the_error_on_fitted_nonlinear_systems(recovered, name):
     fitted = recovered(name).trained
     course = KNOWN_SYSTEMS[name].course(cells=16, seed=5)

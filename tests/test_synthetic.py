@@ -38,7 +38,8 @@ def test_oscillator_cells_end_on_the_cycle():
 
 
 @pytest.mark.parametrize(
-    "name", ["linear", "bistable", pytest.param("oscillator", marks=pytest.mark.slow)]
+    "name",
+    ["linear", *(pytest.param(one, marks=pytest.mark.slow) for one in ("bistable", "oscillator"))],
 )
 def test_known_systems_are_recovered(recovered, name):
     found = recovered(name)
