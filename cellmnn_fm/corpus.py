@@ -21,6 +21,7 @@ from .gene_panel import GenePanel
 from .hub import explained_errors
 from .latent_space import GeneOptions, LatentSpace, SpaceOptions, SubspaceMode
 from .reading import read_source, read_times
+from .saved_json import as_type, read_json
 from .shared_subspace import SharedSubspace
 from .subspace import Subspace
 from .time_course import TimeCourse
@@ -157,11 +158,14 @@ class Corpus:
                 str(folder), "a corpus", f"no {_MANIFEST_FILE}", "build one there, or correct it"
             )
         try:
-            manifest = json.loads((self.folder / _MANIFEST_FILE).read_text())
+            manifest = read_json(self.folder / _MANIFEST_FILE)
             self.latent_dim: int = manifest["latent_dim"]
             self.subspace_mode: SubspaceMode = manifest["subspace_mode"]
-            self.entries = {_file_name(one["name"]): CorpusEntry(**one) for one in manifest["sets"]}
-        except (ValueError, TypeError, KeyError) as error:
+            entries = [as_type(CorpusEntry, one, str(folder)) for one in manifest["sets"]]
+            self.entries = {_file_name(one.name): one for one in entries}
+        except InputError:
+            raise
+        except (TypeError, KeyError) as error:
             raise InputError(
                 str(folder), "the manifest of a corpus", f"another ({error})", "correct the path"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from .errors import InputError
 from .gene_panel import Coverage
 from .latent_space import GeneOptions, SubspaceMode
 from .reading import read_times, time_unit
+from .saved_json import as_type, read_json, require_sound_times
 from .time_course import TimeScale
 from .times import TimeKey, in_unit
 from .uncertainty import Recipe
@@ -94,7 +96,7 @@ class FitRecord:
         """How the model came about, where errors of such models are known."""
         if "preset" in self.settings:
             of_preset: dict[str, Recipe] = {"default": "scratch", "sliced": "sliced"}
-            return of_preset.get(self.settings["preset"])
+            return of_preset.get(str(self.settings["preset"]))
         return "fine_tuned" if self.settings.get("steps") else "zero_shot"
 
     def time_key_for(self, time_key: str | TimeKey | None) -> TimeKey:
@@ -157,16 +159,23 @@ class FitRecord:
     @classmethod
     def load(cls, file: Path) -> FitRecord:
         """Read a record from a JSON file."""
-        return cls.from_dict(json.loads(file.read_text()))
+        return cls.from_dict(read_json(file), str(file))
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> FitRecord:
-        """The record that `asdict` made a dictionary of."""
-        content = dict(content)
-        content["gene_options"] = GeneOptions(**content["gene_options"])
-        content["coverage"] = Coverage(**content["coverage"])
-        content["time_scale"] = TimeScale(**content["time_scale"])
-        return cls(**content)
+    def from_dict(cls, content: Any, what: str = "record of a fit") -> FitRecord:
+        """The record that `asdict` made a dictionary of.
+
+        Raises
+        ------
+        InputError
+            On fields of other types, and on times that no fit can have had.
+        """
+        record = as_type(cls, content, what)
+        require_sound_times(what, record.times, record.cells)
+        scale = record.time_scale
+        if not (math.isfinite(scale.origin) and 0 < scale.unit < math.inf):
+            raise InputError(what, "a finite time scale", scale, "save or download it again")
+        return record
 
     @classmethod
     def of_entry(cls, entry: CorpusEntry, subspace_mode: SubspaceMode, num_genes: int) -> FitRecord:

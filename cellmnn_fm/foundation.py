@@ -12,11 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from .checkpoint import whole_or_nothing
 from .corpus import Corpus, CorpusEntry
-from .errors import InputError, listed
+from .errors import InputError, listed, require_count
 from .fit_record import FitRecord
 from .gene_panel import GenePanel
-from .latent_space import SubspaceMode
+from .latent_space import SubspaceMode, require_known
 from .modeling_cellmnn import CellMNNModel
+from .saved_json import as_type, read_json, require_sound_times
 from .shared_subspace import SharedSubspace
 from .subspace import Subspace
 from .time_course import TimeScale
@@ -129,18 +130,22 @@ class Foundation:
     @classmethod
     def load(cls, folder: Path, model: CellMNNModel) -> Foundation:
         """What :meth:`save` wrote beside the model."""
-        content = json.loads((folder / FOUNDATION_FILE).read_text())
+        what = str(folder / FOUNDATION_FILE)
+        content = read_json(folder / FOUNDATION_FILE)
         arrays = load_file(folder / _SUBSPACES_FILE)
         records = content.get("fine_tuned", {})
         datasets = {}
         for one, panel in zip(content["datasets"], content["panels"], strict=True):
-            row, name, genes, subspace = one.pop("row"), one["name"], None, None
+            entry, row = as_type(CorpusEntry, one, what), as_type(int, one["row"], what)
+            require_sound_times(what, entry.times, entry.cells)
+            require_count(f"row of {entry.name}", row, 0, model.config.num_datasets - 1)
+            name, genes, subspace = entry.name, None, None
             if panel is not None:
-                genes = GenePanel(tuple(panel["names"]), tuple(panel["symbols"]))
+                genes = as_type(GenePanel, panel, what)
                 parts = [arrays[f"{row}.{part}"] for part in Subspace.__dataclass_fields__]
                 subspace = Subspace(*parts)
             record = FitRecord.from_dict(records[name]) if name in records else None
-            datasets[name] = KnownDataset(row, CorpusEntry(**one), genes, subspace, record)
+            datasets[name] = KnownDataset(row, entry, genes, subspace, record)
         panel = GenePanel.load(folder / GENES_FILE)
         for name, known in [("shared subspace", None), *datasets.items()]:
             own = panel if known is None else known.panel
@@ -155,7 +160,9 @@ class Foundation:
             float(model.get_buffer("noise_variance")[0]),
             {},
         )
-        return cls(content["subspace_mode"], shared, datasets, content["record"])
+        mode, about = content["subspace_mode"], as_type(dict, content["record"], what)
+        require_known("subspace mode", mode, ("shared", "aligned"))
+        return cls(mode, shared, datasets, about)
 
 
 def save_foundation(

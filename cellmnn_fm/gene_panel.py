@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .errors import InputError, listed
+from .saved_json import as_type, read_json
 
 OnDuplicates = Literal["error", "sum", "mean", "first"]
 
@@ -180,8 +181,7 @@ class GenePanel:
     @classmethod
     def load(cls, file: Path) -> GenePanel:
         """Read a panel from a JSON file."""
-        content = json.loads(file.read_text())
-        return cls(tuple(content["names"]), tuple(content["symbols"]))
+        return as_type(cls, read_json(file), str(file))
 
 
 def human_symbols(var: pd.DataFrame, source: str | Mapping[str, str] | None = None) -> list[str]:

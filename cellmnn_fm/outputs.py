@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -85,18 +86,39 @@ def written_whole(file: str | Path) -> Iterator[Path]:
 
     It lies in a hidden folder beside `file`, under the same name. Whatever goes wrong, `file` is as
     it was; of several that write it at once, the last one wins.
+
+    Raises
+    ------
+    InputError
+        Where the system will not write any more: a full disk, a limit.
     """
     target = Path(os.path.realpath(file))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".cellmnn-", dir=target.parent) as folder:
-        staging = Path(folder) / Path(file).name  # the extension tells the format
-        yield staging
-        if staging.is_file():
-            with staging.open("rb") as written:
-                os.fsync(written.fileno())
-        if target.is_dir():  # a zarr store; folders do not replace each other
-            target.rename(Path(folder) / "replaced")
-        os.replace(staging, target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".cellmnn-", dir=target.parent) as folder:
+            staging = Path(folder) / Path(file).name  # the extension tells the format
+            yield staging
+            if staging.is_file():
+                with staging.open("rb") as written:
+                    os.fsync(written.fileno())
+            if target.is_dir():  # a zarr store; folders do not replace each other
+                target.rename(Path(folder) / "replaced")
+            os.replace(staging, target)
+    except (OSError, RuntimeError) as error:
+        cause = _refusal(error)
+        if cause is None:
+            raise
+        fix = "make room: what was there is as it was"
+        raise InputError(str(file), "room to write it", f"{cause.strerror}".lower(), fix) from error
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """The refusal of the system behind an error, which HDF5 wraps in others; if there is one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return OSError(error.errno, os.strerror(error.errno))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def save_figure(figure: Figure, file: str | Path, dpi: int = 150) -> None:
@@ -144,9 +166,16 @@ def save_cells(adata: AnnData, file: str | Path) -> None:
     file = Path(file)
     with written_whole(file) as staging:
         if file.suffix == ".zarr":
-            adata.write_zarr(staging)
+            write_zarr(adata, staging)
         else:
             adata.write_h5ad(staging)
+
+
+def write_zarr(adata: AnnData, folder: Path) -> None:
+    """Write AnnData as zarr, in the version that anndata takes, without its word on that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Writing zarr v2 data")
+        adata.write_zarr(folder)
 
 
 def _harmless(value: Any) -> Any:

@@ -41,6 +41,12 @@ from .torch_defaults import with_torch_defaults
 if TYPE_CHECKING:
     from anndata import AnnData
 
+# what comes of files that somebody else may have written
+_FOREIGN_ERRORS = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError),
+    *(OSError, OverflowError, RecursionError, SafetensorError),
+)
+
 
 class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries):
     """From an AnnData time course to trajectories, in three lines.
@@ -364,7 +370,9 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
                 found = f"{model.config.num_genes} loadings for {len(panel)} genes"
                 raise InputError(str(folder), "a loading for each gene", found, "save it again")
             return cls(model, record, panel, origin=base, card=card)
-        except (ValueError, TypeError, KeyError, OSError, SafetensorError) as error:
+        except InputError:
+            raise
+        except _FOREIGN_ERRORS as error:
             raise InputError(
                 str(folder),
                 "a saved pipeline",

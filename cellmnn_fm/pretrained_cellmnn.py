@@ -86,7 +86,11 @@ class CellMNNPreTrainedModel(PreTrainedModel):
                 config = cls.config_class.from_pretrained(config or folder)
             _require_layout(cls, config, folder)
             kwargs |= {"config": config, "use_safetensors": True}
-            loaded = super().from_pretrained(folder, *args, **kwargs)
+            try:
+                loaded = super().from_pretrained(folder, *args, **kwargs)
+            except (AttributeError, IndexError, TypeError) as error:  # strange types of data
+                fix = "load the configuration that was saved with them"
+                raise InputError(f"weights of {folder}", "a model", error, fix) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model.dtype not in (torch.float32, torch.float64):
             raise InputError(str(folder), "weights of 32 or 64 bits", model.dtype, "save it in 32")
@@ -130,7 +134,8 @@ class CellMNNPreTrainedModel(PreTrainedModel):
             self.push_to_hub(repo_id or Path(save_directory).name, token=kwargs.get("token"))
 
     def push_to_hub(self, *args, **kwargs) -> str:  # type: ignore[override]
-        """Upload the model as transformers does, its modules included."""
+        """Upload the model as transformers does, its modules included; a new one is private."""
+        kwargs.setdefault("private", True)
         with self._with_code():
             return super().push_to_hub(*args, **kwargs)
 

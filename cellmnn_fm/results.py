@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError, listed
 from .gene_panel import Coverage, GenePanel
-from .outputs import CELLS, require_file, written_whole
+from .outputs import CELLS, require_file, write_zarr, written_whole
 from .rollout import Trajectory
 from .subspace import Subspace
 from .trajectories import Interpolation, as_shares
@@ -89,7 +89,7 @@ class Result:
     def _write_zarr(self, staging: Path) -> None:
         import zarr
 
-        self.cells.write_zarr(staging)
+        write_zarr(self.cells, staging)
         size = max(1, _CHUNK_VALUES // max(1, self.cells.n_vars))
 
         def create(parent: Any, name: str, shape: tuple[int, int]) -> Any:

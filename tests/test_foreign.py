@@ -439,6 +439,44 @@ def test_configurations_and_weights(tmp_path, case):
     assert len(str(error.value)) < 2000
 
 
+def leaves(content, path=()):
+    """Paths to all parts of JSON, but only to the first two of a list."""
+    yield path
+    if isinstance(content, dict):
+        for name, part in content.items():
+            yield from leaves(part, (*path, name))
+    elif isinstance(content, list):
+        for number, part in enumerate(content[:2]):
+            yield from leaves(part, (*path, number))
+
+
+def changed_at(content, path, value):
+    if not path:
+        return value
+    content = content.copy()
+    content[path[0]] = changed_at(content[path[0]], path[1:], value)
+    return content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [None, [], {}, float("nan"), 10**30, "x"], ids=repr)
+@pytest.mark.parametrize("name", ["pipeline.json", "gene_panel.json", "config.json"])
+def test_any_part_of_a_record_may_be_strange(tmp_path, adata, name, value):
+    """The right answer, or one line: no other error, and no NaN."""
+    CellMNNPipeline().fit(adata, time_key="day", steps=2, verdict=False).save_pretrained(tmp_path)
+    (tmp_path / MANIFEST_FILE).unlink()
+    content = json.loads((tmp_path / name).read_text())
+    for path in leaves(content):
+        (tmp_path / name).write_text(json.dumps(changed_at(content, path, value)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = CellMNNPipeline.from_pretrained(tmp_path).interpolate(adata, 2.0)
+            except InputError:
+                continue
+        assert np.isfinite(found.X).all(), path
+
+
 def test_precision_of_a_model(tmp_path):
     model = small_model()
     for change in (model.half, model.bfloat16):

@@ -202,6 +202,17 @@ def unreachable_but_cached(hub, fitted, monkeypatch):
     return load()
 
 
+@case(
+    "the Hub answers 500, a new download is asked for", "Hub, me/model: expected an answer, found"
+)
+def failing_but_cached(hub, fitted, monkeypatch):
+    """What is in the cache must not pass for new."""
+    pushed(hub, fitted)
+    load()
+    with hub.failing(".*", 500):
+        load(force_download=True)
+
+
 @case("connections break, model cached", "loads")
 def broken_but_cached(hub, fitted, monkeypatch):
     pushed(hub, fitted)
@@ -443,10 +454,12 @@ def test_the_commands(hub, fitted, tmp_path):
     def run(*arguments):
         return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
-    result = run("push", tmp_path / "model", "me/model", "--private", "--message", "first")
+    result = run("push", tmp_path / "model", "me/model", "--message", "first")
     assert result.exit_code == 0, result.output
     assert "/me/model/commit/" in result.output
-    assert hub.repos["model", "me/model"].private
+    assert hub.repos["model", "me/model"].private  # unless one says so
+    assert run("push", tmp_path / "model", "me/open", "--public").exit_code == 0
+    assert not hub.repos["model", "me/open"].private
     result = run("pull", "me/model", "-o", tmp_path / "copy")
     assert result.exit_code == 0, result.output
     assert same(load(tmp_path / "copy"), fitted)
@@ -577,7 +590,7 @@ def test_a_corpus_is_a_data_set_of_the_hub(hub, make_base, tmp_path):
     """Push, pull to the same corpus, and stream one time course of it."""
     make_base(tmp_path)
     corpus = Corpus(tmp_path / "corpus")
-    result = CliRunner().invoke(app, ["push", str(corpus.folder), "me/corpus", "--private"])
+    result = CliRunner().invoke(app, ["push", str(corpus.folder), "me/corpus"])
     assert result.exit_code == 0, result.output
     assert hub.repos["dataset", "me/corpus"].private
     arguments = ["pull", "me/corpus", "--corpus", "-o", str(tmp_path / "again")]

@@ -230,7 +230,10 @@ def test_a_broken_file_is_refused(fitted, tmp_path, name):
     fitted.save_pretrained(tmp_path)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match="expected a saved pipeline, found files that do not load"):
+    with pytest.raises(InputError, match=rf"{name}: expected {len(content)} bytes, found"):
+        CellMNNPipeline.from_pretrained(tmp_path)
+    (tmp_path / "manifest.json").unlink()  # as in models of before there were any
+    with pytest.raises(InputError, match=r"expected .*found"):
         CellMNNPipeline.from_pretrained(tmp_path)
 
 

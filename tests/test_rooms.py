@@ -13,17 +13,8 @@ PACKAGE = Path(cellmnn_fm.__file__).parent
 
 # a module may import those before it
 ORDER = [
-    *(
-        "errors",
-        "seeding",
-        "torch_defaults",
-        "interrupts",
-        "files",
-        "times",
-        "linear_flow",
-        "losses",
-        "gene_panel",
-    ),
+    *("errors", "seeding", "torch_defaults", "interrupts", "files", "saved_json"),
+    *("times", "linear_flow", "losses", "gene_panel"),
     *("gene_moments", "subspace", "checkpoint", "shared_subspace", "outputs", "hub"),
     *("gaussian_frame", "conditioning", "configuration_cellmnn"),
     *("hypernetwork", "pretrained_cellmnn", "modeling_cellmnn"),
