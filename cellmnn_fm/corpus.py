@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from .checkpoint import locked
 from .errors import InputError, listed
 from .gene_panel import GenePanel
 from .hub import explained_errors
@@ -157,18 +159,10 @@ class Corpus:
             raise InputError(
                 str(folder), "a corpus", f"no {_MANIFEST_FILE}", "build one there, or correct it"
             )
-        try:
-            manifest = read_json(self.folder / _MANIFEST_FILE)
-            self.latent_dim: int = manifest["latent_dim"]
-            self.subspace_mode: SubspaceMode = manifest["subspace_mode"]
-            entries = [as_type(CorpusEntry, one, str(folder)) for one in manifest["sets"]]
-            self.entries = {_file_name(one.name): one for one in entries}
-        except InputError:
-            raise
-        except (TypeError, KeyError) as error:
-            raise InputError(
-                str(folder), "the manifest of a corpus", f"another ({error})", "correct the path"
-            ) from error
+        manifest = self._manifest()
+        self.latent_dim: int = manifest["latent_dim"]
+        self.subspace_mode: SubspaceMode = manifest["subspace_mode"]
+        self.entries: dict[str, CorpusEntry] = manifest["sets"]
         self._open: dict[str, CorpusSet] = {}
 
     @classmethod
@@ -297,8 +291,6 @@ class Corpus:
         """Add a time course of latent states, with at most the dimensions of the corpus."""
         from datasets import Dataset, Features, List, Value
 
-        if name in self.entries:
-            raise InputError("data set", "a new name", name, "remove it first, or rename it")
         if course.latent_dim > self.latent_dim:
             raise InputError(
                 name, f"at most {self.latent_dim} dimensions", course.latent_dim, "drop some"
@@ -306,27 +298,24 @@ class Corpus:
         features = Features({"z": List(Value("float32"), length=self.latent_dim)})
         states = {"z": _padded(course, self.latent_dim)}
         folder = self._set_folder(name)
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
-        _write_states(Dataset.from_dict(states, features=features), folder)
-        if space is not None:
-            padded = space.subspace.padded(self.latent_dim)
-            about = {"genes": space.panel.digest}
-            save_file(dict(vars(padded)), folder / "subspace.safetensors", about)
-            space.panel.save(folder / "gene_panel.json")
-        self.entries[name] = _entry(
-            name,
-            course,
-            overlaps=list(overlaps),
-            synthetic=synthetic,
-            provenance=dict(provenance or {}),
-        )
-        self._save()
+        with self._changing():
+            if name in self.entries:
+                raise InputError("data set", "a new name", name, "remove it first, or rename it")
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
+            _write_states(Dataset.from_dict(states, features=features), folder)
+            if space is not None:
+                padded = space.subspace.padded(self.latent_dim)
+                genes = {"genes": space.panel.digest}
+                save_file(dict(vars(padded)), folder / "subspace.safetensors", genes)
+                space.panel.save(folder / "gene_panel.json")
+            about = {"synthetic": synthetic, "provenance": dict(provenance or {})}
+            self.entries[name] = _entry(name, course, overlaps=list(overlaps), **about)
 
     def remove(self, name: str) -> None:
         """Remove a data set."""
-        del self.entries[name]
+        with self._changing():
+            del self.entries[name]
         self._open.pop(name, None)
-        self._save()
         shutil.rmtree(self._set_folder(name))
 
     def to_parquet(self, folder: str | Path) -> None:
@@ -401,14 +390,34 @@ class Corpus:
         from huggingface_hub import snapshot_download
 
         with explained_errors(repo_id, "read"):
-            found = snapshot_download(
-                repo_id,
-                repo_type="dataset",
-                revision=revision,
-                token=token,
-                allow_patterns=[*_SHARED_PATTERNS, "data/*.parquet"],
-            )
+            wanted = [*_SHARED_PATTERNS, "data/*.parquet"]
+            about: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "token": token}
+            found = snapshot_download(repo_id, allow_patterns=wanted, **about)
         return cls.from_parquet(found, folder)
+
+    def _manifest(self) -> dict[str, Any]:
+        """Settings, and data sets by name, as they are on disk now."""
+        what = str(self.folder)
+        try:
+            content = read_json(self.folder / _MANIFEST_FILE)
+            entries = [as_type(CorpusEntry, one, what) for one in content["sets"]]
+            return {
+                "latent_dim": as_type(int, content["latent_dim"], what),
+                "subspace_mode": as_type(str, content["subspace_mode"], what),
+                "sets": {_file_name(one.name): one for one in entries},
+            }
+        except (TypeError, KeyError) as error:
+            raise InputError(
+                what, "the manifest of a corpus", f"another ({error})", "correct the path"
+            ) from error
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """A block in which nobody else adds or removes; what others have done is known in it."""
+        with locked(self.folder):
+            self.entries = self._manifest()["sets"]
+            yield
+            self._save()
 
     def _table(self, name: str) -> Dataset:
         from datasets import Dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -28,6 +29,8 @@ JSON = (".json",)
 PAGES = (".html",)
 FOLDER = ()
 STANDARD_OUTPUT = "-"
+
+_REFUSED = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 # a cell that begins with one of these is run by spreadsheets; a number is none
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -105,18 +108,17 @@ def written_whole(file: str | Path) -> Iterator[Path]:
                 target.rename(Path(folder) / "replaced")
             os.replace(staging, target)
     except (OSError, RuntimeError) as error:
-        cause = _refusal(error)
-        if cause is None:
+        if (why := _refusal(error)) is None:
             raise
         fix = "make room: what was there is as it was"
-        raise InputError(str(file), "room to write it", f"{cause.strerror}".lower(), fix) from error
+        raise InputError(str(file), "room to write it", why, fix) from error
 
 
-def _refusal(error: BaseException | None) -> OSError | None:
-    """The refusal of the system behind an error, which HDF5 wraps in others; if there is one."""
+def _refusal(error: BaseException | None) -> str | None:
+    """Why the system writes no more, which HDF5 wraps in errors of its own; if that is why."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno is not None:
-            return OSError(error.errno, os.strerror(error.errno))
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            return os.strerror(error.errno).lower()
         error = error.__cause__ or error.__context__
     return None
 

@@ -530,6 +530,26 @@ def test_a_corpus_takes_no_folder_of_others(tmp_path):
     assert not names & {"run.py", "state.pkl"}
 
 
+def test_threads_that_add_to_one_corpus(tmp_path):
+    """Each through a corpus of its own: all data sets are there in the end."""
+    Corpus.create(tmp_path / "corpus", latent_dim=2)
+    opened = [Corpus(tmp_path / "corpus") for _ in range(4)]
+
+    def add(number):
+        for at in range(3):
+            opened[number].add_course(f"set_{number}_{at}", small_course())
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = Corpus(tmp_path / "corpus")
+    assert len(found) == 12
+    for name in found.entries:
+        np.testing.assert_array_equal(found[name].states, np.concatenate(small_course().snapshots))
+
+
 @pytest.fixture
 def subspaces(make_adata):
     with warnings.catch_warnings():
