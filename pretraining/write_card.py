@@ -25,7 +25,7 @@ COMPARISON = HERE.parent / "benchmarks" / "results" / "interpolation" / "strict_
 NAME, LICENCE = "cellmnn-base", "apache-2.0"
 REPRODUCE = """\
 ```
-make base       # corpus, pretraining, this card: the same weights, on a machine of the same kind to the bit
+make base       # corpus, pretraining, this card; the same to the bit on machines of a kind
 make studies    # the tables of unseen data sets
 make peers benchmarks    # the table beside the methods of others
 ```"""
