@@ -29,6 +29,7 @@ from cellmnn_fm import (
     InputError,
     TimeCourse,
     fit_shared_subspace,
+    optimisation,
 )
 from cellmnn_fm.checkpoint import MANIFEST_FILE, verify, whole_or_nothing
 from cellmnn_fm.outputs import save_text, written_whole
@@ -692,6 +693,15 @@ def test_accumulation_of_a_caller_changes_nothing(monkeypatch):
     expected = train(course, config, training).losses
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
     assert train(course, config, training).losses == expected
+
+
+def test_lower_precision_of_a_caller_is_said(monkeypatch):
+    class Lower:
+        mixed_precision = "bf16"
+
+    monkeypatch.setattr(optimisation, "Accelerator", Lower)
+    with pytest.warns(UserWarning, match="accelerate is set to bf16 here: so are fits"):
+        optimisation.own_accelerator()
 
 
 # ---------------------------------------------------------------------------------------------

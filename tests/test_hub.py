@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -105,6 +106,18 @@ def offline(monkeypatch):
 @case("push without a token", "token for me/model: expected one that may write there, found none")
 def push_without_token(hub, fitted, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
+    fitted.push_to_hub("me/model")
+
+
+@case("push with HF_HUB_DISABLE_IMPLICIT_TOKEN", "token for me/model: expected one that may write")
+def push_without_implicit_token(hub, fitted, monkeypatch):
+    """The token in the environment is not used then, by the command neither."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    with tempfile.TemporaryDirectory() as folder:
+        fitted.save_pretrained(f"{folder}/model")
+        result = CliRunner().invoke(app, ["push", f"{folder}/model", "me/model"])
+    assert result.exit_code == 2
+    assert not hub.repos
     fitted.push_to_hub("me/model")
 
 

@@ -124,6 +124,16 @@ def test_arrays_that_are_computed_later(kind):
     np.testing.assert_array_equal(np.concatenate(chunks), x)
 
 
+def test_cells_that_are_read_lazily(adata):
+    """Their obs is no table yet."""
+
+    class Lazy:
+        obs, uns = object(), {}
+
+    with pytest.raises(InputError, match="adata: expected one whose obs is in memory, found one"):
+        read_times(Lazy(), "day")
+
+
 def counted_as(x):
     adata = counted()
     adata.X = x
