@@ -37,7 +37,7 @@ test-hub: $(VENV)/.installed ## the tests that talk to a Hub server, which they 
 	env -u HF_HUB_OFFLINE $(BIN)/pytest -q -m hub
 
 test-multiprocess: $(VENV)/.installed ## the tests that start several processes
-	$(BIN)/pytest -q -m multiprocess
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m multiprocess
 
 lint: $(VENV)/.installed ## formatting, linter and type checker
 	$(BIN)/ruff format --check .

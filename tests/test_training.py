@@ -296,7 +296,7 @@ def test_training_settings_are_checked(options, message):
 def cellmnn_fit(folder, *launcher):
     return [
         *launcher,
-        "cellmnn_fm.cli",
+        "cellmnn_fm",
         "fit",
         str(folder / "course.h5ad"),
         "--time-key",
@@ -305,6 +305,7 @@ def cellmnn_fit(folder, *launcher):
         str(folder / "model"),
         "--steps",
         "250",
+        "--no-verdict",
     ]
 
 
