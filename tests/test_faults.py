@@ -159,13 +159,19 @@ def on_a_device(folder, extension, made):
 PLACES = {
     "the input itself": (to_the_input, "found {place}, which is an input"),
     "in the input, a zarr store": (into_the_input, "expected a path beside the inputs"),
-    "below a file": (below_a_file, "notes.txt is a file"),
+    "below a file, notes.txt": (below_a_file, "notes.txt is a file"),
     "a folder that cannot be made": (nowhere, "expected a path that can be written"),
-    "a file for a folder, a folder for a file": (on_another_thing, "name a"),
+    "a file for a folder, a folder for a file": (
+        on_another_thing,
+        "expected a folder, or nothing yet, found a file / expected a file, found a folder",
+    ),
     "the folder of a project": (in_a_project, "found other files, such as README.md"),
     "a name of 300 letters": (of_endless_name, "expected a path, found"),
     "another extension": (of_another_form, "the format follows the extension"),
-    "a device": (on_a_device, "expected a "),
+    "a device": (
+        on_a_device,
+        "expected a folder, or nothing yet, found a file / expected a plain file, found",
+    ),
 }
 
 
@@ -178,7 +184,9 @@ def test_places(made, tmp_path, command, place):
         pytest.skip("folders have none")
     at, others = PLACES[place][0](tmp_path, extension, made)
     before = everything(tmp_path)
-    refused(run(*told(command, made, **others), option, at), PLACES[place][1].format(place=at))
+    # said of folders, and of files, where that is not the same
+    said = PLACES[place][1].split(" / ")[-1 if extension else 0]
+    refused(run(*told(command, made, **others), option, at), said.format(place=at))
     assert everything(tmp_path) == before
 
 
