@@ -34,7 +34,7 @@ docs: $(VENV)/.installed ## the reference of all modules, from their docstrings,
 	$(BIN)/pdoc --docformat numpy --math -o build/reference $(MODULES)
 
 test-hub: $(VENV)/.installed ## the tests that talk to a Hub server, which they start
-	env -u HF_HUB_OFFLINE $(BIN)/pytest -q -m hub
+	env -u HF_HUB_OFFLINE OMP_NUM_THREADS=1 $(BIN)/pytest -q -m hub -n 2
 
 test-multiprocess: $(VENV)/.installed ## the tests that start several processes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m multiprocess

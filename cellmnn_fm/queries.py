@@ -174,7 +174,7 @@ class FittedQueries:
             Whether to add what needs a dense array of cells and genes.
         file : path, optional
             Where to write the result (.h5ad or .zarr), a few cells at a time; what is returned then
-            has no matrices of cells and genes, which would take much memory.
+            lacks the matrices of cells and genes, which would take much memory.
 
         Returns
         -------
