@@ -94,11 +94,13 @@ class GeneMoments:
             cells = total
             scatter[scatter <= cells * (_ROUNDING * mean) ** 2] = 0.0
             rows = np.concatenate([directions, centred, between[None].astype(np.float32)])
+            if not standardize:
+                directions = _leading(rows, rank)
+                continue
             # which directions lead is judged by the standard deviations known so far
-            scale = _nonzero(np.sqrt(scatter)) if standardize else np.ones(len(mean))
-            directions = (_leading((rows / scale).astype(np.float32), rank) * scale).astype(
-                np.float32
-            )
+            scale = _nonzero(np.sqrt(scatter))
+            leading = _leading((rows / scale).astype(np.float32), rank)
+            directions = (leading * scale).astype(np.float32)
         if cells < 2:
             raise InputError("cells", "at least 2", cells, "give more cells")
         require_varying(scatter)
