@@ -204,7 +204,7 @@ class FittedQueries:
             layers=layers,
             to_h5ad=file is not None and Path(file).suffix == ".h5ad",
         )
-        return result.in_memory() if file is None else result.written(file)
+        return result.given(file)
 
     @with_torch_defaults
     def interpolate(
@@ -303,7 +303,7 @@ class FittedQueries:
             region = mean_region(course, predicted, recipe, level)
             if region is not None:
                 add_region(result.cells, region, fitted.subspace)
-        return result.in_memory() if file is None else result.written(file)
+        return result.given(file)
 
     @with_torch_defaults
     def trajectory(
@@ -399,7 +399,7 @@ class FittedQueries:
         if n_steps is not None:
             settings = {"dataset": record.name, "n_steps": n_steps}
         result = followed_cells(found, names, fitted.panel, fitted.subspace, settings)
-        return result.in_memory() if file is None else result.written(file)
+        return result.given(file)
 
     @with_torch_defaults
     def cell_states(

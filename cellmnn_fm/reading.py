@@ -136,8 +136,9 @@ class Source:
             matrix = np.asarray(values, dtype=np.float32)
             require_finite(matrix, self.name)
         numbers = matrix.data if sparse.issparse(matrix) else matrix
-        if numbers.size and max(numbers.max(), -numbers.min()) > _MOST:
-            found = f"{max(numbers.max(), -numbers.min()):.2g}"
+        largest = max(numbers.max(), -numbers.min()) if numbers.size else 0.0
+        if largest > _MOST:
+            found = f"{largest:.2g}"
             raise InputError(self.name, f"values up to {_MOST:g}", found, "rescale them")
         if self.scale == "log":
             return matrix

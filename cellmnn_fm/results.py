@@ -49,6 +49,10 @@ class Result:
     velocity: tuple[str, ...] = ()
     source: Path | None = None
 
+    def given(self, file: str | Path | None) -> AnnData:
+        """In memory, or written to a file where one is asked for."""
+        return self.in_memory() if file is None else self.written(file)
+
     def in_memory(self) -> AnnData:
         """All of it."""
         result = self.cells

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from on_disk import everything, exit_code_of_kill
 from safetensors.numpy import load_file, save_file
 
 from cellmnn_fm import (
@@ -70,13 +71,6 @@ def is_one_of(folder, models):
         all(torch.equal(tensor, found[name]) for name, tensor in model.state_dict().items())
         for model in models
     )
-
-
-def everything(folder):
-    return {
-        path.relative_to(folder): path.read_bytes() if path.is_file() else path.is_symlink()
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 # ---------------------------------------------------------------------------------------------
@@ -212,29 +206,10 @@ def test_threads_that_write_one_file(tmp_path):
 def test_a_kill_while_a_file_is_written(tmp_path, at):
     """The old file, or the new one."""
     save_text("old", tmp_path / "table.tsv")
-    child = os.fork()
-    if child == 0:  # pragma: no cover (ends at once)
-        count = 0
-
-        def killed_at(function):
-            def call(*arguments, **options):
-                nonlocal count
-                count += 1
-                if count == at:
-                    os._exit(9)
-                return function(*arguments, **options)
-
-            return call
-
-        for name in ("fsync", "replace", "mkdir", "rmdir", "unlink", "write"):
-            setattr(os, name, killed_at(getattr(os, name)))
-        try:
-            save_text("new", tmp_path / "table.tsv")
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
+    calls = ("fsync", "replace", "mkdir", "rmdir", "unlink", "write")
+    code = exit_code_of_kill(at, lambda: save_text("new", tmp_path / "table.tsv"), calls)
     assert (tmp_path / "table.tsv").read_text() in ("old", "new")
-    if os.waitstatus_to_exitcode(status) == 0:
+    if code == 0:
         assert (tmp_path / "table.tsv").read_text() == "new"
 
 
@@ -564,28 +539,7 @@ def subspaces(make_adata):
 def test_a_kill_while_a_subspace_is_saved(tmp_path, subspaces, at):
     one, both = subspaces
     one.save(tmp_path / "shared")
-    child = os.fork()
-    if child == 0:  # pragma: no cover (ends at once)
-        count = 0
-
-        def killed_at(function):
-            def call(*arguments, **options):
-                nonlocal count
-                count += 1
-                if count == at:
-                    os._exit(9)
-                return function(*arguments, **options)
-
-            return call
-
-        for name in ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir"):
-            setattr(os, name, killed_at(getattr(os, name)))
-        Path.rename = killed_at(Path.rename)
-        try:
-            both.save(tmp_path / "shared")
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+    exit_code_of_kill(at, lambda: both.save(tmp_path / "shared"))
     found = SharedSubspace.load(tmp_path / "shared")
     assert found.panel in (one.panel, both.panel)
     assert len(found.loadings) == len(found.panel)

@@ -170,7 +170,7 @@ def test_the_base_has_no_dates_in_its_panel():
     panel = CellMNNPipeline.from_pretrained("cellmnn-base").foundation.shared.panel
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        human_symbols(pd.DataFrame(index=list(panel.symbols)))
+        assert human_symbols(pd.DataFrame(index=list(panel.symbols))) == list(panel.symbols)
 
 
 def test_versions_of_ensembl_ids_do_not_matter():
