@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
-from cellmnn_fm.corpus import CoursesInMemory
+from cellmnn_fm.corpus_sets import CoursesInMemory
 from cellmnn_fm.joint_training import HeldOutStep, collate
 from cellmnn_fm.optimisation import to_device
 from cellmnn_fm.recipes import TrainingConfig, preset_configs

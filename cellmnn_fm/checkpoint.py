@@ -171,13 +171,6 @@ def _is_begun(target: Path) -> bool:
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Nobody saves to `folder` in the meantime, so that all its files are of one checkpoint."""
-    with locked(folder.parent, shared=True):
-        yield
-
-
-@contextmanager
 def locked(folder: Path, *, shared: bool = False, patience: float = _PATIENCE) -> Iterator[None]:
     """The folder locked, for one that writes or several that read; gone with the process.
 

@@ -7,17 +7,16 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from .checkpoint import locked
+from .corpus_sets import CorpusEntry, CorpusSet, entry_of, padded_states
 from .errors import InputError, listed
 from .gene_panel import GenePanel
 from .hub import explained_errors
@@ -41,87 +40,6 @@ _SHARED_PATTERNS = [
     *(_MANIFEST_FILE, "README.md", "sets/*/gene_panel.json", "sets/*/subspace.safetensors"),
     *(f"{_SHARED_FOLDER}/*.json", f"{_SHARED_FOLDER}/*.safetensors"),
 ]
-
-
-@dataclass(frozen=True)
-class CorpusEntry:
-    """What the manifest says of a data set.
-
-    Attributes
-    ----------
-    name : str
-    times : list of float
-        Observed times, ascending.
-    cells : list of int
-        At each of them; the cells lie in this order.
-    num_dims : int
-        How many latent dimensions are real, the others being padding.
-    overlaps : list of str
-        Names of data sets that share cells with it.
-    synthetic : bool
-    provenance : dict
-        Source, licence, checksum and whatever else is known.
-    """
-
-    name: str
-    times: list[float]
-    cells: list[int]
-    num_dims: int
-    overlaps: list[str] = field(default_factory=list)
-    synthetic: bool = False
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-
-class CorpusSet:
-    """The snapshots of one data set.
-
-    Parameters
-    ----------
-    entry : CorpusEntry
-    states : (cells, latent_dim)
-        All cells, ordered by time; may be a view of a file that is not in memory until it is read.
-    """
-
-    def __init__(self, entry: CorpusEntry, states: NDArray[np.float32]):
-        self.entry, self.states = entry, states
-        self._starts = np.concatenate([[0], np.cumsum(entry.cells)])
-
-    def draw(self, index: int, most: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """At most `most` cells of a snapshot, drawn without replacement, (cells, latent_dim)."""
-        cells = self.entry.cells[index]
-        chosen = rng.choice(cells, min(cells, most), replace=False, shuffle=False)
-        return self.states[np.sort(chosen) + self._starts[index]]
-
-    def course(self) -> TimeCourse:
-        """All of it, in memory, in its real dimensions."""
-        everything = self.states[:, : self.entry.num_dims]
-        snapshots = np.split(everything, self._starts[1:-1])
-        return TimeCourse(snapshots, np.array(self.entry.times))
-
-
-class CoursesInMemory:
-    """A few time courses in one latent space, to draw tasks from, without a file.
-
-    Parameters
-    ----------
-    courses : mapping of TimeCourse
-        By name, each with at most `latent_dim` dimensions.
-    latent_dim : int
-    """
-
-    def __init__(self, courses: Mapping[str, TimeCourse], latent_dim: int):
-        self.latent_dim = latent_dim
-        self.entries = {name: _entry(name, course) for name, course in courses.items()}
-        self._sets = {
-            name: CorpusSet(self.entries[name], _padded(course, latent_dim))
-            for name, course in courses.items()
-        }
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, name: str) -> CorpusSet:
-        return self._sets[name]
 
 
 class Corpus:
@@ -296,7 +214,7 @@ class Corpus:
                 name, f"at most {self.latent_dim} dimensions", course.latent_dim, "drop some"
             )
         features = Features({"z": List(Value("float32"), length=self.latent_dim)})
-        states = {"z": _padded(course, self.latent_dim)}
+        states = {"z": padded_states(course, self.latent_dim)}
         folder = self._set_folder(name)
         with self._changing():
             if name in self.entries:
@@ -309,7 +227,7 @@ class Corpus:
                 save_file(dict(vars(padded)), folder / "subspace.safetensors", genes)
                 space.panel.save(folder / "gene_panel.json")
             about = {"synthetic": synthetic, "provenance": dict(provenance or {})}
-            self.entries[name] = _entry(name, course, overlaps=list(overlaps), **about)
+            self.entries[name] = entry_of(name, course, overlaps=list(overlaps), **about)
 
     def remove(self, name: str) -> None:
         """Remove a data set."""
@@ -448,17 +366,6 @@ def group_overlapping(overlaps: Mapping[str, Iterable[str]]) -> dict[str, str]:
                 first = next(one for one in overlaps if group[one] in merged)
                 group = {one: group[first] if of in merged else of for one, of in group.items()}
     return group
-
-
-def _entry(name: str, course: TimeCourse, **others: Any) -> CorpusEntry:
-    cells = [len(snapshot) for snapshot in course.snapshots]
-    return CorpusEntry(name, course.times.tolist(), cells, course.latent_dim, **others)
-
-
-def _padded(course: TimeCourse, latent_dim: int) -> NDArray[np.float32]:
-    """All cells, ordered by time, (cells, latent_dim)."""
-    padding = latent_dim - course.latent_dim
-    return np.pad(np.concatenate(course.snapshots), ((0, 0), (0, padding)))
 
 
 def _file_name(name: str) -> str:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from .adaptation import Start, adapt_jointly
-from .corpus import CoursesInMemory
+from .corpus_sets import CoursesInMemory
 from .errors import listed, require_number, require_seed
 from .joint_training import HeldOutStep, TaskBatch, task_losses
 from .latent_space import require_known

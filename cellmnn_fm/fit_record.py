@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .corpus import CorpusEntry
+from .corpus_sets import CorpusEntry
 from .errors import InputError
 from .gene_panel import Coverage
 from .latent_space import GeneOptions, SubspaceMode

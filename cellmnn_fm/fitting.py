@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from .adaptation import Start, adapt, extended, of_dataset
 from .batches import BatchEffects
 from .candidates import fit_preset
-from .corpus import CorpusEntry
+from .corpus_sets import CorpusEntry
 from .errors import InputError
 from .evaluation import Fold
 from .finetuning import FineTuningMode, finetune

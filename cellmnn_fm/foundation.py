@@ -11,7 +11,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from .checkpoint import whole_or_nothing
-from .corpus import Corpus, CorpusEntry
+from .corpus import Corpus
+from .corpus_sets import CorpusEntry
 from .errors import InputError, listed, require_count
 from .fit_record import FitRecord
 from .gene_panel import GenePanel

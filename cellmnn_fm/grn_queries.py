@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
+
 from .errors import InputError, require_count, require_seed
 from .grn import GeneRegulatoryNetwork
 from .latent_space import require_known
-from .queries import MAX_CELLS, FittedQueries
+from .queries import FittedQueries
 from .reading import read_source
 from .regulation import (
     DEFAULT_RIDGE,
+    CellStates,
     Decay,
     Estimator,
     Part,
@@ -20,13 +23,44 @@ from .regulation import (
 )
 from .times import TimeKey
 from .torch_defaults import with_torch_defaults
+from .trajectories import velocities
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+MAX_CELLS = 10_000  # more would not sharpen a network
+
+
 class GRNQueries(FittedQueries):
     """Which gene drives which."""
+
+    @with_torch_defaults
+    def cell_states(
+        self, adata: AnnData | None = None, time_key: str | TimeKey | None = None
+    ) -> CellStates:
+        """Where cells are and where they are going, and their expression of the genes of the fit.
+
+        Parameters
+        ----------
+        adata : AnnData, optional
+            Observed cells, of which at most 10,000 are drawn. Without it 200 cells are drawn from
+            each of the distributions, mean and covariance, that a model with a frame knows.
+        time_key : str, optional
+            Column of times, where it differs from that of the fit.
+        """
+        if adata is None:
+            return self._drawn_states()
+        fitted = self.fitted_to(adata, time_key)
+        source, states, cell_times, _ = fitted._read(adata, time_key)
+        kept = np.full(len(states), True)
+        if len(states) > MAX_CELLS:
+            kept[:] = False
+            kept[np.random.default_rng(0).choice(len(states), MAX_CELLS, replace=False)] = True
+        states, cell_times = states[kept], cell_times[kept]
+        velocity = velocities(fitted.model, states, cell_times, fitted.record.time_scale)
+        found = fitted.latent_space.expression(source, fitted.record.gene_options, kept)
+        return CellStates(states, velocity, cell_times, found)
 
     @with_torch_defaults
     def grn(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from .adaptation import Start, of_dataset
-from .checkpoint import reading, require_replaceable
+from .checkpoint import locked, require_replaceable
 from .errors import InputError, require_count, require_seed
 from .evaluation_queries import EvaluationQueries
 from .fate_queries import FateQueries
@@ -338,7 +338,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             If a file of it is missing or does not load.
         """
         folder, revision = locate(name_or_path, **download)
-        with reading(folder):
+        with locked(folder.parent, shared=True):  # so that all files are of one save
             loaded = cls._loaded(name_or_path, folder, revision)
         return loaded if dataset is None else loaded.of_dataset(dataset)
 

@@ -16,7 +16,7 @@ from transformers import initialization as init
 from .checkpoint import (
     find,
     inside,
-    reading,
+    locked,
     require_tensors,
     tensor_shapes,
     verify,
@@ -79,7 +79,7 @@ class CellMNNPreTrainedModel(PreTrainedModel):
         if (folder / "adapter_config.json").exists():
             fix = "merge it into its base first"
             raise InputError(str(folder), "a whole model", "an adapter", fix)
-        with reading(folder):
+        with locked(folder.parent, shared=True):  # so that all files are of one save
             verify(folder)
             config = kwargs.pop("config", None)
             if not isinstance(config, PreTrainedConfig):

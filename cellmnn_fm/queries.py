@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "pipeline.json"
 
-MAX_CELLS = 10_000  # more would not sharpen a network
-
 
 class FittedQueries:
     """What can be asked of a fitted model: where cells are, where they go, what is in between.
@@ -400,33 +398,6 @@ class FittedQueries:
             settings = {"dataset": record.name, "n_steps": n_steps}
         result = followed_cells(found, names, fitted.panel, fitted.subspace, settings)
         return result.given(file)
-
-    @with_torch_defaults
-    def cell_states(
-        self, adata: AnnData | None = None, time_key: str | TimeKey | None = None
-    ) -> CellStates:
-        """Where cells are and where they are going, and their expression of the genes of the fit.
-
-        Parameters
-        ----------
-        adata : AnnData, optional
-            Observed cells, of which at most 10,000 are drawn. Without it 200 cells are drawn from
-            each of the distributions, mean and covariance, that a model with a frame knows.
-        time_key : str, optional
-            Column of times, where it differs from that of the fit.
-        """
-        if adata is None:
-            return self._drawn_states()
-        fitted = self.fitted_to(adata, time_key)
-        source, states, cell_times, _ = fitted._read(adata, time_key)
-        kept = np.full(len(states), True)
-        if len(states) > MAX_CELLS:
-            kept[:] = False
-            kept[np.random.default_rng(0).choice(len(states), MAX_CELLS, replace=False)] = True
-        states, cell_times = states[kept], cell_times[kept]
-        velocity = velocities(fitted.model, states, cell_times, fitted.record.time_scale)
-        found = fitted.latent_space.expression(source, fitted.record.gene_options, kept)
-        return CellStates(states, velocity, cell_times, found)
 
     def _drawn_states(self, cells: int = 200, seed: int = 0) -> CellStates:
         scale = self.record.time_scale

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ortho_group
 
-from .corpus import Corpus, CoursesInMemory
+from .corpus import Corpus
+from .corpus_sets import CoursesInMemory
 from .errors import InputError
 from .time_course import TimeScale
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cellmnn_fm import InputError, TimeCourse, fit_shared_subspace
-from cellmnn_fm.corpus import Corpus, CoursesInMemory, group_overlapping
+from cellmnn_fm.corpus import Corpus, group_overlapping
+from cellmnn_fm.corpus_sets import CoursesInMemory
 
 
 def make_course(seed, dims=3, cells=30, times=4):

@@ -21,7 +21,7 @@ ORDER = [
     *("batches", "reading", "growth_genes", "latent_space", "members", "time_course", "recipes"),
     *("trust_region", "trajectories", "rollout", "uncertainty", "growth"),
     *("metrics", "evaluation", "verdict", "subspace_report"),
-    *("corpus", "sampling", "fit_record", "foundation", "model_card"),
+    *("corpus_sets", "corpus", "sampling", "fit_record", "foundation", "model_card"),
     *("optimisation", "training", "joint_training", "adaptation", "finetuning", "candidates"),
     *("fates", "conditions", "grn", "regulation", "grn_baselines", "gene_networks"),
     *("results", "fitting", "queries", "fate_queries", "growth_queries", "grn_queries"),
@@ -90,7 +90,7 @@ def test_travelling_modules_need_nothing_else(module):
 
 def test_no_file_is_long():
     for path in PACKAGE.glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 500, path
+        assert len(path.read_text().splitlines()) <= 450, path
 
 
 @pytest.mark.parametrize(
