@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 CELLMNN_DATA ?= ../shared/data
 export CELLMNN_DATA
 # what cellmnn_fm offers at the top is documented where it is defined
-MODULES := $(patsubst cellmnn_fm/%.py,cellmnn_fm.%,\
-	$(filter-out cellmnn_fm/__init__.py,$(wildcard cellmnn_fm/*.py)))
+MODULES := cellmnn_fm.pipeline $(patsubst cellmnn_fm/%/__init__.py,cellmnn_fm.%,\
+	$(wildcard cellmnn_fm/*/__init__.py))
 
 .PHONY: help demo test test-slow docs test-hub test-multiprocess lint wheel peers benchmarks-quick \
 	benchmarks weights base figures studies release clean
@@ -84,10 +84,10 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python benchmarks/interpolation_speed.py
 
 weights: $(VENV)/.installed
-	rm -rf corpus cellmnn_fm/models/cellmnn-base
+	rm -rf corpus cellmnn_fm/model/pretrained/cellmnn-base
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/build_corpus.py corpus
 	OMP_NUM_THREADS=1 $(BIN)/python pretraining/pretrain.py corpus \
-		--config pretraining/configs/base.yaml --output cellmnn_fm/models/cellmnn-base
+		--config pretraining/configs/base.yaml --output cellmnn_fm/model/pretrained/cellmnn-base
 
 base: weights ## cellmnn-base anew: corpus, pretraining, card, into the package; 2 minutes
 	$(BIN)/python pretraining/write_card.py

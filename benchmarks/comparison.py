@@ -16,7 +16,7 @@ from peers import PACKAGES
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
 from leave_group_out import DEVELOPMENT
 
-from cellmnn_fm.metrics import with_interval
+from cellmnn_fm.evaluation.metrics import with_interval
 
 OURS = ("untrained", "zero_shot", "joint", "fine_tuned", "in_frame", "default", "sliced", "blend")
 LABELS = {

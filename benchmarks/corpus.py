@@ -29,10 +29,10 @@ from accelerate import Accelerator
 from memory import apart
 
 from cellmnn_fm import TimeCourse
-from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.joint_training import corpus_config, pretrain
-from cellmnn_fm.recipes import TrainingConfig
-from cellmnn_fm.sampling import SamplingConfig
+from cellmnn_fm.data.corpus import Corpus
+from cellmnn_fm.data.tasks import SamplingConfig
+from cellmnn_fm.training.configs import TrainingConfig
+from cellmnn_fm.training.pretraining import corpus_config, pretrain
 
 RESULTS = Path(__file__).parent / "results"
 DIMS, TIMES, SETS = 8, 5, 10

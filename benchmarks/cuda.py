@@ -22,7 +22,7 @@ from profiles import course_step, joint_step
 from scaling import course_of
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
-from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.dynamics.snapshots import interpolate
 
 REPEATS = 50
 

@@ -31,10 +31,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.evaluation import Protocol
-from cellmnn_fm.latent_space import GeneOptions, SubspaceMode
-from cellmnn_fm.members import fit_shared_subspace
-from cellmnn_fm.metrics import with_interval
+from cellmnn_fm.data.genes import GeneOptions
+from cellmnn_fm.data.latent_space import SubspaceMode
+from cellmnn_fm.data.shared_subspace import fit_shared_subspace
+from cellmnn_fm.evaluation.folds import Protocol
+from cellmnn_fm.evaluation.metrics import with_interval
 
 RESULTS = Path(__file__).parent / "results"
 SHARED_DIMS = 8

@@ -20,7 +20,7 @@ import torch
 import typer
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.grn_evaluation import (
+from cellmnn_fm.questions.grn.reference import (
     Comparison,
     Reference,
     auprc_ratio,

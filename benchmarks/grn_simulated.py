@@ -19,16 +19,16 @@ import numpy as np
 import torch
 import typer
 
-from cellmnn_fm.gene_networks import GeneNetwork, Topology
-from cellmnn_fm.grn import GeneRegulatoryNetwork
-from cellmnn_fm.grn_baselines import BASELINES
-from cellmnn_fm.grn_evaluation import Reference, link_scores, sign_scores
-from cellmnn_fm.recipes import preset_configs
-from cellmnn_fm.regulation import CellStates, operator_network, production_network
-from cellmnn_fm.subspace import Subspace
-from cellmnn_fm.time_course import TimeCourse
-from cellmnn_fm.training import train
-from cellmnn_fm.trajectories import velocities
+from cellmnn_fm.data.gene_networks import GeneNetwork, Topology
+from cellmnn_fm.data.subspace import Subspace
+from cellmnn_fm.data.time_course import TimeCourse
+from cellmnn_fm.dynamics.snapshots import velocities
+from cellmnn_fm.questions.grn.baselines import BASELINES
+from cellmnn_fm.questions.grn.estimators import CellStates, operator_network, production_network
+from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
+from cellmnn_fm.questions.grn.reference import Reference, link_scores, sign_scores
+from cellmnn_fm.training.configs import preset_configs
+from cellmnn_fm.training.one_course import train
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = 5

@@ -32,9 +32,9 @@ def main() -> None:
 
 def one_case(genes: int, cells: int) -> None:
     """Print seconds of the network and of its edges, and megabytes beyond those of the data."""
-    from cellmnn_fm.regulation import CellStates, production_network
-    from cellmnn_fm.subspace import Subspace
-    from cellmnn_fm.time_course import TimeScale
+    from cellmnn_fm.data.subspace import Subspace
+    from cellmnn_fm.data.time_course import TimeScale
+    from cellmnn_fm.questions.grn.estimators import CellStates, production_network
 
     rng = np.random.default_rng(0)
     states = rng.normal(size=(cells, 10)).astype(np.float32)

@@ -49,16 +49,16 @@ from joint_against_separate import joint_base
 from leave_group_out import TIME_KEYS, make_base
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
-from cellmnn_fm.adaptation import Start, adapt
-from cellmnn_fm.candidates import fit_preset
-from cellmnn_fm.corpus import group_overlapping
-from cellmnn_fm.evaluation import Fold, Protocol, held_out_fold, held_out_times
-from cellmnn_fm.finetuning import finetune, finetuning_config
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.metrics import half_split_floor, ot_interpolate
-from cellmnn_fm.reading import read_source, read_times
-from cellmnn_fm.time_course import TimeScale
-from cellmnn_fm.trajectories import blended, interpolate
+from cellmnn_fm.data.corpus import group_overlapping
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.reading import read_source, read_times
+from cellmnn_fm.data.time_course import TimeScale
+from cellmnn_fm.dynamics.snapshots import blended, interpolate
+from cellmnn_fm.evaluation.candidates import fit_preset
+from cellmnn_fm.evaluation.folds import Fold, Protocol, held_out_fold, held_out_times
+from cellmnn_fm.evaluation.metrics import half_split_floor, ot_interpolate
+from cellmnn_fm.training.adaptation import Start, adapt
+from cellmnn_fm.training.finetuning import finetune, finetuning_config
 
 Tier = Literal["quick", "standard", "full"]
 Prediction = tuple[NDArray, NDArray | None]  # states and weights

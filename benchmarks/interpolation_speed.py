@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
-from cellmnn_fm.gaussian_frame import fit_frame
-from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.model.gaussian_frame import fit_frame
 
 RESULTS = Path(__file__).parent / "results"
 CELLS, DIMS, REPEATS = 100_000, 50, 5

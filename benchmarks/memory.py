@@ -36,10 +36,10 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNPipeline
-from cellmnn_fm.cli import app
-from cellmnn_fm.latent_space import LatentSpace, SpaceOptions, SubspaceMode
-from cellmnn_fm.members import fit_shared_subspace
-from cellmnn_fm.reading import read_source, read_times
+from cellmnn_fm.cli.app import app
+from cellmnn_fm.data.latent_space import LatentSpace, SpaceOptions, SubspaceMode
+from cellmnn_fm.data.reading import read_source, read_times
+from cellmnn_fm.data.shared_subspace import fit_shared_subspace
 
 RESULTS = Path(__file__).parent / "results"
 BLOCK = 5000  # cells, or genes, that are made at once

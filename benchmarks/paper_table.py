@@ -31,14 +31,14 @@ from harness import RESULTS, Cell, console, markdown, run_cells
 from interpolation import BASE_CONFIG, SECONDS, baselines, pushed_by_models, scores_of
 
 from cellmnn_fm import InputError
-from cellmnn_fm.adaptation import adapt
-from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.evaluation import Fold, Protocol, held_out_fold, held_out_times
-from cellmnn_fm.joint_training import corpus_config, pretrain
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.reading import read_source, read_times
-from cellmnn_fm.recipes import TrainingConfig
-from cellmnn_fm.sampling import SamplingConfig
+from cellmnn_fm.data.corpus import Corpus
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.reading import read_source, read_times
+from cellmnn_fm.data.tasks import SamplingConfig
+from cellmnn_fm.evaluation.folds import Fold, Protocol, held_out_fold, held_out_times
+from cellmnn_fm.training.adaptation import adapt
+from cellmnn_fm.training.configs import TrainingConfig
+from cellmnn_fm.training.pretraining import corpus_config, pretrain
 
 N_DIMS = 5
 SEEDS = 3

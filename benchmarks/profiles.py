@@ -30,14 +30,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
-from cellmnn_fm.corpus_sets import CoursesInMemory
-from cellmnn_fm.joint_training import HeldOutStep, collate
-from cellmnn_fm.optimisation import to_device
-from cellmnn_fm.recipes import TrainingConfig, preset_configs
-from cellmnn_fm.sampling import SamplingConfig, TaskSampler
-from cellmnn_fm.synthetic import branching_course
-from cellmnn_fm.training import CourseStep, draw
-from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.data.corpus_sets import CoursesInMemory
+from cellmnn_fm.data.synthetic import branching_course
+from cellmnn_fm.data.tasks import SamplingConfig, TaskSampler
+from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.training.configs import TrainingConfig, preset_configs
+from cellmnn_fm.training.loop import to_device
+from cellmnn_fm.training.one_course import CourseStep, draw
+from cellmnn_fm.training.pretraining import HeldOutStep, collate
 
 
 def main(

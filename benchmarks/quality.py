@@ -39,14 +39,14 @@ from interpolation import (
 from peers import PACKAGES, Push, fit_peer, installed
 
 from cellmnn_fm import CellMNNModel
-from cellmnn_fm.candidates import fit_preset
-from cellmnn_fm.corpus import group_overlapping
-from cellmnn_fm.evaluation import Fold, held_out_fold
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.reading import read_source
-from cellmnn_fm.recipes import preset_configs
-from cellmnn_fm.time_course import TimeScale
-from cellmnn_fm.training import train
+from cellmnn_fm.data.corpus import group_overlapping
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.reading import read_source
+from cellmnn_fm.data.time_course import TimeScale
+from cellmnn_fm.evaluation.candidates import fit_preset
+from cellmnn_fm.evaluation.folds import Fold, held_out_fold
+from cellmnn_fm.training.configs import preset_configs
+from cellmnn_fm.training.one_course import train
 
 SETS = ("embryoid_body_pca", "hesc_endoderm")
 OURS = ("untrained", "zero_shot", "fine_tuned", "blend", "default")

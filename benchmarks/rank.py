@@ -15,7 +15,7 @@ from rich.table import Table
 from torch.utils.benchmark import Timer
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
-from cellmnn_fm.losses import energy_distance, invertibility_penalty, kinetic_energy
+from cellmnn_fm.training.losses import energy_distance, invertibility_penalty, kinetic_energy
 
 DIMS = (5, 20, 50, 100)
 TIMES, CELLS, RANK = 4, 64, 4

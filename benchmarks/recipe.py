@@ -33,18 +33,18 @@ from leave_group_out import DEVELOPMENT
 from numpy.typing import NDArray
 
 from cellmnn_fm import CellMNNModel
-from cellmnn_fm.adaptation import adapt
-from cellmnn_fm.corpus import group_overlapping
-from cellmnn_fm.evaluation import Fold, held_out_fold
-from cellmnn_fm.finetuning import finetune, finetuning_config
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.losses import energy_distance
-from cellmnn_fm.metrics import ot_interpolate, wasserstein1, with_interval
-from cellmnn_fm.reading import read_source, read_times
-from cellmnn_fm.recipes import preset_configs
-from cellmnn_fm.time_course import TimeScale
-from cellmnn_fm.training import train
-from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.data.corpus import group_overlapping
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.reading import read_source, read_times
+from cellmnn_fm.data.time_course import TimeScale
+from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.evaluation.folds import Fold, held_out_fold
+from cellmnn_fm.evaluation.metrics import ot_interpolate, wasserstein1, with_interval
+from cellmnn_fm.training.adaptation import adapt
+from cellmnn_fm.training.configs import preset_configs
+from cellmnn_fm.training.finetuning import finetune, finetuning_config
+from cellmnn_fm.training.losses import energy_distance
+from cellmnn_fm.training.one_course import train
 
 Split = Literal["development", "others"]
 

@@ -5,7 +5,7 @@
 A default fit of each file in $CELLMNN_DATA (at most 4,000 of its cells); up to 300 cells of the
 first time are followed to the last, and back, by tolerance, in 1 and in 8 steps an interval, and
 a snapshot is interpolated in 8 steps. Counted are rows that are not finite, which there must be
-none of, and cells that are stopped where the snapshots end (`cellmnn_fm.trust_region`).
+none of, and cells that are stopped where the snapshots end (`cellmnn_fm.dynamics.trust_region`).
 
 Results: benchmarks/results/runaway.json and .md.
 """

@@ -29,11 +29,11 @@ from peers import fit_cfm, fit_peer, index_of, installed
 from rich.progress import track
 
 from cellmnn_fm import TimeCourse
-from cellmnn_fm.losses import energy_distance, mmd2
-from cellmnn_fm.metrics import ot_interpolate, wasserstein1
-from cellmnn_fm.recipes import preset_configs
-from cellmnn_fm.training import train
-from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.evaluation.metrics import ot_interpolate, wasserstein1
+from cellmnn_fm.training.configs import preset_configs
+from cellmnn_fm.training.losses import energy_distance, mmd2
+from cellmnn_fm.training.one_course import train
 
 N_DIMS = 5
 NOISE = 0.1  # of the spread of a component

@@ -34,15 +34,15 @@ from harness import RESULTS, Cell, markdown, run_cells
 from torch.utils.benchmark import Timer
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
-from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.gaussian_frame import fit_frame
-from cellmnn_fm.joint_training import corpus_config, pretrain
-from cellmnn_fm.optimisation import to_device
-from cellmnn_fm.recipes import TrainingConfig, preset_configs
-from cellmnn_fm.sampling import SamplingConfig
-from cellmnn_fm.synthetic import branching_course
-from cellmnn_fm.training import CourseStep, draw, train
-from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.data.corpus import Corpus
+from cellmnn_fm.data.synthetic import branching_course
+from cellmnn_fm.data.tasks import SamplingConfig
+from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.model.gaussian_frame import fit_frame
+from cellmnn_fm.training.configs import TrainingConfig, preset_configs
+from cellmnn_fm.training.loop import to_device
+from cellmnn_fm.training.one_course import CourseStep, draw, train
+from cellmnn_fm.training.pretraining import corpus_config, pretrain
 
 CELLS = (1_000, 10_000, 100_000, 1_000_000)
 DIMS = (5, 16, 32, 64, 128, 256, 512)

@@ -30,16 +30,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from cellmnn_fm.latent_space import (
-    GeneOptions,
-    LatentSpace,
-    SpaceOptions,
-    SubspaceMode,
-)
-from cellmnn_fm.members import fit_shared_subspace
-from cellmnn_fm.reading import read_source, read_times
-from cellmnn_fm.shared_subspace import SharedSubspace
-from cellmnn_fm.subspace_report import report_subspaces
+from cellmnn_fm.data.genes import GeneOptions
+from cellmnn_fm.data.latent_space import LatentSpace, SpaceOptions, SubspaceMode
+from cellmnn_fm.data.reading import read_source, read_times
+from cellmnn_fm.data.shared_subspace import SharedSubspace, fit_shared_subspace
+from cellmnn_fm.evaluation.subspaces import report_subspaces
 
 RESULTS = Path(__file__).parent / "results"
 DIMS = (8, 32)

@@ -9,15 +9,23 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .configuration_cellmnn import CellMNNConfig
-    from .errors import InputError
-    from .gene_panel import GenePanel
-    from .latent_space import GeneOptions
-    from .members import fit_shared_subspace
-    from .modeling_cellmnn import CellMNNModel
+    from .data.corpus import Corpus
+    from .data.gene_networks import GeneNetwork
+    from .data.genes import GeneOptions, GenePanel
+    from .data.growth_genes import GrowthGenes
+    from .data.shared_subspace import SharedSubspace, fit_shared_subspace
+    from .data.synthetic import branching_course
+    from .data.tasks import SamplingConfig
+    from .data.time_course import TimeCourse
+    from .data.times import TimeKey
+    from .fitted.foundation import save_foundation
+    from .model.configuration_cellmnn import CellMNNConfig
+    from .model.errors import InputError
+    from .model.modeling_cellmnn import CellMNNModel
     from .pipeline import CellMNNPipeline
-    from .shared_subspace import SharedSubspace
-    from .time_course import TimeCourse
+    from .report.page import write_report
+    from .training.configs import TrainingConfig
+    from .training.pretraining import corpus_config, pretrain
 
 __version__ = version("cellmnn-fm")
 __all__ = [
@@ -25,29 +33,45 @@ __all__ = [
     "CellMNNModel",
     "CellMNNPipeline",
     "Corpus",
+    "GeneNetwork",
     "GeneOptions",
     "GenePanel",
     "GrowthGenes",
     "InputError",
+    "SamplingConfig",
     "SharedSubspace",
     "TimeCourse",
     "TimeKey",
+    "TrainingConfig",
+    "branching_course",
+    "corpus_config",
     "fit_shared_subspace",
+    "pretrain",
+    "save_foundation",
+    "write_report",
 ]
 
 _HOMES = {
-    "CellMNNConfig": "configuration_cellmnn",
-    "CellMNNModel": "modeling_cellmnn",
+    "CellMNNConfig": "model.configuration_cellmnn",
+    "CellMNNModel": "model.modeling_cellmnn",
     "CellMNNPipeline": "pipeline",
-    "Corpus": "corpus",
-    "GeneOptions": "latent_space",
-    "GenePanel": "gene_panel",
-    "GrowthGenes": "growth_genes",
-    "InputError": "errors",
-    "SharedSubspace": "shared_subspace",
-    "TimeCourse": "time_course",
-    "TimeKey": "times",
-    "fit_shared_subspace": "members",
+    "Corpus": "data.corpus",
+    "GeneNetwork": "data.gene_networks",
+    "GeneOptions": "data.genes",
+    "GenePanel": "data.genes",
+    "GrowthGenes": "data.growth_genes",
+    "InputError": "model.errors",
+    "SamplingConfig": "data.tasks",
+    "SharedSubspace": "data.shared_subspace",
+    "TimeCourse": "data.time_course",
+    "TimeKey": "data.times",
+    "TrainingConfig": "training.configs",
+    "branching_course": "data.synthetic",
+    "corpus_config": "training.pretraining",
+    "fit_shared_subspace": "data.shared_subspace",
+    "pretrain": "training.pretraining",
+    "save_foundation": "fitted.foundation",
+    "write_report": "report.page",
 }
 
 

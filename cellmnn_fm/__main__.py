@@ -1,15 +1,6 @@
-"""`cellmnn`, or `python -m cellmnn_fm`: an interruption at any moment ends in one line."""
+"""Of 0.1, for launchers: `-m cellmnn_fm.cli` now. Goes with 0.3."""
 
-from .interrupts import end_at_once
-
-
-def main() -> None:
-    """Run the command line."""
-    end_at_once()  # importing the commands takes a second
-    from .cli import app
-
-    app()
-
+from .cli.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from .adaptation import Start, of_dataset
-from .checkpoint import locked, require_replaceable
-from .errors import InputError, require_count, require_seed
-from .evaluation_queries import EvaluationQueries
-from .fate_queries import FateQueries
-from .finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, FineTuningMode, finetuning_config
-from .fit_record import FitRecord
-from .fitting import (
+from .data.genes import GeneOptions, GenePanel, OnDuplicates, SymbolSource
+from .data.growth_genes import Growth
+from .data.latent_space import SpaceOptions, SubspaceMode
+from .data.shared_subspace import SharedSubspace
+from .data.times import TimeKey
+from .fitted.fitting import (
     Reading,
     adapt_base,
     finetune_base,
@@ -24,19 +22,21 @@ from .fitting import (
     refuse,
     space_options,
 )
-from .foundation import FOUNDATION_FILE, GENES_FILE, Foundation
-from .gene_panel import GenePanel, OnDuplicates
-from .grn_queries import GRNQueries
-from .growth_genes import Growth
-from .growth_queries import GrowthQueries
-from .hub import locate, origin, upload
-from .latent_space import GeneOptions, SpaceOptions, SubspaceMode, SymbolSource
-from .modeling_cellmnn import CellMNNModel
-from .queries import RECORD_FILE
-from .recipes import Preset
-from .shared_subspace import SharedSubspace
-from .times import TimeKey
-from .torch_defaults import with_torch_defaults
+from .fitted.foundation import FOUNDATION_FILE, GENES_FILE, Foundation
+from .fitted.record import FitRecord
+from .model.checkpoint import locked, require_replaceable
+from .model.errors import InputError, require_count, require_seed
+from .model.hub import locate, origin, upload
+from .model.modeling_cellmnn import CellMNNModel
+from .model.torch_defaults import with_torch_defaults
+from .questions.evaluation_queries import EvaluationQueries
+from .questions.fate_queries import FateQueries
+from .questions.grn.question import GRNQueries
+from .questions.growth_queries import GrowthQueries
+from .questions.queries import RECORD_FILE
+from .training.adaptation import Start, of_dataset
+from .training.configs import Preset
+from .training.finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, FineTuningMode, finetuning_config
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,7 +60,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
     Examples
     --------
     >>> from cellmnn_fm import CellMNNPipeline
-    >>> from cellmnn_fm.synthetic import KNOWN_SYSTEMS
+    >>> from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS
     >>> adata = KNOWN_SYSTEMS["linear"].to_anndata(cells=50, seed=0)
     >>> pipeline = CellMNNPipeline().fit(adata, time_key="time", steps=5)
     >>> pipeline.interpolate(adata, at=1.25)  # 50 cells pushed from t = 1, 50 from t = 1.5
@@ -113,7 +113,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             As for `TimeCourse.from_anndata`. An embedding is z-scored for the model.
         symbols : str or mapping, optional
             Column of `var` with human symbols, or a table from names to human symbols; found by
-            rule if absent, see :func:`cellmnn_fm.gene_panel.human_symbols`.
+            rule if absent, see :func:`cellmnn_fm.data.genes.human_symbols`.
         on_duplicates : {"error", "sum", "mean", "first"}
             What becomes of genes with the same human symbol in mode "shared".
         n_dims, subspace, subspace_mode, frame, growth, preset
@@ -125,9 +125,9 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             or scored by genes (:class:`GrowthGenes`); "default", "sliced" (closest to held-out
             snapshots) or "paper".
         mode, start, anchor
-            Of fine-tuning, see :func:`cellmnn_fm.finetuning.finetune`: "full" (the default),
-            "embedding" or "lora"; the embedding to start from, "encoder", "mean" or that of a data
-            set by name; how much the base counts.
+            Of fine-tuning, see :func:`cellmnn_fm.training.finetuning.finetune`: "full" (the
+            default), "embedding" or "lora"; the embedding to start from, "encoder", "mean"
+            or that of a data set by name; how much the base counts.
         batch_key : str, optional
             Column of `obs` with batches, whose shifts and scales are taken off the latent states
             where times do not explain them.
@@ -139,7 +139,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             Of the principal components, the weights and the cells drawn.
         verdict : bool
             Whether to say at the end how good predictions of left-out times are, see
-            :class:`cellmnn_fm.verdict.Verdict`; one more fit for each of them. It is in
+            :class:`cellmnn_fm.evaluation.verdict.Verdict`; one more fit for each of them. It is in
             `pipeline.record.verdict`.
         folder : path, optional
             Where the state of the training is kept, so that the same call resumes it.
@@ -388,7 +388,7 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         repo_id : str
             "user/name".
         **options
-            See :func:`cellmnn_fm.hub.upload`: private, token, commit_message, revision.
+            See :func:`cellmnn_fm.model.hub.upload`: private, token, commit_message, revision.
 
         Returns
         -------

@@ -20,13 +20,13 @@ import yaml
 from accelerate import Accelerator
 
 from cellmnn_fm import CellMNNPipeline, GeneOptions, InputError
-from cellmnn_fm.console import plain_errors, read_symbols, start_tracker
-from cellmnn_fm.files import read_named
-from cellmnn_fm.finetuning import DEFAULT_ANCHOR, finetuning_config
-from cellmnn_fm.fitting import Reading, finetune_base
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.outputs import FOLDER, require_outputs
-from cellmnn_fm.sampling import SamplingConfig
+from cellmnn_fm.cli.console import plain_errors, read_symbols, start_tracker
+from cellmnn_fm.data.files import read_named
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.outputs import FOLDER, require_outputs
+from cellmnn_fm.data.tasks import SamplingConfig
+from cellmnn_fm.fitted.fitting import Reading, finetune_base
+from cellmnn_fm.training.finetuning import DEFAULT_ANCHOR, finetuning_config
 
 HERE = Path(__file__).parent
 

@@ -35,14 +35,14 @@ from build_corpus import GENES
 from leave_group_out import DEVELOPMENT, TIME_KEYS, for_missing_groups, untrained
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
-from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
-from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.metrics import ot_interpolate, wasserstein1, with_interval
-from cellmnn_fm.reading import read_source, read_times
-from cellmnn_fm.recipes import preset_configs
-from cellmnn_fm.training import train
-from cellmnn_fm.trajectories import interpolate
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.reading import read_source, read_times
+from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.evaluation.folds import Fold, held_out_fold, held_out_times
+from cellmnn_fm.evaluation.metrics import ot_interpolate, wasserstein1, with_interval
+from cellmnn_fm.training.configs import preset_configs
+from cellmnn_fm.training.finetuning import DEFAULT_STEPS, finetune, finetuning_config
+from cellmnn_fm.training.one_course import train
 
 RESULTS = Path(__file__).parent / "results"
 BASE_CONFIG = Path(__file__).resolve().parents[1] / "pretraining" / "configs" / "base.yaml"

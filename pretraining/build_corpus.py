@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.progress import track
 
 from cellmnn_fm import GeneOptions, InputError, fit_shared_subspace
-from cellmnn_fm.console import plain_errors
-from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.synthetic import branching_course
+from cellmnn_fm.cli.console import plain_errors
+from cellmnn_fm.data.corpus import Corpus
+from cellmnn_fm.data.synthetic import branching_course
 
 HERE = Path(__file__).parent
 GENES = GeneOptions(on_duplicates="mean")

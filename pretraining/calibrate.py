@@ -1,12 +1,13 @@
-"""How far predicted means are off on data sets that a model never saw: cellmnn_fm/calibration.json.
+"""How far predicted means are off on unseen data sets: cellmnn_fm/questions/calibration.json.
 
     python pretraining/calibrate.py    # 3 minutes where bases are there; goes on where it stopped
 
 For every group of data sets that share cells or a process, every interior time is predicted from
 the others: by a base that never saw the group (made if it is not in --bases), as it is and
 fine-tuned, by fits from scratch, and half-way between one of these and the base. What is kept is
-the error of the mean over what is expected of it, see cellmnn_fm.uncertainty.MeanRegion. The table
-says how often regions hold the measured mean when they are calibrated on the other groups.
+the error of the mean over what is expected of it, see
+cellmnn_fm.questions.uncertainty.MeanRegion. The table says how often regions hold the
+measured mean when they are calibrated on the other groups.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from build_corpus import GENES
 from leave_group_out import TIME_KEYS, for_missing_groups
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
-from cellmnn_fm.adaptation import adapt
-from cellmnn_fm.candidates import fit_preset
-from cellmnn_fm.evaluation import Fold, held_out_fold, held_out_times
-from cellmnn_fm.finetuning import DEFAULT_STEPS, finetune, finetuning_config
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.reading import read_source, read_times
-from cellmnn_fm.trajectories import blended, interpolate
-from cellmnn_fm.uncertainty import CALIBRATION_FILE, Recipe, expected_error, quantile
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.reading import read_source, read_times
+from cellmnn_fm.dynamics.snapshots import blended, interpolate
+from cellmnn_fm.evaluation.candidates import fit_preset
+from cellmnn_fm.evaluation.folds import Fold, held_out_fold, held_out_times
+from cellmnn_fm.fitted.record import Recipe
+from cellmnn_fm.questions.uncertainty import CALIBRATION_FILE, expected_error, quantile
+from cellmnn_fm.training.adaptation import adapt
+from cellmnn_fm.training.finetuning import DEFAULT_STEPS, finetune, finetuning_config
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "calibration"

@@ -25,13 +25,14 @@ from build_corpus import GENES, build, read_list
 from leave_group_out import HERE, pretrained
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
-from cellmnn_fm.adaptation import Start, adapt
-from cellmnn_fm.candidates import preset_candidates
-from cellmnn_fm.evaluation import MIN_HELD_OUT_CELLS, Candidate, Fold, evaluate
-from cellmnn_fm.foundation import save_foundation
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.metrics import with_interval
-from cellmnn_fm.time_course import TimeScale
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.time_course import TimeScale
+from cellmnn_fm.evaluation.candidates import preset_candidates
+from cellmnn_fm.evaluation.evaluation import Candidate, evaluate
+from cellmnn_fm.evaluation.folds import MIN_HELD_OUT_CELLS, Fold
+from cellmnn_fm.evaluation.metrics import with_interval
+from cellmnn_fm.fitted.foundation import save_foundation
+from cellmnn_fm.training.adaptation import Start, adapt
 
 CONFIG = HERE / "configs" / "base.yaml"
 METHODS = ("joint", "separate", "separate_in_frame", "untrained_two_sided")

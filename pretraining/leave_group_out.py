@@ -28,17 +28,18 @@ import yaml
 from build_corpus import GENES, LATENT_DIM, SYNTHETIC, build, open_files, read_list
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
-from cellmnn_fm.adaptation import adapt
-from cellmnn_fm.candidates import foundation_candidate
-from cellmnn_fm.corpus import Corpus, group_overlapping
-from cellmnn_fm.evaluation import Candidate, Fold, evaluate
-from cellmnn_fm.foundation import save_foundation
-from cellmnn_fm.joint_training import corpus_config, pretrain
-from cellmnn_fm.latent_space import SpaceOptions
-from cellmnn_fm.metrics import with_interval
-from cellmnn_fm.recipes import TrainingConfig
-from cellmnn_fm.sampling import SamplingConfig
-from cellmnn_fm.time_course import TimeScale
+from cellmnn_fm.data.corpus import Corpus, group_overlapping
+from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.tasks import SamplingConfig
+from cellmnn_fm.data.time_course import TimeScale
+from cellmnn_fm.evaluation.candidates import foundation_candidate
+from cellmnn_fm.evaluation.evaluation import Candidate, evaluate
+from cellmnn_fm.evaluation.folds import Fold
+from cellmnn_fm.evaluation.metrics import with_interval
+from cellmnn_fm.fitted.foundation import save_foundation
+from cellmnn_fm.training.adaptation import adapt
+from cellmnn_fm.training.configs import TrainingConfig
+from cellmnn_fm.training.pretraining import corpus_config, pretrain
 
 HERE = Path(__file__).parent
 # settings are chosen on the groups of these, and confirmed on the others

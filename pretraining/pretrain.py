@@ -21,14 +21,14 @@ import yaml
 from accelerate import Accelerator
 
 from cellmnn_fm import InputError
-from cellmnn_fm.console import plain_errors, start_tracker
-from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.foundation import save_foundation
-from cellmnn_fm.joint_training import corpus_config, pretrain
-from cellmnn_fm.optimisation import remove_training_state
-from cellmnn_fm.outputs import FOLDER, require_outputs
-from cellmnn_fm.recipes import TrainingConfig
-from cellmnn_fm.sampling import SamplingConfig
+from cellmnn_fm.cli.console import plain_errors, start_tracker
+from cellmnn_fm.data.corpus import Corpus
+from cellmnn_fm.data.outputs import FOLDER, require_outputs
+from cellmnn_fm.data.tasks import SamplingConfig
+from cellmnn_fm.fitted.foundation import save_foundation
+from cellmnn_fm.training.configs import TrainingConfig
+from cellmnn_fm.training.loop import remove_training_state
+from cellmnn_fm.training.pretraining import corpus_config, pretrain
 
 
 def main(

@@ -17,8 +17,8 @@ import typer
 from huggingface_hub import EvalResult
 
 from cellmnn_fm import CellMNNPipeline
-from cellmnn_fm.metrics import with_interval
-from cellmnn_fm.model_card import card_of_foundation
+from cellmnn_fm.evaluation.metrics import with_interval
+from cellmnn_fm.fitted.card import card_of_foundation
 
 HERE = Path(__file__).parent
 COMPARISON = HERE.parent / "benchmarks" / "results" / "interpolation" / "strict_standard.md"
@@ -34,7 +34,8 @@ make peers benchmarks    # the table beside the methods of others
 def main(
     folder: Annotated[Path, typer.Option(help="The model.")] = HERE.parent
     / "cellmnn_fm"
-    / "models"
+    / "model"
+    / "pretrained"
     / NAME,
     results: Annotated[Path, typer.Option(help="Of the studies.")] = HERE / "results",
     output: Annotated[Path, typer.Option(help="Folder of cards.")] = HERE.parent / "model_cards",

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from cellmnn_fm import fit_shared_subspace
-from cellmnn_fm.corpus import Corpus
-from cellmnn_fm.foundation import save_foundation
-from cellmnn_fm.joint_training import corpus_config, pretrain
-from cellmnn_fm.recipes import TrainingConfig
-from cellmnn_fm.sampling import SamplingConfig
-from cellmnn_fm.synthetic import KNOWN_SYSTEMS, branching_course, recover
+from cellmnn_fm.data.corpus import Corpus
+from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS, branching_course
+from cellmnn_fm.data.tasks import SamplingConfig
+from cellmnn_fm.evaluation.recovery import recover
+from cellmnn_fm.fitted.foundation import save_foundation
+from cellmnn_fm.training.configs import TrainingConfig
+from cellmnn_fm.training.pretraining import corpus_config, pretrain
 
 DATA = Path(os.environ.get("CELLMNN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 NO_DATA = "real data are not there: set CELLMNN_DATA"

@@ -16,7 +16,7 @@ from on_disk import everything
 from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNPipeline, fit_shared_subspace
-from cellmnn_fm.cli import app
+from cellmnn_fm.cli.app import app
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "faults.md"
 
@@ -240,7 +240,9 @@ def endless(folder):
 
 
 def a_model(folder):
-    shutil.copytree(Path(__file__).parents[1] / "cellmnn_fm/models/cellmnn-base", folder / "model")
+    shutil.copytree(
+        Path(__file__).parents[1] / "cellmnn_fm/model/pretrained/cellmnn-base", folder / "model"
+    )
     return folder / "model"
 
 

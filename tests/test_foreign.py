@@ -30,13 +30,13 @@ from cellmnn_fm import (
     InputError,
     TimeCourse,
     fit_shared_subspace,
-    optimisation,
 )
-from cellmnn_fm.checkpoint import MANIFEST_FILE, verify, whole_or_nothing
-from cellmnn_fm.outputs import save_text, written_whole
-from cellmnn_fm.recipes import preset_configs
-from cellmnn_fm.shared_subspace import SharedSubspace
-from cellmnn_fm.training import train
+from cellmnn_fm.data.outputs import save_text, written_whole
+from cellmnn_fm.data.shared_subspace import SharedSubspace
+from cellmnn_fm.model.checkpoint import MANIFEST_FILE, verify, whole_or_nothing
+from cellmnn_fm.training import loop
+from cellmnn_fm.training.configs import preset_configs
+from cellmnn_fm.training.one_course import train
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "faults.md"
 
@@ -653,9 +653,9 @@ def test_lower_precision_of_a_caller_is_said(monkeypatch):
     class Lower:
         mixed_precision = "bf16"
 
-    monkeypatch.setattr(optimisation, "Accelerator", Lower)
+    monkeypatch.setattr(loop, "Accelerator", Lower)
     with pytest.warns(UserWarning, match="accelerate is set to bf16 here: so are fits"):
-        optimisation.own_accelerator()
+        loop.own_accelerator()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -673,7 +673,7 @@ def test_interrupted_at_any_moment(tmp_path, make_adata, name, after):
     """One line, and 128 + n; also while modules are imported, once Python itself has started."""
     make_adata(0, range(0, 12)).write_h5ad(tmp_path / "cells.h5ad")
     words = ["fit", "cells.h5ad", "--time-key", "day", "-o", "model", "--steps", "100000", "-q"]
-    command = [sys.executable, "-m", "cellmnn_fm", *words]
+    command = [sys.executable, "-m", "cellmnn_fm.cli", *words]
     run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     time.sleep(after)
     run.send_signal(getattr(signal, name))
@@ -689,7 +689,7 @@ def test_interrupted_trainings_keep_their_state(tmp_path, make_adata, name):
     """That of the last step, whatever `save_every` is."""
     make_adata(0, range(0, 12)).write_h5ad(tmp_path / "cells.h5ad")
     words = ["fit", "cells.h5ad", "--time-key", "day", "-o", "model", "--steps", "100000"]
-    command = [sys.executable, "-m", "cellmnn_fm", *words]
+    command = [sys.executable, "-m", "cellmnn_fm.cli", *words]
     run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (saved := list(tmp_path.glob("model/training_state/step_*"))):
         time.sleep(0.05)

@@ -10,8 +10,8 @@ import torch
 from scipy import sparse
 
 from cellmnn_fm import CellMNNPipeline, InputError
-from cellmnn_fm.members import fit_shared_subspace
-from cellmnn_fm.trajectories import velocity_at
+from cellmnn_fm.data.shared_subspace import fit_shared_subspace
+from cellmnn_fm.dynamics.snapshots import velocity_at
 
 
 @pytest.fixture

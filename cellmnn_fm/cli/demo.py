@@ -1,0 +1,102 @@
+"""What `cellmnn demo` does: the main job on a file, or on systems whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..data.files import read_file
+from ..data.outputs import save_cells, save_figure, save_json
+from .console import print_evaluation, print_table, silence_transformers
+
+BASE = "cellmnn-base"
+
+# heavy modules are imported inside the functions: --help must answer at once
+
+
+def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
+    """Recover known systems; figures, and a table of how close it comes."""
+    from ..data.synthetic import KNOWN_SYSTEMS
+    from ..evaluation.recovery import recover
+    from ..report.figures import plot_interpolation, plot_velocity_field
+
+    rows = []
+    for system in KNOWN_SYSTEMS.values():
+        for seed in range(seeds):
+            found = recover(system, seed=seed, progress=progress)
+            rows.append(
+                {
+                    "system": system.name,
+                    "seed": seed,
+                    "velocity_error": found.velocity_error,
+                    "w1": found.w1,
+                    "floor": found.floor,
+                    "ratio_to_floor": found.w1 / found.floor,
+                    "seconds": found.trained.seconds,
+                }
+            )
+            if seed:
+                continue
+            truth = found.course.snapshots[system.held_out]
+            time = system.times[system.held_out]
+            snapshot = plot_interpolation(found.course, time, found.predicted.states, truth)
+            save_figure(snapshot, output / f"{system.name}_snapshot.png")
+            trained = found.trained
+            velocity = plot_velocity_field(trained.model, found.course, trained.time_scale)
+            save_figure(velocity, output / f"{system.name}_velocity.png")
+    save_json(rows, output / "known_systems.json")
+    print_table(
+        "known systems: a held-out snapshot against the truth",
+        rows,
+        {
+            "system": str,
+            "seed": str,
+            "velocity_error": "{:.1%}".format,
+            "w1": "{:.4f}".format,
+            "floor": "{:.4f}".format,
+            "ratio_to_floor": "{:.2f}".format,
+            "seconds": "{:.1f}".format,
+        },
+    )
+
+
+def demo_base(output: Path) -> None:
+    """Follow cells of a data set that the base knows."""
+    from ..pipeline import CellMNNPipeline
+    from ..report.figures import plot_trajectories
+
+    silence_transformers()
+    found = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm").trajectory()
+    save_cells(found, output / "hesc_endoderm_trajectory.h5ad")
+    save_figure(plot_trajectories(found), output / "hesc_endoderm_trajectory.png")
+
+
+def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
+    """Fit, interpolate and evaluate a time course; figures of each."""
+    from ..pipeline import CellMNNPipeline
+    from ..report.figures import (
+        plot_evaluation,
+        plot_interpolation,
+        plot_losses,
+        plot_velocity_field,
+    )
+
+    adata = read_file(file)
+    silence_transformers()
+    pipeline = CellMNNPipeline().fit(adata, time_key=time_key, verdict=False, progress=progress)
+    pipeline.save_pretrained(output / "model")
+    course, record = pipeline.time_course(adata), pipeline.record
+    halfway = float(course.times[:2].mean())
+    predicted = pipeline.interpolate(adata, halfway)
+    save_cells(predicted, output / "interpolated.h5ad")
+    base = CellMNNPipeline.from_pretrained(BASE)
+    evaluation = base.evaluate(adata, time_key=time_key, seeds=seeds, progress=progress)
+    save_json(evaluation.to_dict(), output / "evaluation.json")
+    figures = {
+        "interpolation": plot_interpolation(course, halfway, predicted.obsm["X_cellmnn"]),
+        "velocity": plot_velocity_field(pipeline.model, course, record.time_scale),
+        "training": plot_losses(record.losses),
+        "evaluation": plot_evaluation(evaluation),
+    }
+    for name, figure in figures.items():
+        save_figure(figure, output / f"{name}.png")
+    print_evaluation(file.stem, evaluation)

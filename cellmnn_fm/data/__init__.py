@@ -1,0 +1,1 @@
+"""The data path: file, values, latent states, time course, corpus, task."""

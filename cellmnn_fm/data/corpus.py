@@ -1,0 +1,406 @@
+"""Many time courses in one latent space, on disk: memory-mapped Arrow, one data set each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from ..model.checkpoint import locked
+from ..model.errors import InputError, listed
+from ..model.hub import explained_errors
+from .corpus_sets import CorpusEntry, CorpusSet, entry_of, padded_states
+from .genes import GeneOptions, GenePanel
+from .latent_space import LatentSpace, SpaceOptions, SubspaceMode
+from .reading import read_source, read_times
+from .saved_json import as_type, read_json
+from .shared_subspace import SharedSubspace
+from .subspace import Subspace
+from .time_course import TimeCourse
+from .times import TimeKey
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from datasets import Dataset
+
+_MANIFEST_FILE = "manifest.json"
+_SHARED_FOLDER = "shared_subspace"
+_STATES_FILE = "states.arrow"
+# of a repository of the Hub, beside the states; no pickles, no code
+_SHARED_PATTERNS = [
+    *(_MANIFEST_FILE, "README.md", "sets/*/gene_panel.json", "sets/*/subspace.safetensors"),
+    *(f"{_SHARED_FOLDER}/*.json", f"{_SHARED_FOLDER}/*.safetensors"),
+]
+
+
+class Corpus:
+    """Time courses in one latent space, in a folder.
+
+    Data sets are added one by one, each with an Arrow file of its own, and are never rewritten.
+    What is needed to bring a new data set into the same space is kept beside them.
+
+    Parameters
+    ----------
+    folder : path
+        As :meth:`create` made it.
+
+    Raises
+    ------
+    InputError
+        If there is no corpus.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> from cellmnn_fm.data.corpus import Corpus
+    >>> from cellmnn_fm.data.time_course import TimeCourse
+    >>> corpus = Corpus.create(tempfile.mkdtemp(), latent_dim=4)
+    >>> rng = np.random.default_rng(0)
+    >>> course = TimeCourse([rng.normal(size=(50, 3)) + t for t in range(3)], [0.0, 1.0, 2.0])
+    >>> corpus.add_course("toy", course)
+    >>> corpus["toy"].draw(1, 20, rng).shape  # padded to the dimensions of the corpus
+    (20, 4)
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / _MANIFEST_FILE).is_file():
+            raise InputError(
+                str(folder), "a corpus", f"no {_MANIFEST_FILE}", "build one there, or correct it"
+            )
+        manifest = self._manifest()
+        self.latent_dim: int = manifest["latent_dim"]
+        self.subspace_mode: SubspaceMode = manifest["subspace_mode"]
+        self.entries: dict[str, CorpusEntry] = manifest["sets"]
+        self._open: dict[str, CorpusSet] = {}
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        latent_dim: int | None = None,
+        shared: SharedSubspace | None = None,
+        subspace_mode: SubspaceMode = "aligned",
+    ) -> Corpus:
+        """An empty corpus.
+
+        Parameters
+        ----------
+        folder : path
+        latent_dim : int, optional
+            Dimensions of the latent space; those of the shared subspace by default.
+        shared : SharedSubspace, optional
+            What AnnData are projected to, or aligned with.
+        subspace_mode : {"shared", "aligned"}
+        """
+        folder = Path(folder)
+        if (folder / _MANIFEST_FILE).exists():
+            raise InputError(str(folder), "no corpus yet", "one", "open it, or delete it first")
+        _require_empty(folder)
+        if (latent_dim is None) == (shared is None):
+            raise InputError(
+                "corpus",
+                "latent_dim or a shared subspace",
+                "both" if shared else "neither",
+                "give one",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        if shared is not None:
+            shared.save(folder / _SHARED_FOLDER)
+            latent_dim = shared.latent_dim
+        _write_manifest(folder, {"latent_dim": latent_dim, "subspace_mode": subspace_mode}, [])
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, name: str) -> CorpusSet:
+        if name not in self._open:
+            if name not in self.entries:
+                known = listed(self.entries)
+                raise InputError("data set", f"one of {known}", name, "choose one of those")
+            (batch,) = self._table(name).data.column("z").chunks
+            states = batch.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
+            self._open[name] = CorpusSet(self.entries[name], states)
+        return self._open[name]
+
+    @cached_property
+    def shared(self) -> SharedSubspace:
+        """The shared subspace that the states belong to."""
+        return SharedSubspace.load(self.folder / _SHARED_FOLDER)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """For each data set the group of those that share cells, named after the first of them.
+
+        No split may separate the data sets of a group.
+        """
+        return group_overlapping({name: one.overlaps for name, one in self.entries.items()})
+
+    def subspace(self, name: str) -> tuple[GenePanel, Subspace] | None:
+        """Genes of a data set and their map to its states; None for a synthetic one."""
+        folder = self._set_folder(name)
+        file = folder / "subspace.safetensors"
+        if not file.exists():
+            return None
+        panel, subspace = GenePanel.load(folder / "gene_panel.json"), Subspace(**load_file(file))
+        with safe_open(file, framework="numpy") as tensors:
+            digest = (tensors.metadata() or {}).get("genes", panel.digest)
+        if len(panel) != len(subspace.gene_mean) or panel.digest != digest:
+            expected = f"the {len(subspace.gene_mean)} genes that it was fitted to, in order"
+            raise InputError(str(folder), expected, "others", "remove the data set, add it again")
+        return panel, subspace
+
+    def add_anndata(
+        self,
+        name: str,
+        adata: AnnData,
+        *,
+        time_key: str | TimeKey = "time",
+        genes: GeneOptions | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Project a data set and add it. The others are left as they are.
+
+        Parameters
+        ----------
+        name : str
+        adata : AnnData
+            In memory or backed. `uns["overlaps"]` names data sets that share cells with it.
+        time_key : str
+        genes : GeneOptions, optional
+        provenance : mapping, optional
+            Source, licence and checksum, for the manifest.
+        """
+        source, cell_times = read_source(adata), read_times(adata, time_key)
+        options = SpaceOptions(self.subspace_mode, self.shared, genes or GeneOptions())
+        n_dims = self.latent_dim if source.is_embedding else None
+        space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims)
+        states, _ = space.project(source, genes)
+        overlaps = [str(other) for other in adata.uns.get("overlaps", ())]
+        self.add_course(
+            name,
+            TimeCourse.from_cells(states, cell_times),
+            overlaps=overlaps,
+            provenance=provenance,
+            space=space,
+        )
+
+    def add_course(
+        self,
+        name: str,
+        course: TimeCourse,
+        *,
+        overlaps: Iterable[str] = (),
+        synthetic: bool = False,
+        provenance: Mapping[str, Any] | None = None,
+        space: LatentSpace | None = None,
+    ) -> None:
+        """Add a time course of latent states, with at most the dimensions of the corpus."""
+        from datasets import Dataset, Features, List, Value
+
+        if course.latent_dim > self.latent_dim:
+            raise InputError(
+                name, f"at most {self.latent_dim} dimensions", course.latent_dim, "drop some"
+            )
+        features = Features({"z": List(Value("float32"), length=self.latent_dim)})
+        states = {"z": padded_states(course, self.latent_dim)}
+        folder = self._set_folder(name)
+        with self._changing():
+            if name in self.entries:
+                raise InputError("data set", "a new name", name, "remove it first, or rename it")
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
+            _write_states(Dataset.from_dict(states, features=features), folder)
+            if space is not None:
+                padded = space.subspace.padded(self.latent_dim)
+                genes = {"genes": space.panel.digest}
+                save_file(dict(vars(padded)), folder / "subspace.safetensors", genes)
+                space.panel.save(folder / "gene_panel.json")
+            about = {"synthetic": synthetic, "provenance": dict(provenance or {})}
+            self.entries[name] = entry_of(name, course, overlaps=list(overlaps), **about)
+
+    def remove(self, name: str) -> None:
+        """Remove a data set."""
+        with self._changing():
+            del self.entries[name]
+        self._open.pop(name, None)
+        shutil.rmtree(self._set_folder(name))
+
+    def to_parquet(self, folder: str | Path) -> None:
+        """Write the corpus in the form of a data set repository of the Hub, to an empty folder.
+
+        Parquet files in data/, one for each data set, which is a configuration of that name for
+        `datasets.load_dataset`; the manifest, subspaces and gene panels beside them.
+        """
+        folder = Path(folder)
+        _require_empty(folder)
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        configs = []
+        for name in self.entries:
+            self._table(name).to_parquet(folder / "data" / f"{_file_name(name)}.parquet")
+            configs += [f"- config_name: {name}", f"  data_files: data/{_file_name(name)}.parquet"]
+            ignored = shutil.ignore_patterns(_STATES_FILE)
+            target = folder / "sets" / _file_name(name)
+            shutil.copytree(self._set_folder(name), target, ignore=ignored, dirs_exist_ok=True)
+        shutil.copy(self.folder / _MANIFEST_FILE, folder)
+        if (self.folder / _SHARED_FOLDER).exists():
+            shutil.copytree(
+                self.folder / _SHARED_FOLDER, folder / _SHARED_FOLDER, dirs_exist_ok=True
+            )
+        card = ["---", "configs:", *configs, "---", "", "Time courses in one latent space."]
+        (folder / "README.md").write_text("\n".join(card) + "\n")
+
+    @classmethod
+    def from_parquet(cls, source: str | Path, folder: str | Path) -> Corpus:
+        """Read what :meth:`to_parquet` wrote to `source` into a new corpus in `folder`."""
+        from datasets import Dataset
+
+        source, folder = Path(source), Path(folder)
+        if not (source / _MANIFEST_FILE).is_file():
+            raise InputError(str(source), "a corpus", f"no {_MANIFEST_FILE}", "correct the path")
+        names = cls(source).entries
+        _require_empty(folder)
+        for pattern in _SHARED_PATTERNS:  # nothing else that a stranger's repository may hold
+            for file in sorted(source.glob(pattern)):
+                target = folder / file.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if file.name != _MANIFEST_FILE or file.parent != source:
+                    shutil.copyfile(file, target)
+        for name in names:
+            table = Dataset.from_parquet(str(source / "data" / f"{_file_name(name)}.parquet"))
+            _write_states(table, folder / "sets" / _file_name(name))
+        # the manifest last: without it there is no corpus
+        shutil.copyfile(source / _MANIFEST_FILE, folder / _MANIFEST_FILE)
+        return cls(folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> None:
+        """Upload the corpus as parquet to a repository of the Hub; a new one is private."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder, explained_errors(repo_id, "write"):
+            self.to_parquet(folder)
+            api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo_id, folder_path=folder, repo_type="dataset")
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        folder: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Corpus:
+        """Download a corpus from a data set repository of the Hub to `folder`."""
+        from huggingface_hub import snapshot_download
+
+        with explained_errors(repo_id, "read"):
+            wanted = [*_SHARED_PATTERNS, "data/*.parquet"]
+            about: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "token": token}
+            found = snapshot_download(repo_id, allow_patterns=wanted, **about)
+        return cls.from_parquet(found, folder)
+
+    def _manifest(self) -> dict[str, Any]:
+        """Settings, and data sets by name, as they are on disk now."""
+        what = str(self.folder)
+        try:
+            content = read_json(self.folder / _MANIFEST_FILE)
+            entries = [as_type(CorpusEntry, one, what) for one in content["sets"]]
+            return {
+                "latent_dim": as_type(int, content["latent_dim"], what),
+                "subspace_mode": as_type(str, content["subspace_mode"], what),
+                "sets": {_file_name(one.name): one for one in entries},
+            }
+        except (TypeError, KeyError) as error:
+            raise InputError(
+                what, "the manifest of a corpus", f"another ({error})", "correct the path"
+            ) from error
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """A block in which nobody else adds or removes; what others have done is known in it."""
+        with locked(self.folder):
+            self.entries = self._manifest()["sets"]
+            yield
+            self._save()
+
+    def _table(self, name: str) -> Dataset:
+        from datasets import Dataset
+
+        return Dataset.from_file(str(self._set_folder(name) / _STATES_FILE))
+
+    def _set_folder(self, name: str) -> Path:
+        return self.folder / "sets" / _file_name(name)
+
+    def _save(self) -> None:
+        settings = {"latent_dim": self.latent_dim, "subspace_mode": self.subspace_mode}
+        _write_manifest(self.folder, settings, list(self.entries.values()))
+
+
+def group_overlapping(overlaps: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """For each data set the first one that it shares cells with, directly or through others.
+
+    Examples
+    --------
+    >>> group_overlapping({"a": [], "b": ["c"], "c": [], "d": ["c"]})
+    {'a': 'a', 'b': 'b', 'c': 'b', 'd': 'b'}
+    """
+    group = {name: name for name in overlaps}
+    for name, others in overlaps.items():
+        for other in others:
+            if other in group:
+                merged = {group[name], group[other]}
+                first = next(one for one in overlaps if group[one] in merged)
+                group = {one: group[first] if of in merged else of for one, of in group.items()}
+    return group
+
+
+def _file_name(name: str) -> str:
+    plain = isinstance(name, str) and name.strip(".") != ""  # "." and ".." are folders
+    if not plain or any(not (letter.isalnum() or letter in "._-") for letter in name):
+        raise InputError(
+            "data set name", "letters, digits, '.', '_' and '-'", repr(name), "rename it"
+        )
+    return name
+
+
+def _require_empty(folder: Path) -> None:
+    """Refuse a folder in which anything but the beginning of a corpus would be overwritten."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(str(folder), "a folder, or nothing yet", "a file", "name another one")
+    others = sorted({path.name for path in folder.iterdir()} - {_SHARED_FOLDER, "sets"})
+    if others:
+        found = f"other files, such as {others[0]}"
+        raise InputError(str(folder), "an empty folder", found, "name another one")
+
+
+def _write_states(table: Dataset, folder: Path) -> None:
+    """One Arrow batch, so that all cells lie side by side and any can be read at once."""
+    from datasets.arrow_writer import ArrowWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with ArrowWriter(path=str(folder / _STATES_FILE), features=table.features) as writer:
+        writer.write_table(table.data.table, writer_batch_size=len(table))
+        writer.finalize()
+
+
+def _write_manifest(folder: Path, settings: dict[str, Any], entries: list[CorpusEntry]) -> None:
+    content = {**settings, "sets": [asdict(entry) for entry in entries]}
+    partial = folder / f"{_MANIFEST_FILE}.partial"
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, folder / _MANIFEST_FILE)

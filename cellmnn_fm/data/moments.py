@@ -1,0 +1,174 @@
+"""What subspaces are fitted from: moments of genes, gathered in one pass over chunks of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from ..model.errors import InputError
+
+Matrix: TypeAlias = NDArray[np.floating] | sparse.csr_array
+
+DEFAULT_RANK = 64
+_ROUNDING = 1e-6  # a spread below this part of the mean is that of 32-bit numbers
+_NEGLIGIBLE = 1e-10  # an eigenvalue below this part of the largest is rounding
+
+
+@dataclass(frozen=True)
+class GeneMoments:
+    """Cells, means, variances and leading eigenpairs of one data set: all that is kept of it.
+
+    The eigenpairs are those of the correlation matrix where the genes were `standardized`, else of
+    the covariance matrix; neither matrix is ever formed.
+
+    Parameters
+    ----------
+    cells : int
+    mean, variance : (genes,)
+        The variance divides by cells - 1.
+    eigenvalues : (rank,)
+        Descending.
+    eigenvectors : (genes, rank)
+    standardized : bool
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).normal(size=(100, 4)).astype("float32")
+    >>> moments = GeneMoments.gather([x[:30], x[30:]], standardize=False)
+    >>> bool(np.allclose(moments.eigenvalues, np.linalg.eigvalsh(np.cov(x.T))[::-1]))
+    True
+    """
+
+    cells: int
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    eigenvalues: NDArray[np.float64]
+    eigenvectors: NDArray[np.float32]
+    standardized: bool
+
+    @classmethod
+    def gather(
+        cls, chunks: Iterable[Matrix], *, rank: int = DEFAULT_RANK, standardize: bool = True
+    ) -> GeneMoments:
+        """One pass over chunks (cells, genes) of one data set, in any order.
+
+        Means and variances are exact. The eigenpairs are exact if the data have at most `rank`
+        dimensions or come in one chunk; else each chunk is merged with the leading `rank`
+        directions of those before it, and only what lies below those is lost. Memory is that of
+        one chunk, dense, and `rank` rows. A rank of 0 gathers means and variances alone.
+
+        Raises
+        ------
+        InputError
+            If there are fewer than 2 cells, or all cells are equal.
+
+        References
+        ----------
+        Ross, Lim, Lin and Yang 2008, Int J Comput Vis 77:125 (merging with a mean that moves).
+        """
+        cells = 0
+        mean = scatter = np.zeros(0)
+        directions = np.zeros((0, 0), np.float32)  # rows whose Gram matrix is the scatter matrix
+        for chunk in chunks:
+            x = chunk.toarray() if isinstance(chunk, sparse.csr_array) else chunk
+            if not len(x):
+                continue
+            if not cells:
+                mean = scatter = np.zeros(x.shape[1])
+                directions = np.zeros((0, x.shape[1]), np.float32)
+            chunk_mean = x.mean(axis=0, dtype=np.float64)
+            centred = (x - chunk_mean).astype(np.float32)
+            shift = chunk_mean - mean
+            total = cells + len(x)
+            between = np.sqrt(cells * len(x) / total) * shift
+            scatter = scatter + np.einsum("cg,cg->g", centred, centred, dtype=np.float64)
+            scatter += between**2
+            mean = mean + shift * (len(x) / total)
+            cells = total
+            scatter[scatter <= cells * (_ROUNDING * mean) ** 2] = 0.0
+            rows = np.concatenate([directions, centred, between[None].astype(np.float32)])
+            if not standardize:
+                directions = _leading(rows, rank)
+                continue
+            # which directions lead is judged by the standard deviations known so far
+            scale = _nonzero(np.sqrt(scatter))
+            leading = _leading((rows / scale).astype(np.float32), rank)
+            directions = (leading * scale).astype(np.float32)
+        if cells < 2:
+            raise InputError("cells", "at least 2", cells, "give more cells")
+        require_varying(scatter)
+        length = _nonzero(np.sqrt(scatter)) if standardize else np.sqrt(cells - 1)
+        rows = _leading((directions / length).astype(np.float32), rank)
+        eigenvalues = np.square(rows, dtype=np.float64).sum(axis=1)
+        kept = eigenvalues > _NEGLIGIBLE * eigenvalues.max(initial=0)
+        vectors = (rows[kept] / np.sqrt(eigenvalues[kept, None])).T
+        return cls(
+            cells=cells,
+            mean=mean,
+            variance=scatter / (cells - 1),
+            eigenvalues=eigenvalues[kept],
+            eigenvectors=np.ascontiguousarray(vectors, dtype=np.float32),
+            standardized=standardize,
+        )
+
+    @property
+    def scale(self) -> NDArray[np.float64]:
+        """Standard deviation of each gene, 1 for a gene that does not vary."""
+        return _nonzero(np.sqrt(self.variance))
+
+    def of_genes(self, kept: NDArray) -> GeneMoments:
+        """Of some genes only, a mask or indices; exact where the others do not vary."""
+        parts = (self.mean[kept], self.variance[kept], self.eigenvalues, self.eigenvectors[kept])
+        return GeneMoments(self.cells, *parts, self.standardized)
+
+    def times(self, matrix: NDArray) -> NDArray:
+        """The correlation (or covariance) matrix times `matrix` (genes, columns).
+
+        What the eigenpairs leave of each gene's variance is taken as that gene's own.
+        """
+        vectors = self.eigenvectors.astype(matrix.dtype, copy=False)
+        values = self.eigenvalues[:, None].astype(matrix.dtype)
+        own = self._own_variance[:, None].astype(matrix.dtype)
+        return vectors @ (values * (vectors.T @ matrix)) + own * matrix
+
+    @cached_property
+    def _own_variance(self) -> NDArray[np.float64]:
+        total = (self.variance > 0).astype(float) if self.standardized else self.variance
+        return np.maximum(total - np.square(self.eigenvectors) @ self.eigenvalues, 0)
+
+
+def require_varying(spread: NDArray) -> None:
+    """Refuse cells that are all equal, whose `spread` is 0 in every gene or dimension."""
+    if not spread.any():
+        raise InputError(
+            "expression",
+            "cells that differ from each other",
+            "all of them equal",
+            "check that the matrix holds the measured values",
+        )
+
+
+def _leading(rows: NDArray[np.float32], rank: int) -> NDArray[np.float32]:
+    """At most `rank` orthogonal rows, longest first, with nearly the same Gram matrix of columns.
+
+    They are s Vᵀ of the singular value decomposition, by way of the smaller Gram matrix.
+    """
+    if rank == 0:
+        return rows[:0]
+    if len(rows) <= rows.shape[1]:
+        _, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
+        return vectors[:, ::-1][:, :rank].T.astype(np.float32) @ rows
+    values, vectors = np.linalg.eigh((rows.T @ rows).astype(np.float64))
+    lengths = np.sqrt(np.maximum(values[::-1][:rank], 0))
+    return (lengths[:, None] * vectors[:, ::-1][:, :rank].T).astype(np.float32)
+
+
+def _nonzero(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(values > 0, values, 1.0)

@@ -1,0 +1,213 @@
+"""A time course, snapshots of different cells at known times: the border of files and models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from ..model.errors import InputError
+from .latent_space import LatentSpace
+from .reading import read_source, read_times, require_finite, require_times
+from .subspace import Subspace
+from .times import TimeKey
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+_MOST_MODEL_TIME = 15
+
+
+@dataclass(frozen=True)
+class TimeScale:
+    """Between the user's time and model time, in which n observed times span 0 to n - 1.
+
+    Uneven gaps keep their proportions. Many times span 0 to 15: where model time is large, so are
+    the rates of a network that has not been trained.
+
+    Parameters
+    ----------
+    origin : float
+        First observed time.
+    unit : float
+        Mean gap between observed times; rates per unit of model time divided by it are rates in
+        the user's time.
+
+    Examples
+    --------
+    >>> TimeScale.of([2.0, 4.0, 8.0]).to_model(8.0)
+    2.0
+    """
+
+    origin: float
+    unit: float
+
+    @classmethod
+    def of(cls, times: Sequence[float] | NDArray) -> TimeScale:
+        """The scale of ascending observed `times`."""
+        longest = min(len(times) - 1, _MOST_MODEL_TIME)
+        return cls(float(times[0]), float(times[-1] - times[0]) / longest)
+
+    def to_model(self, times):
+        """Model time of the user's `times`, a number or an array."""
+        return (times - self.origin) / self.unit
+
+    def to_user(self, model_times):
+        """The user's time of `model_times`, a number or an array."""
+        return self.origin + model_times * self.unit
+
+
+@dataclass(frozen=True)
+class TimeCourse:
+    """Snapshots of cells at known times.
+
+    Parameters
+    ----------
+    snapshots : sequence of (cells, latent_dim)
+        One array of states for each time; at least 2, each with at least 2 cells.
+    times : (snapshots,)
+        Real times, ascending.
+    subspace : Subspace, optional
+        The map behind the states, where they are scores.
+    growth : sequence of (cells,), optional
+        What is known of how fast the cells of each snapshot multiply: net rates per unit of time,
+        or scores, see :func:`cellmnn_fm.data.reading.read_growth`.
+
+    Raises
+    ------
+    InputError
+        If times or states cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> course = TimeCourse([rng.normal(size=(20, 3)) + t for t in (0, 1, 4)], [0.0, 1.0, 4.0])
+    >>> course
+    TimeCourse(3 snapshots of 20 to 20 cells, times 0 to 4, 3 dimensions)
+    >>> course.model_times  # 0 to 2, uneven gaps keep their proportions
+    array([0. , 0.5, 2. ])
+    """
+
+    snapshots: Sequence[NDArray[np.float32]]
+    times: NDArray[np.float64]
+    subspace: Subspace | None = field(default=None, repr=False)
+    growth: Sequence[NDArray[np.float32]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        snapshots = [
+            np.ascontiguousarray(snapshot, dtype=np.float32) for snapshot in self.snapshots
+        ]
+        times = np.asarray(self.times, dtype=np.float64)
+        object.__setattr__(self, "snapshots", snapshots)
+        object.__setattr__(self, "times", times)
+        if len(times) != len(snapshots):
+            raise InputError(
+                "time course", f"{len(snapshots)} times", len(times), "give one for each snapshot"
+            )
+        require_times(times, [len(snapshot) for snapshot in snapshots])
+        if (np.diff(times) <= 0).any():
+            raise InputError("times", "ascending", times.tolist(), "sort the snapshots by time")
+        for time, snapshot in zip(times, snapshots, strict=True):
+            shape = snapshots[0].shape[1:]
+            if snapshot.ndim != 2 or snapshot.shape[1:] != shape or 0 in snapshot.shape:
+                raise InputError(
+                    f"snapshot at time {time:g}",
+                    f"an array (cells, {shape[0] if shape else 'latent_dim'})",
+                    f"shape {snapshot.shape}",
+                    "give every snapshot the same dimensions",
+                )
+            require_finite(snapshot, f"snapshot at time {time:g}")
+
+    def __repr__(self) -> str:
+        sizes = [len(snapshot) for snapshot in self.snapshots]
+        return (
+            f"TimeCourse({len(sizes)} snapshots of {min(sizes)} to {max(sizes)} cells, "
+            f"times {self.times[0]:g} to {self.times[-1]:g}, {self.latent_dim} dimensions)"
+        )
+
+    @property
+    def latent_dim(self) -> int:
+        """How many dimensions the states have."""
+        return self.snapshots[0].shape[1]
+
+    @property
+    def time_scale(self) -> TimeScale:
+        """Between real time and model time."""
+        return TimeScale.of(self.times)
+
+    @property
+    def model_times(self) -> NDArray[np.float64]:
+        """The observed times in model time, from 0 to n - 1."""
+        return self.time_scale.to_model(self.times)
+
+    @classmethod
+    def from_cells(
+        cls,
+        states: NDArray,
+        cell_times: NDArray,
+        subspace: Subspace | None = None,
+        growth: NDArray | None = None,
+    ) -> TimeCourse:
+        """Group `states` (cells, latent_dim) by the time of each cell (cells,)."""
+        times = np.unique(cell_times)
+        rows = [cell_times == time for time in times]
+        known = None if growth is None else [growth[at].astype(np.float32) for at in rows]
+        return cls([states[at] for at in rows], times, subspace, known)
+
+    @classmethod
+    def from_anndata(
+        cls,
+        adata: AnnData,
+        *,
+        time_key: str | TimeKey,
+        use_rep: str | None = None,
+        layer: str | None = None,
+        n_dims: int | None = None,
+        latent_space: LatentSpace | None = None,
+        seed: int = 0,
+    ) -> TimeCourse:
+        """Read a time course from AnnData.
+
+        Genes are reduced to `n_dims` principal components, scaled to unit spread. An embedding is
+        taken as it is, unless a `latent_space` is given to project it with.
+
+        Parameters
+        ----------
+        adata : AnnData
+            Cells in rows, in memory or backed; `X` (or `layer`) on a logarithmic scale.
+        time_key : str or TimeKey
+            Column of `obs` with the time of each cell, from any origin: numbers, or labels such as
+            day3, E8.5 or 48h; see :class:`cellmnn_fm.data.times.TimeKey`.
+        use_rep : str, optional
+            Key of `obsm` with an embedding to use in place of genes, or "X" if `X` is one. A file
+            with `uns["space"] == "pca"` is read as "X".
+        layer : str, optional
+            Layer to use in place of `X`; "raw" for `adata.raw`.
+        n_dims : int, optional
+            At most so many dimensions; all of an embedding, 10 components of genes by default.
+        latent_space : LatentSpace, optional
+            Fitted before, to project with.
+        seed : int
+            Of the principal components.
+
+        Raises
+        ------
+        InputError
+            On times or values that cannot be used, before any computation.
+        """
+        source = read_source(adata, use_rep, layer)
+        cell_times = read_times(adata, time_key)
+        if source.is_embedding and latent_space is None:
+            matrix = source.matrix()
+            states = matrix.toarray() if isinstance(matrix, sparse.csr_array) else matrix
+            return cls.from_cells(states[:, :n_dims], cell_times)
+        if latent_space is None:
+            latent_space = LatentSpace.fit(source, cell_times, n_dims=n_dims, seed=seed)
+        states, _ = latent_space.project(source)
+        return cls.from_cells(states, cell_times, latent_space.subspace)

@@ -1,0 +1,236 @@
+"""Cells followed through time: new operators on the way, an error estimate, any times."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.time_course import TimeCourse, TimeScale
+from ..model.errors import InputError, require_count, require_number
+from ..model.modeling_cellmnn import CellMNNModel
+from .snapshots import padded, warn_of_stopped
+from .trust_region import TrustRegion
+
+DEFAULT_TOLERANCE = 1e-2
+
+_MAX_STEPS = 256  # between two stops
+_CHUNK = 16_384  # cells followed at once
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where cells are at several times.
+
+    Attributes
+    ----------
+    source_time : float
+        When they were taken.
+    times : (times,)
+        In the user's time.
+    states, velocity : (times, cells, latent_dim)
+        z, and dz/dt per unit of the user's time.
+    error : (times, cells), optional
+        Estimated Euclidean distance of `states` from where the model's own ODE leads; None with a
+        fixed number of steps.
+    steps : (cells,)
+        Between two stops, which are the times that are asked for and those that the frame knows.
+    log_growth : (times, cells)
+        Log of how much each cell's descendants have multiplied by then, up to a constant for each
+        time that snapshots do not tell; 0 in a model without growth.
+    stopped : (times, cells) bool
+        Cells that would have left what the snapshots show by then, see
+        :class:`cellmnn_fm.dynamics.trust_region.TrustRegion`: they are on its border.
+    """
+
+    source_time: float
+    times: NDArray[np.float64]
+    states: NDArray[np.float32]
+    velocity: NDArray[np.float32]
+    error: NDArray[np.float32] | None
+    steps: NDArray[np.int64]
+    log_growth: NDArray[np.float32]
+    stopped: NDArray[np.bool_]
+
+
+def roll_out(
+    model: CellMNNModel,
+    states: NDArray,
+    time: float,
+    times: NDArray,
+    time_scale: TimeScale,
+    *,
+    n_steps: int | None = None,
+    rtol: float = DEFAULT_TOLERANCE,
+    atol: float = DEFAULT_TOLERANCE,
+) -> Trajectory:
+    """Follow cells forward and backward in time, with a new operator at every step.
+
+    A step of the linear ODE is exact where the operator does not change on the way. Where it does,
+    the steps between two stops are doubled until the states of two such runs agree: the distance of
+    the coarser run from the ODE is about twice their difference (the scheme is of first order), and
+    bounds that of the finer one, which is returned.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+        Of one data set.
+    states : (cells, latent_dim)
+    time : float
+        When the cells were taken, in the user's time.
+    times : (times,)
+        Where to follow them to, in any order, earlier or later.
+    time_scale : TimeScale
+    n_steps : int, optional
+        So many steps between two stops, without an estimate of the error.
+    rtol, atol : float
+        Each cell's error at every time may be at most ``atol + rtol |z|``.
+
+    Raises
+    ------
+    InputError
+        On times that are not finite, and on steps or tolerances that are not positive.
+
+    Warns
+    -----
+    UserWarning
+        If cells are stopped; and if the tolerance is not reached with 256 steps between two stops:
+        `error` says by how much.
+    """
+    times = np.atleast_1d(np.asarray(times, dtype=np.float64))
+    if not len(times) or not np.isfinite([*times, time]).all():
+        raise InputError("times", "finite ones", times.tolist(), "correct them")
+    if n_steps is not None:
+        require_count("n_steps", n_steps)
+    if require_number("rtol", rtol, 0) + require_number("atol", atol, 0) == 0:
+        raise InputError("rtol and atol", "one above 0", "0 and 0", "raise one")
+    parts = [
+        _roll_out_chunk(model, chunk, time, times, time_scale, n_steps, rtol, atol)
+        for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
+    ]
+    followed, velocity, log_growth, stopped = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1)
+        for name in ("states", "velocity", "log_growth", "stopped")
+    )
+    warn_of_stopped(stopped)
+    error = None
+    if n_steps is None:
+        error = np.concatenate([part.error for part in parts if part.error is not None], axis=1)
+        allowed = atol + rtol * np.linalg.norm(followed, axis=-1)
+        if (missed := ~(error <= allowed) & ~stopped).any():
+            warnings.warn(
+                f"{missed.any(axis=0).sum()} of {error.shape[1]} cells are not followed to the "
+                f"tolerance within {_MAX_STEPS} steps: their error is up to "
+                f"{error[missed].max():.2g}",
+                stacklevel=2,
+            )
+    steps = np.concatenate([part.steps for part in parts])
+    return Trajectory(float(time), times, followed, velocity, error, steps, log_growth, stopped)
+
+
+@torch.no_grad()
+def _roll_out_chunk(
+    model: CellMNNModel,
+    states: NDArray,
+    time: float,
+    times: NDArray,
+    time_scale: TimeScale,
+    n_steps: int | None,
+    rtol: float,
+    atol: float,
+) -> Trajectory:
+    z, dims = padded(model, states), states.shape[-1]
+    start, wanted = time_scale.to_model(float(time)), time_scale.to_model(times)
+    steps = torch.full((len(z),), n_steps or 1, device=z.device)
+    found, log_growth, stopped = path(model, z, start, wanted, n_steps or 1)
+    error = None
+    if n_steps is None:
+        error = torch.full(found.shape[:2], torch.inf, device=z.device)
+        active = torch.arange(len(z), device=z.device)
+        count = 1
+        while len(active) and count < _MAX_STEPS:
+            count *= 2
+            finer = path(model, z[active], start, wanted, count)
+            distance = 2 * torch.linalg.vector_norm(finer.states - found[:, active], dim=-1)
+            # cells that every run stops agree: where exactly they leave is of no interest
+            both = stopped[:, active] & finer.stopped
+            found[:, active], error[:, active], steps[active] = finer.states, distance, count
+            log_growth[:, active], stopped[:, active] = finer.log_growth, finer.stopped
+            allowed = atol + rtol * torch.linalg.vector_norm(finer.states, dim=-1)
+            active = active[~((distance <= allowed) | both).all(0)]
+    region, _ = TrustRegion.around(model, z, torch.tensor([start]).to(z))
+    velocity = torch.stack(
+        [
+            region.velocity(
+                at, out, model(at[None], when[None], when[None]).velocity[0, 0], when[None]
+            )
+            for at, when, out in zip(found, torch.as_tensor(wanted).to(z), stopped, strict=True)
+        ]
+    )
+    return Trajectory(
+        time,
+        times,
+        found[..., :dims].cpu().numpy(),
+        (velocity[..., :dims] / time_scale.unit).cpu().numpy(),
+        None if error is None else error.cpu().numpy(),
+        steps.cpu().numpy(),
+        log_growth.cpu().numpy(),
+        stopped.cpu().numpy(),
+    )
+
+
+def log_descendants(
+    model: CellMNNModel, course: TimeCourse, time_scale: TimeScale
+) -> list[NDArray[np.float32]]:
+    """Log of how many descendants each cell has at the last time, (cells,) for each snapshot."""
+    return [
+        # with a new operator at every observed time
+        roll_out(model, snapshot, time, course.times[at:], time_scale, n_steps=1).log_growth[-1]
+        for at, (time, snapshot) in enumerate(zip(course.times, course.snapshots, strict=True))
+    ]
+
+
+class Path(NamedTuple):
+    """Cells at several model times."""
+
+    states: Tensor  # (times, cells, latent_dim)
+    log_growth: Tensor  # (times, cells)
+    stopped: Tensor  # (times, cells)
+
+
+def path(model: CellMNNModel, z: Tensor, start: float, wanted: NDArray, n_steps: int) -> Path:
+    """Follow cells to model times, by `n_steps` steps between two stops.
+
+    A cell that would leave the trust region is stopped at its border. Differentiable in `z`
+    (cells, latent_dim), but for cells that are stopped.
+    """
+    known = model.frame_state().times.tolist() if model.config.frame else []
+    region, beginning = TrustRegion.around(model, z, torch.tensor([start]).to(z))
+    found: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
+    for side in (wanted[wanted >= start], wanted[wanted < start][::-1]):
+        if not len(side):
+            continue
+        end = side.max() if side[0] >= start else side.min()
+        low, high = min(start, end), max(start, end)
+        # rates of the frame jump at the times that it knows
+        stops = np.unique([start, *side, *(at for at in known if low < at < high)])
+        stops = stops if end >= start else stops[::-1]
+        walk, log_growth = beginning, torch.zeros_like(z[:, 0])
+        found[float(stops[0])] = walk.z, log_growth, walk.stopped
+        for before, after in pairwise(stops):
+            for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
+                begin_time, stop_time = (torch.tensor([one]).to(z) for one in (begin, stop))
+                output = model(walk.z[None], begin_time, stop_time)
+                walk = region.step(walk, output.states[0, 0], stop_time)
+                if output.log_growth is not None:
+                    grown = log_growth + output.log_growth[0, 0]
+                    log_growth = torch.where(walk.stopped, log_growth, grown)
+            found[float(after)] = walk.z, log_growth, walk.stopped
+    parts = zip(*(found[float(one)] for one in wanted), strict=True)
+    return Path(*(torch.stack(part) for part in parts))

@@ -1,0 +1,302 @@
+"""Leave one time out: how well a held-out snapshot is predicted, beside simple baselines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from ..data.growth_genes import Growth, read_growth
+from ..data.latent_space import SpaceOptions
+from ..data.reading import read_batches, read_source, read_times
+from ..data.time_course import TimeScale
+from ..data.times import TimeKey
+from ..dynamics.snapshots import blended, interpolate
+from ..model.errors import InputError
+from ..model.modeling_cellmnn import CellMNNModel
+from .folds import (
+    MIN_HELD_OUT_CELLS,
+    FitFold,
+    Fold,
+    Protocol,
+    held_out_fold,
+    held_out_times,
+    seen_only,
+)
+from .metrics import half_split_floor, ot_interpolate, wasserstein1
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Prediction = Literal["forward", "two_sided", "two_sided_same_size"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method on one held-out time with one seed.
+
+    Attributes
+    ----------
+    time : float
+        The held-out time.
+    seed : int
+    method : str
+    w1 : float
+        In z-scored dimensions.
+    seconds : float
+        Fit and prediction.
+    steps : int
+        Optimiser steps of the fit.
+    """
+
+    time: float
+    seed: int
+    method: str
+    w1: float
+    seconds: float
+    steps: int = 0
+
+
+class MethodSummary(TypedDict):
+    """Means over held-out times and seeds; the spread is over seeds, None for a single one."""
+
+    w1_mean: float
+    w1_sd: float | None
+    ratio_to_ot_interpolate: float
+    seconds: float
+    steps: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of all methods on all held-out times.
+
+    Attributes
+    ----------
+    settings : dict
+        What was evaluated, and how.
+    scores : list of Score
+    """
+
+    settings: dict[str, Any]
+    scores: list[Score]
+
+    @property
+    def summary(self) -> dict[str, MethodSummary]:
+        """By method, over all held-out times and seeds."""
+        methods = list(dict.fromkeys(score.method for score in self.scores))
+        seeds = sorted({score.seed for score in self.scores})
+        baseline = np.mean([s.w1 for s in self.scores if s.method == "ot_interpolate"])
+        rows: dict[str, MethodSummary] = {}
+        for method in methods:
+            own = [score for score in self.scores if score.method == method]
+            by_seed = [np.mean([s.w1 for s in own if s.seed == seed]) for seed in seeds]
+            rows[method] = {
+                "w1_mean": float(np.mean(by_seed)),
+                "w1_sd": float(np.std(by_seed, ddof=1)) if len(seeds) > 1 else None,
+                "ratio_to_ot_interpolate": float(np.mean(by_seed) / baseline),
+                "seconds": float(np.mean([s.seconds for s in own])),
+                "steps": float(np.mean([s.steps for s in own])),
+            }
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings, summary and every value, ready for JSON."""
+        folds = [asdict(score) for score in self.scores]
+        return {**self.settings, "summary": self.summary, "folds": folds}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to fit a model, and the predictions it is judged by.
+
+    Attributes
+    ----------
+    fit : callable
+        (model, time scale, steps taken) of (fold, seed).
+    methods : dict
+        For each name in the table, what is predicted with the model: the previous snapshot pushed
+        forward, the previous and the next pushed and mixed, or a draw from that mixture of as many
+        cells as the previous snapshot has. W1 falls with the number of cells that represent a
+        prediction, so only the draw compares like with like.
+    beside : callable, optional
+        Another fit, half-way to which every cell is predicted, see
+        :func:`cellmnn_fm.dynamics.snapshots.blended`.
+    """
+
+    fit: FitFold
+    methods: dict[str, Prediction]
+    beside: FitFold | None = None
+
+
+def evaluate(
+    adata: AnnData,
+    candidates: Sequence[Candidate],
+    *,
+    time_key: str | TimeKey,
+    use_rep: str | None = None,
+    layer: str | None = None,
+    n_dims: int = 5,
+    options: SpaceOptions | None = None,
+    growth: Growth = False,
+    batch_key: str | None = None,
+    protocol: Protocol = "strict",
+    held_out: Sequence[float] | None = None,
+    seeds: int = 3,
+    progress: bool = False,
+) -> Evaluation:
+    """Predict every interior time of a time course from the others.
+
+    Beside the candidates: the previous and the next snapshot, OT-Interpolate and the half-split
+    floor.
+
+    Parameters
+    ----------
+    adata, time_key, use_rep, layer
+        As for `TimeCourse.from_anndata`.
+    candidates : sequence of Candidate
+    n_dims : int
+        W1 is taken in so many z-scored principal components, or leading coordinates of an
+        embedding; fewer where there are fewer. In mode "own" they are the latent space too.
+    options : SpaceOptions, optional
+        A shared subspace to fit in, with all of its dimensions. W1 is then taken in the own
+        components (or coordinates) with mode "aligned", and in components of the reconstructed
+        expression with "shared". The data set is known to it by `uns["name"]`.
+    growth : bool, str or GrowthGenes
+        What is known of growth, for the candidates.
+    batch_key : str, optional
+        Column of `obs`; what batches do is estimated without the held-out time under "strict".
+    protocol : {"strict", "published"}
+        Whether components, centring, scaling and the shared subspace are fitted without the
+        held-out time, or on all times as in the papers.
+    held_out : sequence of float, optional
+        Of the times that can be held out only these.
+    seeds : int
+        Seeds 0, 1, ...; each draws cells, partners and weights of its own.
+    progress : bool
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    InputError
+        If no interior time has 15 or more cells, and on unusable input.
+    """
+    if protocol not in get_args(Protocol):
+        raise InputError("protocol", "strict or published", protocol, "choose one of the two")
+    if seeds < 1:
+        raise InputError("seeds", "at least 1", seeds, "ask for one or more")
+    source = read_source(adata, use_rep, layer)
+    cell_times = read_times(adata, time_key)
+    options = options or SpaceOptions()
+    known_growth = read_growth(adata, growth, layer, options.genes.symbols)
+    batches = read_batches(adata, batch_key)
+    able = held_out_times(cell_times)
+    held_out = able if held_out is None else [at for at in able if at in held_out]
+    if not held_out:
+        times, counts = np.unique(cell_times, return_counts=True)
+        found = ", ".join(f"{n} at {at:g}" for at, n in zip(times, counts, strict=True))
+        raise InputError(
+            "held-out times",
+            f"a time between two others with {MIN_HELD_OUT_CELLS} or more cells",
+            f"cells: {found}",
+            "an evaluation needs 3 or more times",
+        )
+    name = str(adata.uns.get("name", ""))
+    scores: list[Score] = []
+    dims = [n_dims, 0]
+    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
+        task = bar.add_task("evaluating", total=len(held_out) * seeds)
+        for at in held_out:
+            fold_options = options
+            if protocol == "strict":
+                fold_options = seen_only(source, name, cell_times != at, options)
+            fold_of = held_out_fold(
+                source,
+                cell_times,
+                at,
+                fold_options,
+                latent_dim=n_dims if options.mode == "own" else None,
+                n_dims=n_dims,
+                protocol=protocol,
+                growth=known_growth,
+                batches=batches,
+            )
+            for seed in range(seeds):
+                fold = fold_of(seed)
+                dims = [fold.scored_in(fold.truth[:1]).shape[1], fold.truth.shape[1]]
+                scores += _baselines(fold, seed)
+                for candidate in candidates:
+                    scores += _candidate_scores(candidate, fold, seed)
+                bar.advance(task)
+    settings = {
+        "time_key": time_key if isinstance(time_key, str) else time_key.column,
+        "cells": len(cell_times),
+        "times": np.unique(cell_times).tolist(),
+        "n_dims": dims[0],
+        "latent_dim": dims[1],
+        "subspace_mode": options.mode,
+        "protocol": protocol,
+        "seeds": seeds,
+    }
+    return Evaluation(settings, scores)
+
+
+def _baselines(fold: Fold, seed: int) -> list[Score]:
+    earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
+    truth = fold.scored_in(fold.truth)
+    before, after = fold.around.times
+    share = (fold.time - before) / (after - before)
+    rng = np.random.default_rng((seed, 1))
+    floor = half_split_floor(truth, rng)
+
+    def score(method: str, predict: Callable[[], NDArray]) -> Score:
+        started = time.perf_counter()
+        predicted = predict()
+        seconds = time.perf_counter() - started
+        return Score(fold.time, seed, method, wasserstein1(predicted, truth), seconds)
+
+    return [
+        score("previous", lambda: earlier),
+        score("next", lambda: later),
+        score("ot_interpolate", lambda: ot_interpolate(earlier, later, share, rng)),
+        Score(fold.time, seed, "floor", floor, seconds=0.0),
+    ]
+
+
+def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score]:
+    started = time.perf_counter()
+    fits = [candidate.fit, candidate.beside] if candidate.beside else [candidate.fit]
+    models = [fit(fold, seed) for fit in fits]
+    fitted = time.perf_counter() - started
+    steps = sum(taken for _, _, taken in models)
+    scores = []
+    for method, what in candidate.methods.items():
+        started = time.perf_counter()
+        states, weights = _predict([one[:2] for one in models], fold, seed, what)
+        seconds = fitted + time.perf_counter() - started  # W1 itself is not timed
+        w1 = fold.w1(states, weights)
+        scores.append(Score(fold.time, seed, method, w1, seconds, steps))
+    return scores
+
+
+def _predict(
+    models: Sequence[tuple[CellMNNModel, TimeScale]], fold: Fold, seed: int, what: Prediction
+) -> tuple[NDArray, NDArray | None]:
+    two_sided = what != "forward"
+    predictions = [
+        interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
+        for model, time_scale in models
+    ]
+    found = reduce(blended, predictions)
+    if what != "two_sided_same_size":
+        return found.states, found.weights
+    rng = np.random.default_rng((seed, 2))
+    size = len(fold.around.snapshots[0])
+    return rng.choice(found.states, size, replace=False, p=found.weights), None

@@ -1,0 +1,246 @@
+"""Model cards, from what checkpoints record of themselves; figures come from files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..model.errors import InputError, listed
+from .foundation import Foundation
+from .record import FitRecord
+
+NOT_STATED = "not stated"
+
+_PACKAGE = Path(__file__).parents[1]
+# in an installed package, and in a clone
+_TEMPLATES = (
+    _PACKAGE / "fitted" / "card_template.md",
+    _PACKAGE.parent / "model_cards" / "template.md",
+)
+_TAGS = ["single-cell", "time-course", "dynamics", "gene-regulatory-network", "biology"]
+_USE_OF_BASE = """\
+`pipeline.interpolate(adata, at=2.5, time_key="day")` predicts a time that was not measured, for
+a new time course and without training; `pipeline.fit(adata, time_key="day")` fine-tunes;
+`pipeline.of_dataset(name)` answers for the data sets below without their files. Without the
+package: `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
+_USE_OF_FIT = """\
+`pipeline.interpolate(adata, at=2.5)` predicts a time that was not measured, `pipeline.fates`,
+`pipeline.perturb` and `pipeline.grn` ask where cells go and which genes drive them."""
+_INTENDED = """\
+Research: to interpolate time courses of single cells between measured times, to follow cells, and
+to raise hypotheses on fates and regulation that are tested in cells. Not for clinical decisions."""
+_LIMITS = """\
+- Edges between genes are associations: edges are not causes, and neither are predicted effects of
+  knock-outs.
+- Snapshots show distributions, not cells: many dynamics fit the same snapshots.
+- Nothing checks a prediction beyond the last measured time.
+- Without growth in the model, cells that multiply look like cells that move."""
+
+
+@dataclass(frozen=True)
+class CardText:
+    """The parts of a card; none may be empty.
+
+    Attributes
+    ----------
+    title, summary, name, how_to_use, intended_use, limits, training_data, results, training, \
+reproduce : str
+        In Markdown; `name` is what `from_pretrained` is given.
+    """
+
+    title: str
+    summary: str
+    name: str
+    how_to_use: str
+    intended_use: str
+    limits: str
+    training_data: str
+    results: str
+    training: str
+    reproduce: str
+
+    def __post_init__(self) -> None:
+        if empty := [field.name for field in fields(self) if not getattr(self, field.name).strip()]:
+            raise InputError("model card", "all of its parts", f"no {listed(empty)}", "fill it in")
+
+
+def rendered(text: CardText, data: ModelCardData) -> ModelCard:
+    """The card, checked: its metadata must be complete and its template filled.
+
+    Raises
+    ------
+    InputError
+        On metadata that are missing.
+    """
+    needed = ("license", "library_name", "tags")
+    if missing := [name for name in needed if not getattr(data, name)]:
+        raise InputError("model card", "all metadata", f"no {listed(missing)}", "fill it in")
+    template = next(path for path in _TEMPLATES if path.is_file()).read_text()
+    content = {field.name: getattr(text, field.name) for field in fields(text)}
+    return ModelCard.from_template(data, template_str=template, **content)
+
+
+def card_of_fit(record: FitRecord, licence: str | None = None) -> ModelCard:
+    """The card of a model of one data set.
+
+    Parameters
+    ----------
+    record : FitRecord
+    licence : str, optional
+        Of the weights; "other" by default.
+    """
+    title = _plain(record.name or "time course")
+    summary = f"A model of one time course of single cells, {title}."
+    if record.base is not None:
+        summary += f" {_base_line(record)}"
+    text = CardText(
+        title=f"Cell-MNN of {title}",
+        summary=summary,
+        name="FOLDER_OR_NAME",
+        how_to_use=_USE_OF_FIT,
+        intended_use=_INTENDED,
+        limits=_LIMITS,
+        training_data=_data_table([_row_of_record(record)]),
+        results=_verdict_of([record]),
+        training=_training_of(record),
+        reproduce=_reproduce(record),
+    )
+    return rendered(text, _card_data([record], licence))
+
+
+def card_of_foundation(
+    foundation: Foundation,
+    name: str = "FOLDER_OR_NAME",
+    licence: str | None = None,
+    *,
+    results: str | None = None,
+    evaluated: Sequence[EvalResult] = (),
+    reproduce: str | None = None,
+) -> ModelCard:
+    """The card of a model of many data sets.
+
+    Parameters
+    ----------
+    foundation : Foundation
+    name : str
+        What `from_pretrained` is given.
+    licence : str, optional
+        Of the weights; "other" by default.
+    results : str, optional
+        How good it is on data sets that it has not seen, in Markdown.
+    evaluated : sequence of EvalResult
+        The same, for the metadata.
+    reproduce : str, optional
+        How it was made.
+    """
+    tuned = [one.record for one in foundation.datasets.values() if one.record is not None]
+    rows = []
+    for known in foundation.datasets.values():
+        about = known.entry.provenance
+        row = [known.entry.name, f"{sum(known.entry.cells):,}", f"{len(known.entry.times)}"]
+        rows.append([*row, *(about.get(key) or NOT_STATED for key in ("publication", "licence"))])
+    summary = f"One model of {len(rows)} time courses of single cells."
+    for record in tuned:
+        summary += f" Fine-tuned on {_plain(record.name)}. {_base_line(record)}"
+    trained = foundation.record
+    text = CardText(
+        title=name if name != "FOLDER_OR_NAME" else "Cell-MNN of many time courses",
+        summary=summary,
+        name=name,
+        how_to_use=_USE_OF_BASE,
+        intended_use=_INTENDED,
+        limits=_LIMITS,
+        training_data=_data_table(rows),
+        results=results or _verdict_of(tuned),
+        training=_training_of_foundation(trained),
+        reproduce=reproduce or "From the settings above, with `pretraining/pretrain.py`.",
+    )
+    return rendered(text, _card_data(tuned, licence, list(foundation.datasets), evaluated, name))
+
+
+def _card_data(
+    records: Sequence[FitRecord],
+    licence: str | None,
+    datasets: list[str] | None = None,
+    evaluated: Sequence[EvalResult] = (),
+    name: str = "",
+) -> ModelCardData:
+    bases = sorted({str(one.base["name"]) for one in records if one.base is not None})
+    names = datasets or [one.name for one in records if one.name]
+    results: dict[str, Any] = {}
+    if evaluated:
+        results = {"eval_results": list(evaluated), "model_name": name}
+    return ModelCardData(
+        license=licence or "other",
+        library_name="cellmnn_fm",
+        tags=_TAGS,
+        datasets=names or None,
+        base_model=bases[0] if len(bases) == 1 else bases or None,
+        **results,
+    )
+
+
+def _data_table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [
+        "| data set | cells | times | publication, accession | licence |",
+        "|---|---:|---:|---|---|",
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(map(_plain, row)) + " |" for row in rows)])
+
+
+def _plain(text: str) -> str:
+    """In a line of Markdown: names of others must not be headings, cells of a table or tags."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _row_of_record(record: FitRecord) -> list[str]:
+    about = [record.about.get(key) or NOT_STATED for key in ("publication", "licence")]
+    return [record.name or NOT_STATED, f"{sum(record.cells):,}", f"{len(record.times)}", *about]
+
+
+def _base_line(record: FitRecord) -> str:
+    base = record.base or {}
+    revision = f", revision {base['revision']}" if base.get("revision") else ""
+    found = f"{base.get('name', 'a model that was not saved')}{revision}"
+    return f"Base: {found}; weights sha256 {base.get('sha256', 'unknown')}."
+
+
+def _verdict_of(records: Sequence[FitRecord]) -> str:
+    verdicts = [one.verdict["sentence"] for one in records if one.verdict is not None]
+    if not verdicts:
+        return "Not measured: `pipeline.evaluate` compares left-out times with baselines."
+    return "\n\n".join(verdicts)
+
+
+def _training_of(record: FitRecord) -> str:
+    settings = {name: value for name, value in record.settings.items() if value is not None}
+    steps = f"{len(record.losses)} steps in {record.seconds:.1f} s"
+    return f"{steps}, on times {listed(record.times, len(record.times))}. {_as_text(settings)}"
+
+
+def _training_of_foundation(record: Mapping[str, Any]) -> str:
+    device = record.get("device", NOT_STATED)
+    hardware = f"{record.get('processes', 1)} process(es), device {device}"
+    threads = f", {record['threads']} thread(s)" if record.get("threads") else ""
+    took = f"{record.get('steps', 0)} steps in {record.get('seconds', 0):.1f} s"
+    return f"Hardware: {hardware}{threads}. {took}. {_as_text(record.get('settings', {}))}"
+
+
+def _as_text(settings: Mapping[str, Any]) -> str:
+    flat = []
+    for section, values in settings.items():
+        parts = values if isinstance(values, dict) else {"": values}
+        flat += [f"{section}.{name}".rstrip(".") + f" = {value}" for name, value in parts.items()]
+    return "Settings: " + ", ".join(flat) + "." if flat else "Settings: the defaults."
+
+
+def _reproduce(record: FitRecord) -> str:
+    if record.base is not None:
+        command = f"cellmnn finetune {record.base['name']} FILE.h5ad --time-key {record.time_key}"
+    else:
+        command = f"cellmnn fit FILE.h5ad --time-key {record.time_key}"
+    return f"```\n{command} -o model\n```"

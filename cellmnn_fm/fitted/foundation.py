@@ -1,0 +1,190 @@
+"""What a model of many data sets has beside it: the shared subspace, and each data set by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from ..data.corpus import Corpus
+from ..data.corpus_sets import CorpusEntry
+from ..data.genes import GenePanel
+from ..data.latent_space import SubspaceMode
+from ..data.saved_json import as_type, read_json, require_sound_times
+from ..data.shared_subspace import SharedSubspace
+from ..data.subspace import Subspace
+from ..data.time_course import TimeScale
+from ..model.checkpoint import whole_or_nothing
+from ..model.errors import InputError, listed, require_count, require_known
+from ..model.modeling_cellmnn import CellMNNModel
+from .record import FitRecord
+
+FOUNDATION_FILE = "foundation.json"
+GENES_FILE = "gene_panel.json"
+_SUBSPACES_FILE = "datasets.safetensors"
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """A data set that a model was trained on, without its cells.
+
+    Attributes
+    ----------
+    row : int
+        In the tables of the model.
+    entry : CorpusEntry
+    panel : GenePanel, optional
+    subspace : Subspace, optional
+        Its genes and their map to latent states; None for coordinates without genes.
+    record : FitRecord, optional
+        Of a data set that the model was fine-tuned on.
+    """
+
+    row: int
+    entry: CorpusEntry
+    panel: GenePanel | None
+    subspace: Subspace | None
+    record: FitRecord | None = None
+
+    @property
+    def time_scale(self) -> TimeScale:
+        """Between the data set's time and the model's."""
+        return TimeScale.of(self.entry.times)
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """The shared subspace of a pretrained model, and its data sets.
+
+    Attributes
+    ----------
+    subspace_mode : {"shared", "aligned"}
+        How a new data set gets its latent states.
+    shared : SharedSubspace
+        Without moments of the data sets.
+    datasets : dict of KnownDataset
+    record : dict
+        How the model was trained.
+    """
+
+    subspace_mode: SubspaceMode
+    shared: SharedSubspace
+    datasets: dict[str, KnownDataset]
+    record: dict[str, Any]
+
+    def dataset(self, name: str) -> KnownDataset:
+        """A data set by name.
+
+        Raises
+        ------
+        InputError
+            If there is none; names those that are.
+        """
+        if name not in self.datasets:
+            known = listed(self.datasets, len(self.datasets))
+            raise InputError("data set", f"one of {known}", name, "choose one of those")
+        return self.datasets[name]
+
+    @classmethod
+    def of_corpus(cls, corpus: Corpus, record: dict[str, Any]) -> Foundation:
+        """That of a model that was trained on a corpus.
+
+        Data sets that the run left out, by the groups in `record["leave_out"]`, are not named, nor
+        is anything of them kept; synthetic ones neither.
+        """
+        left_out, groups = set(record.get("leave_out", [])), corpus.groups
+        datasets = {}
+        for row, (name, entry) in enumerate(corpus.entries.items()):
+            if groups[name] not in left_out and not entry.synthetic:
+                panel, subspace = corpus.subspace(name) or (None, None)
+                datasets[name] = KnownDataset(row, entry, panel, subspace)
+        return cls(corpus.subspace_mode, corpus.shared, datasets, record)
+
+    def save(self, folder: Path, model: CellMNNModel, *, with_code: bool = False) -> None:
+        """Save the model with all that a query needs."""
+        model.save_pretrained(folder, with_code=with_code)
+        self.shared.panel.save(folder / GENES_FILE)
+        arrays, entries, panels, records = {}, [], [], {}
+        for name, known in self.datasets.items():
+            entries.append({"row": known.row, **asdict(known.entry)})
+            panels.append(None if known.panel is None else asdict(known.panel))
+            if known.subspace is not None:
+                for part, values in vars(known.subspace).items():
+                    arrays[f"{known.row}.{part}"] = values
+            if known.record is not None:
+                records[name] = asdict(known.record)
+        save_file(arrays, folder / _SUBSPACES_FILE)
+        content = {
+            "subspace_mode": self.subspace_mode,
+            "datasets": entries,
+            "panels": panels,
+            "record": self.record,
+        }
+        if records:
+            content["fine_tuned"] = records
+        (folder / FOUNDATION_FILE).write_text(json.dumps(content))
+
+    @classmethod
+    def load(cls, folder: Path, model: CellMNNModel) -> Foundation:
+        """What :meth:`save` wrote beside the model."""
+        what = str(folder / FOUNDATION_FILE)
+        content = read_json(folder / FOUNDATION_FILE)
+        arrays = load_file(folder / _SUBSPACES_FILE)
+        records = content.get("fine_tuned", {})
+        datasets = {}
+        for one, panel in zip(content["datasets"], content["panels"], strict=True):
+            entry, row = as_type(CorpusEntry, one, what), as_type(int, one["row"], what)
+            require_sound_times(what, entry.times, entry.cells)
+            require_count(f"row of {entry.name}", row, 0, model.config.num_datasets - 1)
+            name, genes, subspace = entry.name, None, None
+            if panel is not None:
+                genes = as_type(GenePanel, panel, what)
+                parts = [arrays[f"{row}.{part}"] for part in Subspace.__dataclass_fields__]
+                subspace = Subspace(*parts)
+            record = FitRecord.from_dict(records[name]) if name in records else None
+            datasets[name] = KnownDataset(row, entry, genes, subspace, record)
+        panel = GenePanel.load(folder / GENES_FILE)
+        for name, known in [("shared subspace", None), *datasets.items()]:
+            own = panel if known is None else known.panel
+            found = model.config.num_genes
+            if known is not None:
+                found = 0 if known.subspace is None else len(known.subspace.gene_mean)
+            if own is not None and len(own) != found:
+                raise InputError(name, f"loadings of {len(own)} genes", found, "save it again")
+        shared = SharedSubspace(
+            panel,
+            model.get_buffer("loadings").cpu().numpy(),
+            float(model.get_buffer("noise_variance")[0]),
+            {},
+        )
+        mode, about = content["subspace_mode"], as_type(dict, content["record"], what)
+        require_known("subspace mode", mode, ("shared", "aligned"))
+        return cls(mode, shared, datasets, about)
+
+
+def save_foundation(
+    folder: Path, model: CellMNNModel, corpus: Corpus, record: dict[str, Any]
+) -> None:
+    """Save a model that was trained on a corpus, with all that a query needs.
+
+    Parameters
+    ----------
+    folder : Path
+    model : CellMNNModel
+    corpus : Corpus
+    record : dict
+        How it was trained, see :meth:`Foundation.of_corpus`.
+    """
+    shared = corpus.shared
+    saved = CellMNNModel(model.config.replaced(num_genes=len(shared.panel)))
+    saved.load_state_dict(model.state_dict(), strict=False)
+    saved.set_subspace(
+        loadings=shared.loadings,
+        noise_variance=np.full(len(shared.panel), shared.noise_variance),
+    )
+    with whole_or_nothing(folder) as staging:
+        Foundation.of_corpus(corpus, record).save(staging, saved)

@@ -1,0 +1,1 @@
+"""Which gene drives which: networks, how they are estimated, compared and scored."""

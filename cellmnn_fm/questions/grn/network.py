@@ -1,0 +1,213 @@
+"""Gene regulatory networks: signed weights between all genes, kept as two thin factors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ...data.outputs import EDGES, require_file, save_table, written_whole
+from ...model.errors import InputError, listed
+
+if TYPE_CHECKING:
+    import networkx
+
+_BLOCK = 512  # targets whose weights are looked at at once, which bounds the memory
+
+Factors = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class GeneRegulatoryNetwork:
+    """Signed influences of genes on genes: weights G = left · right, row = target.
+
+    G is (genes, genes) but never formed: the factors are as thin as the latent space. The influence
+    of gene j on gene i is ``G[i, j]``: by how many of its standard deviations per unit of time i is
+    made faster when j is one of its standard deviations higher. A gene's influence on itself is not
+    an edge. Edges are statistical: they are not shown to be causes.
+
+    Attributes
+    ----------
+    genes : tuple of str
+    left, right : (genes, rank) and (rank, genes)
+    mean, spread : (genes,)
+        Expression of the cells that the network is about, and its standard deviation.
+    members : list of (left, right)
+        The same from resampled cells; their spread is the confidence in an edge.
+    record : dict
+        Estimator and its settings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> left, right = np.array([[0.0], [2.0], [-1.0]]), np.array([[1.0, 0.5, 0.0]])
+    >>> network = GeneRegulatoryNetwork(("A", "B", "C"), left, right)
+    >>> network.interaction("A", "C")
+    -1.0
+    >>> network.to_dataframe(top_k=2)
+      source target  weight  sign
+    0      A      B     2.0     1
+    1      A      C    -1.0    -1
+    """
+
+    genes: tuple[str, ...]
+    left: NDArray[np.float64]
+    right: NDArray[np.float64]
+    mean: NDArray[np.float64] | None = None
+    spread: NDArray[np.float64] | None = None
+    members: Sequence[Factors] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def interaction(self, source: str, target: str) -> float:
+        """The weight of one edge."""
+        (at,), (of,) = self._positions([target], "target"), self._positions([source], "source")
+        return float(self.left[at] @ self.right[:, of])
+
+    def to_dataframe(
+        self,
+        sources: Iterable[str] | None = None,
+        targets: Iterable[str] | None = None,
+        top_k: int | None = None,
+        min_abs: float = 0.0,
+    ) -> pd.DataFrame:
+        """Edges, the strongest first.
+
+        Parameters
+        ----------
+        sources, targets : iterable of str, optional
+            All genes by default.
+        top_k : int, optional
+            At most so many.
+        min_abs : float
+            Of the weight.
+
+        Returns
+        -------
+        DataFrame
+            "source", "target", "weight" and "sign"; with members also "sign_consistency" (the share
+            of them with the sign of their mean) and "z" (that mean over their standard deviation).
+
+        Raises
+        ------
+        InputError
+            On a gene that is not in the network, by name.
+        """
+        if top_k is not None and top_k < 1:
+            raise InputError("top_k", "at least 1", top_k, "ask for one or more edges")
+        columns = self._positions(sources, "source")
+        rows = self._positions(targets, "target")
+        found = [np.empty((0, 3))]
+        floor = min_abs
+        for block in np.array_split(rows, max(1, -(-len(rows) // _BLOCK))):
+            weights = self.left[block] @ self.right[:, columns]
+            at, of = np.nonzero((np.abs(weights) >= floor) & (block[:, None] != columns))
+            found.append(np.stack([block[at], columns[of], weights[at, of]], axis=1))
+            if top_k is not None:
+                # what is kept so far is a floor for the blocks to come
+                kept = _strongest(np.concatenate(found), top_k)
+                found = [kept]
+                if len(kept) == top_k:
+                    floor = max(floor, float(np.abs(kept[-1, 2])))
+        edges = _strongest(np.concatenate(found), top_k)
+        at, of = edges[:, 0].astype(int), edges[:, 1].astype(int)
+        names = np.array(self.genes)
+        table = pd.DataFrame(
+            {
+                "source": names[of],
+                "target": names[at],
+                "weight": edges[:, 2],
+                "sign": np.sign(edges[:, 2]).astype(int),
+            }
+        )
+        if self.members:
+            again = np.stack(
+                [np.einsum("er,re->e", left[at], right[:, of]) for left, right in self.members]
+            )
+            mean, spread = again.mean(axis=0), again.std(axis=0, ddof=1)
+            table["sign_consistency"] = (np.sign(again) == np.sign(mean)).mean(axis=0)
+            table["z"] = mean / np.where(spread > 0, spread, 1.0)
+        return table
+
+    def regulators_of(self, gene: str, top_k: int | None = 20) -> pd.DataFrame:
+        """The strongest edges to a gene."""
+        return self.to_dataframe(targets=[gene], top_k=top_k)
+
+    def targets_of(self, gene: str, top_k: int | None = 20) -> pd.DataFrame:
+        """The strongest edges from a gene."""
+        return self.to_dataframe(sources=[gene], top_k=top_k)
+
+    def influences(self, x: NDArray, target: str, *, centred: bool = True) -> NDArray[np.float64]:
+        """What each gene does to a target in single cells.
+
+        Parameters
+        ----------
+        x : (cells, genes)
+            Expression, in the order of `genes`.
+        target : str
+        centred : bool
+            Whether expression counts from its mean; without, as in the paper's w_j→i(x, t).
+
+        Returns
+        -------
+        (cells, genes)
+            ``G[i, j] (x_j - mean_j) / spread_j``; the target's own column is 0.
+        """
+        if x.ndim != 2 or x.shape[1] != len(self.genes):
+            expected = f"(cells, {len(self.genes)}), in the order of the network's genes"
+            raise InputError("x", expected, x.shape, "select those genes")
+        (at,) = self._positions([target], "target")
+        weights = self.left[at] @ self.right
+        weights[at] = 0.0
+        if centred and self.mean is not None:
+            x = x - self.mean
+        return x * (weights if self.spread is None else weights / self.spread)
+
+    def to_networkx(self, **selection: Any) -> networkx.DiGraph:
+        """A directed graph of the edges that :meth:`to_dataframe` selects, with their columns."""
+        import networkx
+
+        table = self.to_dataframe(**selection)
+        attributes = [name for name in table.columns if name not in ("source", "target")]
+        return networkx.from_pandas_edgelist(
+            table, edge_attr=attributes, create_using=networkx.DiGraph
+        )
+
+    def save(self, file: str | Path, **selection: Any) -> None:
+        """Write the edges that :meth:`to_dataframe` selects: .tsv, .csv, .parquet or .graphml."""
+        require_file(file, EDGES)
+        if Path(file).suffix != ".graphml":
+            save_table(self.to_dataframe(**selection), file)
+            return
+        import networkx
+
+        graph = self.to_networkx(**selection)
+        # which XML has no place for
+        printable = {name: "".join(filter(str.isprintable, str(name))) for name in graph}
+        with written_whole(file) as staging:
+            networkx.write_graphml(networkx.relabel_nodes(graph, printable), staging)
+
+    def _positions(self, names: Iterable[str] | None, what: str) -> NDArray[np.int64]:
+        if names is None:
+            return np.arange(len(self.genes))
+        wanted = list(dict.fromkeys(names))
+        known = {name: at for at, name in enumerate(self.genes)}
+        if missing := [name for name in wanted if name not in known]:
+            raise InputError(
+                what, "genes of the network", listed(missing), "leave them out, or correct them"
+            )
+        return np.array([known[name] for name in wanted], dtype=np.int64)
+
+
+def _strongest(edges: NDArray, top_k: int | None) -> NDArray:
+    """Rows (target, source, weight) by falling strength; equal ones keep their order."""
+    strength = -np.abs(edges[:, 2])
+    if top_k is not None and top_k < len(edges):
+        threshold = np.partition(strength, top_k - 1)[top_k - 1]
+        edges = edges[strength <= threshold]
+        strength = -np.abs(edges[:, 2])
+    return edges[np.argsort(strength, kind="stable")][:top_k]

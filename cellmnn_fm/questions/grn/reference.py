@@ -1,0 +1,394 @@
+"""How well a network agrees with known edges: links and their signs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ...data.times import TimeKey
+from ...model.errors import InputError
+from .baselines import BASELINES
+from .estimators import Decay, operator_network
+from .question import GRNQueries
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_SIGNS = {
+    **dict.fromkeys(("+", "activation", "activates", "up", "positive"), 1),
+    **dict.fromkeys(("-", "repression", "represses", "inhibition", "down", "negative"), -1),
+    **dict.fromkeys(("", "nan", "none", "unknown", "?", "na"), 0),
+}
+
+PUBLISHED_FACTORS = ("FOS", "HMGA1", "JUN", "POU5F1", "SOX2", "YBX1")
+"""The transcription factors whose edges the paper of the method reports one by one."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Known edges between the genes of a network.
+
+    Attributes
+    ----------
+    edges : DataFrame
+        "source", "target" and "sign" (+1, -1, or 0 for unknown), each pair once, none of a gene to
+        itself.
+    genes : tuple of str
+        Of the network.
+    conflicting : int
+        Pairs that were there with both signs: kept as links of unknown sign.
+    outside : int
+        Pairs with a gene that the network does not have: left out.
+    """
+
+    edges: pd.DataFrame
+    genes: tuple[str, ...]
+    conflicting: int
+    outside: int
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, genes: Sequence[str]) -> Reference:
+        """Those of a table "source", "target" and perhaps "sign"; symbols in any case."""
+        for column in ("source", "target"):
+            if column not in table:
+                found = ", ".join(map(str, table.columns))
+                raise InputError("reference", "columns source and target", found, "rename them")
+        edges = pd.DataFrame(
+            {part: table[part].astype(str).str.upper() for part in ("source", "target")}
+        )
+        edges["sign"] = [_sign(one) for one in table["sign"]] if "sign" in table else 0
+        edges = edges[edges["source"] != edges["target"]]
+        signs = edges[edges["sign"] != 0].groupby(["source", "target"])["sign"].agg(["min", "max"])
+        conflicts = signs[signs["min"] != signs["max"]].index
+        edges = edges.groupby(["source", "target"], as_index=False)["sign"].agg(
+            lambda found: _one_sign(found.to_numpy())
+        )
+        known = {gene.upper(): gene for gene in genes}
+        inside = edges["source"].isin(known) & edges["target"].isin(known)
+        kept = edges[inside].reset_index(drop=True)
+        kept["source"], kept["target"] = kept["source"].map(known), kept["target"].map(known)
+        conflicting = sum(a in known and b in known for a, b in conflicts)
+        return cls(kept, tuple(genes), conflicting, int((~inside).sum()))
+
+    @classmethod
+    def read(cls, file: str | Path, genes: Sequence[str]) -> Reference:
+        """Those of a .tsv file (perhaps .gz) with a header; lines from "#" on are comments."""
+        if not Path(file).is_file():
+            raise InputError("reference", "a .tsv file", f"nothing at {file}", "correct the path")
+        return cls.of(read_table(file, "a header, and columns source and target"), genes)
+
+    def pairs(self, *, every: bool = False) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
+        """Targets, sources (positions of genes), and whether there is a link.
+
+        Of all sources with all targets; or of `every` gene with every other.
+        """
+        position = {gene: at for at, gene in enumerate(self.genes)}
+        of = self.edges["source"].map(position).to_numpy(dtype=int)
+        at = self.edges["target"].map(position).to_numpy(dtype=int)
+        linked = np.zeros((len(position),) * 2, dtype=bool)
+        linked[at, of] = True
+        sources, targets = np.unique(of), np.unique(at)
+        if every:
+            sources = targets = np.arange(len(position))
+        grid_at, grid_of = (part.ravel() for part in np.meshgrid(targets, sources, indexing="ij"))
+        between = grid_at != grid_of
+        grid_at, grid_of = grid_at[between], grid_of[between]
+        return grid_at, grid_of, linked[grid_at, grid_of]
+
+
+def read_table(file: str | Path, expected: str, header: int | None = 0) -> pd.DataFrame:
+    """A table of text, separated by tabs, commas or blanks; lines from "#" on are comments.
+
+    Raises
+    ------
+    InputError
+        On a file that is none; it says what was expected.
+    """
+    try:
+        separator = "\t" if header == 0 else None
+        engine: Any = "c" if header == 0 else "python"
+        table = pd.read_csv(
+            file, sep=separator, engine=engine, header=header, comment="#", encoding="utf-8-sig"
+        )
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(str(file), expected, f"no such table ({error})", "correct it") from error
+    if not len(table):
+        raise InputError(str(file), expected, "no rows", "correct it")
+    return table
+
+
+def _sign(value: Any) -> int:
+    """Of a number, or of a word for it; 0 if it says neither."""
+    text = str(value).strip().lower().replace("−", "-")
+    if text in _SIGNS:
+        return _SIGNS[text]
+    try:
+        number = float(text)
+    except ValueError:
+        known = ", ".join(sorted(_SIGNS))
+        raise InputError("sign", f"a number, or one of {known}", value, "correct it") from None
+    return 0 if math.isnan(number) else (number > 0) - (number < 0)
+
+
+def _one_sign(signs: NDArray) -> int:
+    found = set(signs[signs != 0].tolist())
+    return found.pop() if len(found) == 1 else 0
+
+
+@dataclass(frozen=True)
+class LinkScores:
+    """Known links among all pairs of a known source and a target, ranked by strength.
+
+    Attributes
+    ----------
+    pairs, links : int
+    auprc_ratio : float
+        Area under precision and recall, over that of chance.
+    early_precision_ratio : float
+        Precision among as many pairs as there are links, over that of chance.
+    auroc : float
+    """
+
+    pairs: int
+    links: int
+    auprc_ratio: float
+    early_precision_ratio: float
+    auroc: float
+
+
+@dataclass(frozen=True)
+class SignScores:
+    """Signs of the known edges.
+
+    Attributes
+    ----------
+    pairs, positive : int
+        With a known sign, and of these activations.
+    accuracy, balanced_accuracy : float
+        The latter is the mean of those of activations and repressions: 0.5 is chance.
+    mcc : float
+        Matthews' correlation coefficient.
+    """
+
+    pairs: int
+    positive: int
+    accuracy: float
+    balanced_accuracy: float
+    mcc: float
+
+
+def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = False) -> LinkScores:
+    """Compare the strengths of edges with the known links.
+
+    Parameters
+    ----------
+    weights : (genes, genes)
+        Row = target; only their absolute values matter.
+    reference : Reference
+        Pairs are all of its sources with all of its targets, as in BEELINE (Pratapa et al. 2020).
+    every_pair : bool
+        All genes with all genes, where the reference is known to be complete.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    at, of, known = reference.pairs(every=every_pair)
+    if not 0 < known.sum() < len(known):
+        raise InputError(
+            "reference", "some of the pairs linked", int(known.sum()), "take another reference"
+        )
+    strength = np.abs(weights[at, of])
+    density = known.mean()
+    # ties are broken evenly: equal strengths all count in part
+    order = np.argsort(-strength, kind="stable")
+    floor = strength[order[known.sum() - 1]]
+    sure, tied = strength > floor, strength == floor
+    hits = known[sure].sum() + known[tied].mean() * (known.sum() - sure.sum())
+    return LinkScores(
+        pairs=len(known),
+        links=int(known.sum()),
+        auprc_ratio=auprc_ratio(known, strength),
+        early_precision_ratio=float(hits / known.sum() / density),
+        auroc=float(roc_auc_score(known, strength)),
+    )
+
+
+def auprc_ratio(linked: NDArray[np.bool_], strength: NDArray) -> float:
+    """Area under precision and recall of pairs ranked by strength, over that of chance."""
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(linked, strength) / linked.mean())
+
+
+def sign_scores(weights: NDArray, reference: Reference) -> SignScores:
+    """Compare the signs of edges with the known ones; a weight of 0 is wrong either way."""
+    found, truth = signs_of(weights, reference)
+    if not len(truth):
+        raise InputError("reference", "edges of known sign", "none", "take another reference")
+    return score_signs(found, truth)
+
+
+def signs_of(weights: NDArray, reference: Reference) -> tuple[NDArray, NDArray]:
+    """Estimated and known signs of the edges whose sign is known."""
+    position = {gene: at for at, gene in enumerate(reference.genes)}
+    signed = reference.edges[reference.edges["sign"] != 0]
+    at = signed["target"].map(position).to_numpy(dtype=int)
+    of = signed["source"].map(position).to_numpy(dtype=int)
+    return np.sign(weights[at, of]), signed["sign"].to_numpy()
+
+
+def score_signs(found: NDArray, truth: NDArray) -> SignScores:
+    """The same, for signs that are already paired, of several data sets for instance."""
+    right = found == truth
+    rates = [right[truth == sign].mean() for sign in (1, -1) if (truth == sign).any()]
+    true = np.array([(right & (truth == sign)).sum() for sign in (1, -1)], dtype=float)
+    false = np.array([(~right & (truth == sign)).sum() for sign in (-1, 1)], dtype=float)
+    (tp, tn), (fp, fn) = true, false
+    scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return SignScores(
+        pairs=len(truth),
+        positive=int((truth > 0).sum()),
+        accuracy=float(right.mean()),
+        balanced_accuracy=float(np.mean(rates)),
+        mcc=float((tp * tn - fp * fn) / scale) if scale else 0.0,
+    )
+
+
+def by_factor(
+    weights: NDArray, reference: Reference, factors: Sequence[str] = PUBLISHED_FACTORS
+) -> pd.DataFrame:
+    """Signs by transcription factor, with F1 and with the tally that was published for it.
+
+    The published F1 counts a repression that is found as one as a false negative, so that calling
+    every edge an activation scores 1; "f1" is that of activations.
+    """
+    rows = []
+    for factor in factors:
+        mine = reference.edges[reference.edges["source"].str.upper() == factor]
+        part = Reference(mine, reference.genes, 0, 0)
+        found, truth = signs_of(weights, part)
+        if not len(truth):
+            continue
+        hits, missed = (
+            ((found == truth) & (truth > 0)).sum(),
+            ((found != truth) & (truth > 0)).sum(),
+        )
+        false = ((found > 0) & (truth < 0)).sum()
+        rejected = ((found < 0) & (truth < 0)).sum()
+        rows.append(
+            {
+                "factor": factor,
+                "pairs": len(truth),
+                "accuracy": (found == truth).mean(),
+                "f1": 2 * hits / max(1, 2 * hits + missed + false),
+                "published_tally": 2 * hits / max(1, 2 * hits + missed + rejected),
+            }
+        )
+    return pd.DataFrame(rows, columns=["factor", "pairs", "accuracy", "f1", "published_tally"])
+
+
+def evaluate_network(weights: NDArray, reference: Reference) -> dict[str, Any]:
+    """Link and sign scores, those that the reference allows."""
+    scores: dict[str, Any] = {}
+    for kind, score in (("link", link_scores), ("sign", sign_scores)):
+        try:
+            found: LinkScores | SignScores = score(weights, reference)
+        except InputError:  # no links, or no signs
+            continue
+        scores |= {f"{kind}_{name}": value for name, value in asdict(found).items()}
+    return scores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks of a fitted model and of baselines from the same cells, beside known edges.
+
+    Attributes
+    ----------
+    weights : dict of (genes, genes)
+        By method; row = target. Of the genes only those in the reference.
+    reference : Reference
+        Over these genes.
+    """
+
+    weights: dict[str, NDArray]
+    reference: Reference
+
+    @classmethod
+    def of(
+        cls,
+        pipeline: GRNQueries,
+        adata: AnnData,
+        reference: Reference,
+        *,
+        time_key: str | TimeKey | None = None,
+        decay: Decay = None,
+        most_for_trees: int | None = None,
+        seed: int = 0,
+    ) -> Comparison:
+        """Estimate all networks.
+
+        Parameters
+        ----------
+        pipeline : CellMNNPipeline
+            Fitted.
+        adata : AnnData
+        reference : Reference
+            Over the genes of the pipeline.
+        time_key : str, optional
+        decay
+            As for :meth:`CellMNNPipeline.grn`.
+        most_for_trees : int, optional
+            No forests for more genes: they are slow.
+        seed : int
+        """
+        pipeline = pipeline.fitted_to(adata, time_key)
+        network = pipeline.grn(adata, time_key=time_key, decay=decay)
+        involved = set(reference.edges["source"]) | set(reference.edges["target"])
+        genes = [gene for gene in network.genes if gene in involved]
+        if len(genes) < 3:
+            raise InputError(
+                "reference", "3 or more genes of the network", len(genes), "take another"
+            )
+        at = [network.genes.index(gene) for gene in genes]
+        cells = pipeline.cell_states(adata, time_key)
+        assert cells.expression is not None
+        x = cells.expression[:, at].astype(np.float64)
+        about = (cells, pipeline.subspace, network.genes, pipeline.record.time_scale)
+        others = [
+            operator_network(pipeline.model, *about, jacobian=jacobian)
+            for jacobian in (False, True)
+        ]
+        weights = {
+            str(one.record["estimator"]): one.left[at] @ one.right[:, at]
+            for one in (network, *others)
+        }
+        for name, baseline in BASELINES.items():
+            if name != "trees" or most_for_trees is None or len(genes) <= most_for_trees:
+                weights[name] = baseline(x, cells.times, seed)
+        rng = np.random.default_rng(seed)
+        weights["always_activation"] = np.ones((len(genes),) * 2)
+        weights["shuffled_signs"] = rng.choice([-1.0, 1.0], (len(genes),) * 2)
+        return cls(weights, replace(reference, genes=tuple(genes)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Scores by method, numbers of pairs, and signs by factor, ready for JSON."""
+        known = self.reference
+        return {
+            "methods": {name: evaluate_network(one, known) for name, one in self.weights.items()},
+            "reference": {
+                "links": len(known.edges),
+                "pairs": len(known.pairs()[0]),
+                "signed": int((known.edges["sign"] != 0).sum()),
+                "conflicting": known.conflicting,
+                "outside": known.outside,
+            },
+            "factors": by_factor(self.weights["production"], known).to_dict("records"),
+        }

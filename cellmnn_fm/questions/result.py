@@ -1,0 +1,320 @@
+"""What a model says, as AnnData: in memory, or written in chunks where that would be too much."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ..data.genes import Coverage, GenePanel
+from ..data.outputs import CELLS, require_file, write_zarr, written_whole
+from ..data.subspace import Subspace
+from ..dynamics.rollout import Trajectory
+from ..dynamics.snapshots import Interpolation, as_shares
+from ..model.errors import InputError, listed
+from .uncertainty import MeanRegion
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_CHUNK_VALUES = 2**23  # of cells and genes that are formed at once, 32 MB
+_ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}  # as AnnData marks them
+
+
+@dataclass(frozen=True)
+class Result:
+    """Cells with their latent states, and what these mean for genes, not formed yet.
+
+    Attributes
+    ----------
+    cells : AnnData
+        All that is no matrix of cells and genes.
+    subspace : Subspace, optional
+        Over the genes of `cells`; needed where these have expression or velocity.
+    expression, velocity : tuple of str, optional
+        Where x̂ = μ + D z and dx/dt = D dz/dt go: ("X",), or ("layers", key).
+    source : path, optional
+        A file on disk that `cells` are those of, whose matrices are copied as they are.
+    """
+
+    cells: AnnData
+    subspace: Subspace | None
+    expression: tuple[str, ...] = ()
+    velocity: tuple[str, ...] = ()
+    source: Path | None = None
+
+    def given(self, file: str | Path | None) -> AnnData:
+        """In memory, or written to a file where one is asked for."""
+        return self.in_memory() if file is None else self.written(file)
+
+    def in_memory(self) -> AnnData:
+        """All of it."""
+        result = self.cells
+        for place, states, loadings, centre in self._matrices():
+            values = (centre + states @ loadings.T).astype(np.float32)
+            if place == ("X",):
+                result.X = values
+            else:
+                result.layers[place[1]] = values
+        return result
+
+    def written(self, file: str | Path) -> AnnData:
+        """All written to `file` (.h5ad or .zarr) in chunks; what comes back has no matrices."""
+        with written_whole(file) as staging:
+            if staging.suffix == ".zarr":
+                self._write_zarr(staging)
+            else:
+                self._write_h5ad(staging)
+        return self.cells
+
+    def _write_h5ad(self, staging: Path) -> None:
+        import h5py
+        from anndata.io import write_elem
+
+        if self.source is None:
+            self.cells.write_h5ad(staging)
+        else:
+            shutil.copyfile(self.source, staging)
+        with h5py.File(staging, "r+") as group:
+            if self.source is not None:
+                for name in ("obs", "var", "uns", "obsm", "varm"):
+                    if name in group:
+                        del group[name]
+                    value = getattr(self.cells, name)
+                    write_elem(group, name, value if name in ("obs", "var") else dict(value))
+            self._fill(group, lambda parent, name, shape: parent.create_dataset(name, shape, "f4"))
+
+    def _write_zarr(self, staging: Path) -> None:
+        import zarr
+
+        write_zarr(self.cells, staging)
+        size = max(1, _CHUNK_VALUES // max(1, self.cells.n_vars))
+
+        def create(parent: Any, name: str, shape: tuple[int, int]) -> Any:
+            chunks = (min(size, max(1, shape[0])), shape[1])
+            return parent.create_array(name, shape=shape, dtype="f4", chunks=chunks)
+
+        self._fill(zarr.open_group(staging, mode="r+"), create)
+        zarr.consolidate_metadata(staging)  # which readers go by, where it is there
+
+    def _fill(self, group: Any, create: Any) -> None:
+        """Write the matrices of genes, a few cells at a time."""
+        shape = self.cells.shape
+        size = max(1, _CHUNK_VALUES // max(1, shape[1]))
+        for place, states, loadings, centre in self._matrices():
+            parent = group
+            for name in place[:-1]:
+                parent = parent.require_group(name)
+            if place[-1] in parent:
+                del parent[place[-1]]
+            target = create(parent, place[-1], shape)
+            target.attrs.update(_ARRAY)
+            for start in range(0, shape[0], size):
+                rows = slice(start, start + size)
+                target[rows] = (centre + states[rows] @ loadings.T).astype(np.float32)
+
+    def _matrices(self) -> list[tuple[tuple[str, ...], NDArray, NDArray, NDArray | float]]:
+        """Place, states, loadings and centre of each matrix of cells and genes."""
+        if self.subspace is None:
+            return []
+        obsm, loadings = self.cells.obsm, self.subspace.loadings
+        found: list[tuple[tuple[str, ...], NDArray, NDArray, NDArray | float]] = []
+        if self.expression:
+            found.append((self.expression, obsm["X_cellmnn"], loadings, self.subspace.gene_mean))
+        if self.velocity:
+            found.append((self.velocity, obsm["cellmnn_velocity"], loadings, 0.0))
+        return found
+
+
+def read_expression(file: str | Path, cells: AnnData, genes: Sequence[str]) -> AnnData:
+    """Some genes of a file that :meth:`Result.written` wrote, with all that `cells` says of them.
+
+    Raises
+    ------
+    InputError
+        On genes that are not there.
+    """
+    import anndata
+    import h5py
+    import zarr
+
+    if missing := [gene for gene in genes if gene not in cells.var_names]:
+        raise InputError("genes", "genes of the cells", listed(missing), "correct them")
+    columns = np.unique(cells.var_names.get_indexer(list(genes)))
+    if Path(file).suffix == ".zarr":
+        x = zarr.open_group(file, mode="r")["X"].oindex[:, columns]  # type: ignore[union-attr]
+    else:
+        with h5py.File(file) as group:
+            x = group["X"][:, columns]
+    return anndata.AnnData(np.asarray(x), obs=cells.obs, var=cells.var.iloc[columns], uns=cells.uns)
+
+
+def require_cells_file(file: str | Path | None) -> None:
+    """Refuse a file that :meth:`Result.written` cannot write, if one is asked for."""
+    if file is not None:
+        require_file(file, CELLS, "file")
+
+
+def predicted_snapshot(
+    predicted: Interpolation,
+    velocity: NDArray,
+    times: NDArray,
+    names: Sequence[pd.Index],
+    panel: GenePanel,
+    subspace: Subspace,
+    coverage: Coverage,
+) -> Result:
+    """A predicted snapshot, in gene space.
+
+    Parameters
+    ----------
+    predicted : Interpolation
+    velocity : (cells, latent_dim)
+        Of the predicted cells.
+    times : (snapshots,)
+        Observed times.
+    names : sequence of Index
+        Names of the observed cells at each of them.
+    panel : GenePanel
+    subspace : Subspace
+    coverage : Coverage
+        Of the panel by the observed cells.
+    """
+    import anndata
+
+    pairs = zip(predicted.source_index, predicted.source_cell, strict=True)
+    source_cell = [str(names[index][cell]) for index, cell in pairs]
+    obs = pd.DataFrame(
+        {
+            "time": np.full(len(source_cell), predicted.time),
+            "weight": predicted.weights,
+            "source_time": times[predicted.source_index],
+            "source_cell": source_cell,
+            "stopped": predicted.stopped,
+        },
+        index=[f"{name}@{predicted.time:g}" for name in source_cell],
+    )
+    result = anndata.AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(panel.names)),
+        obsm={"X_cellmnn": predicted.states, "cellmnn_velocity": velocity},
+        varm={"cellmnn_loadings": subspace.loadings},
+        uns={"cellmnn": {"at": predicted.time, "coverage": _written(coverage)}},
+    )
+    result.obs_names_make_unique()
+    return Result(result, subspace, ("X",), ("layers", "cellmnn_velocity"))
+
+
+def add_region(result: AnnData, region: MeanRegion, subspace: Subspace) -> None:
+    """Add to a predicted snapshot how far its mean may be off, in place."""
+    result.var["cellmnn_mean"] = subspace.reconstruct(region.mean[None])[0]
+    result.var["cellmnn_margin"] = region.margins(subspace.loadings)
+    result.uns["cellmnn"] |= {"mean_radius": region.radius, "level": region.level}
+
+
+def followed_cells(
+    trajectory: Trajectory,
+    names: Sequence[str],
+    panel: GenePanel,
+    subspace: Subspace,
+    settings: dict[str, Any],
+) -> Result:
+    """Cells that were followed through time, in gene space: one row for each cell and time.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+    names : sequence of str
+        Of the cells.
+    panel : GenePanel
+    subspace : Subspace
+    settings : dict
+        For `uns["cellmnn"]`.
+    """
+    import anndata
+
+    count, cells, dims = trajectory.states.shape
+    flat, velocity = (part.reshape(-1, dims) for part in (trajectory.states, trajectory.velocity))
+    obs = pd.DataFrame(
+        {"time": np.repeat(trajectory.times, cells), "source_cell": np.tile(names, count)},
+        index=[f"{name}@{time:g}" for time in trajectory.times for name in names],
+    )
+    if trajectory.log_growth.any():
+        obs["descendants"] = (cells * as_shares(trajectory.log_growth)).ravel()
+    obs["stopped"] = trajectory.stopped.ravel()
+    if trajectory.error is not None:
+        obs["error"] = trajectory.error.ravel()
+    result = anndata.AnnData(
+        obs=obs,
+        var=pd.DataFrame(index=pd.Index(panel.names)),
+        obsm={"X_cellmnn": flat, "cellmnn_velocity": velocity},
+        varm={"cellmnn_loadings": subspace.loadings},
+        uns={"cellmnn": {"source_time": trajectory.source_time, **settings}},
+    )
+    result.obs_names_make_unique()
+    return Result(result, subspace, ("X",), ("layers", "cellmnn_velocity"))
+
+
+def annotated(
+    adata: AnnData,
+    states: NDArray,
+    velocity: NDArray,
+    growth: NDArray | None,
+    coverage: Coverage,
+    genes: tuple[Subspace, NDArray[np.bool_]] | None,
+    *,
+    layers: bool,
+    to_h5ad: bool,
+) -> Result:
+    """The cells of `adata` with what a model says of them.
+
+    Parameters
+    ----------
+    adata : AnnData
+    states, velocity : (cells, latent_dim)
+    growth : (cells,), optional
+    coverage : Coverage
+    genes : (Subspace, (genes,) mask), optional
+        What states mean for the genes of `adata`, and which of their loadings are a regression's.
+    layers : bool
+        Whether to add matrices of cells and genes: expression and velocity.
+    to_h5ad : bool
+        Whether matrices of a backed `adata` stay on disk, to be copied from file to file.
+    """
+    import anndata
+
+    source = None
+    if not adata.isbacked:
+        result = adata.copy()
+    elif to_h5ad and not adata.is_view:
+        source = Path(adata.filename)
+        parts = {name: dict(getattr(adata, name)) for name in ("obsm", "varm")}
+        uns = dict(adata.uns)
+        result = anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=uns, **parts)
+    else:
+        result = adata.to_memory()
+    result.obsm["X_cellmnn"] = states
+    result.obsm["cellmnn_velocity"] = velocity
+    if growth is not None:
+        result.obs["cellmnn_growth"] = growth
+    result.uns["cellmnn"] = {"coverage": _written(coverage)}
+    if genes is None:
+        return Result(result, None, source=source)
+    subspace, inferred = genes
+    result.varm["cellmnn_loadings"] = subspace.loadings
+    result.var["cellmnn_inferred"] = inferred
+    if not layers:
+        return Result(result, subspace, source=source)
+    places = ("layers", "cellmnn_expression"), ("layers", "cellmnn_velocity")
+    return Result(result, subspace, *places, source=source)
+
+
+def _written(coverage: Coverage) -> dict[str, float]:
+    """As it goes into a file, which has no place for what is not known."""
+    return {name: value for name, value in asdict(coverage).items() if value is not None}
