@@ -22,7 +22,7 @@ from profiles import course_step, joint_step
 from scaling import course_of
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
-from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
 
 REPEATS = 50
 
@@ -39,7 +39,7 @@ def main() -> None:
         model = CellMNNModel(CellMNNConfig(latent_dim=50)).eval().to(device)
         course = course_of(100_000, 50, 2)
         steps["interpolation"] = lambda model=model, course=course: interpolate(
-            model, course, 0.5, course.time_scale
+            Dynamics(model, course.time_scale), course, 0.5
         )
         found[device] = {name: milliseconds(call) for name, call in steps.items()}
         if device == "cuda":

@@ -32,9 +32,8 @@ from rich.table import Table
 
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.data.genes import GeneOptions
-from cellmnn_fm.data.latent_space import SubspaceMode
+from cellmnn_fm.data.options import Protocol, SubspaceMode
 from cellmnn_fm.data.shared_subspace import fit_shared_subspace
-from cellmnn_fm.evaluation.folds import Protocol
 from cellmnn_fm.evaluation.metrics import with_interval
 
 RESULTS = Path(__file__).parent / "results"

@@ -22,7 +22,7 @@ import typer
 from cellmnn_fm.data.gene_networks import GeneNetwork, Topology
 from cellmnn_fm.data.subspace import Subspace
 from cellmnn_fm.data.time_course import TimeCourse
-from cellmnn_fm.dynamics.snapshots import velocities
+from cellmnn_fm.dynamics.snapshots import Dynamics, velocities
 from cellmnn_fm.questions.grn.baselines import BASELINES
 from cellmnn_fm.questions.grn.estimators import CellStates, operator_network, production_network
 from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
@@ -102,7 +102,7 @@ def fitted(adata: Any, seed: int, frame: bool, offset: bool) -> tuple:
     course = TimeCourse.from_cells(states, times)
     config, training = preset_configs("default", course, frame=frame)
     model = train(course, config.replaced(offset=offset), training, seed=seed).model
-    velocity = velocities(model, states, times, course.time_scale)
+    velocity = velocities(Dynamics(model, course.time_scale), states, times)
     return model, CellStates(states, velocity, times, x), subspace, course.time_scale
 
 

@@ -42,6 +42,8 @@ from harness import RESULTS, Cell, console, run_cells
 from numpy.typing import NDArray
 from peers import PACKAGES, Push, fit_peer, index_of, installed
 
+from cellmnn_fm.dynamics.snapshots import Dynamics
+
 # scripts of pretraining/ are not installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
 from build_corpus import GENES, read_list
@@ -51,13 +53,14 @@ from leave_group_out import TIME_KEYS, make_base
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.data.corpus import group_overlapping
 from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.options import Protocol, Start
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.time_course import TimeScale
 from cellmnn_fm.dynamics.snapshots import blended, interpolate
 from cellmnn_fm.evaluation.candidates import fit_preset
-from cellmnn_fm.evaluation.folds import Fold, Protocol, held_out_fold, held_out_times
+from cellmnn_fm.evaluation.folds import Fold, held_out_fold, held_out_times
 from cellmnn_fm.evaluation.metrics import half_split_floor, ot_interpolate
-from cellmnn_fm.training.adaptation import Start, adapt
+from cellmnn_fm.training.adaptation import adapt
 from cellmnn_fm.training.finetuning import finetune, finetuning_config
 
 Tier = Literal["quick", "standard", "full"]
@@ -351,7 +354,9 @@ def pushed_by_models(
     found = {}
     for kind in ("forward", "two_sided"):
         predictions = [
-            interpolate(model, fold.around, fold.time, scale, two_sided=kind == "two_sided")
+            interpolate(
+                Dynamics(model, scale), fold.around, fold.time, two_sided=kind == "two_sided"
+            )
             for model, scale in models
         ]
         one = reduce(blended, predictions)

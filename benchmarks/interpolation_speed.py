@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
-from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
 from cellmnn_fm.model.gaussian_frame import fit_frame
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,7 +38,7 @@ def main() -> None:
         seconds = []
         for _ in range(REPEATS):
             started = time.perf_counter()
-            predicted = interpolate(model, course, 0.5, course.time_scale)
+            predicted = interpolate(Dynamics(model, course.time_scale), course, 0.5)
             seconds.append(time.perf_counter() - started)
         assert predicted.states.shape == (CELLS, DIMS)
         found["seconds_in_frame" if frame else "seconds"] = round(min(seconds), 3)

@@ -37,7 +37,8 @@ from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.cli.app import app
-from cellmnn_fm.data.latent_space import LatentSpace, SpaceOptions, SubspaceMode
+from cellmnn_fm.data.latent_space import LatentSpace, SpaceOptions
+from cellmnn_fm.data.options import SubspaceMode
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.shared_subspace import fit_shared_subspace
 

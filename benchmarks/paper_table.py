@@ -33,9 +33,10 @@ from interpolation import BASE_CONFIG, SECONDS, baselines, pushed_by_models, sco
 from cellmnn_fm import InputError
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.options import Protocol
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.tasks import SamplingConfig
-from cellmnn_fm.evaluation.folds import Fold, Protocol, held_out_fold, held_out_times
+from cellmnn_fm.evaluation.folds import Fold, held_out_fold, held_out_times
 from cellmnn_fm.training.adaptation import adapt
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.pretraining import corpus_config, pretrain

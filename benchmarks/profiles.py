@@ -33,7 +33,7 @@ from cellmnn_fm import CellMNNConfig, CellMNNModel
 from cellmnn_fm.data.corpus_sets import CoursesInMemory
 from cellmnn_fm.data.synthetic import branching_course
 from cellmnn_fm.data.tasks import SamplingConfig, TaskSampler
-from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
 from cellmnn_fm.training.configs import TrainingConfig, preset_configs
 from cellmnn_fm.training.loop import to_device
 from cellmnn_fm.training.one_course import CourseStep, draw
@@ -82,7 +82,9 @@ def workloads() -> dict[str, Callable[[], Any]]:
         model = CellMNNModel(CellMNNConfig(latent_dim=dims)).eval()
         course = course_of(20_000, dims, 2)
         found[f"interpolation of 20,000 cells, {dims} dimensions"] = (
-            lambda model=model, course=course: interpolate(model, course, 0.5, course.time_scale)
+            lambda model=model, course=course: interpolate(
+                Dynamics(model, course.time_scale), course, 0.5
+            )
         )
     return found
 

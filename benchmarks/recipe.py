@@ -37,7 +37,7 @@ from cellmnn_fm.data.corpus import group_overlapping
 from cellmnn_fm.data.latent_space import SpaceOptions
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.time_course import TimeScale
-from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
 from cellmnn_fm.evaluation.folds import Fold, held_out_fold
 from cellmnn_fm.evaluation.metrics import ot_interpolate, wasserstein1, with_interval
 from cellmnn_fm.training.adaptation import adapt
@@ -155,7 +155,7 @@ def fitted(fold: Fold, setting: str, seed: int) -> tuple[CellMNNModel, TimeScale
 
 def pushed(model: CellMNNModel, time_scale: TimeScale, fold: Fold) -> tuple[NDArray, NDArray]:
     """Both sides, in the components that W1 is taken in."""
-    found = interpolate(model, fold.around, fold.time, time_scale)
+    found = interpolate(Dynamics(model, time_scale), fold.around, fold.time)
     return fold.scored_in(found.states), found.weights
 
 

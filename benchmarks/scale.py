@@ -102,7 +102,7 @@ def run(method: str, file: str, cells: int) -> dict[str, Any]:
     if method == "ours":
         trained = train(course, *preset_configs("default", course))
         fitted = time.perf_counter() - started
-        states = interpolate(trained.model, course, at, trained.time_scale, two_sided=False).states
+        states = interpolate(trained.dynamics, course, at, two_sided=False).states
     elif method == "ot_interpolate":
         rng = np.random.default_rng(0)
         states = ot_interpolate(source, course.snapshots[before + 1], share, rng)

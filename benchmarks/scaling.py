@@ -37,7 +37,7 @@ from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.synthetic import branching_course
 from cellmnn_fm.data.tasks import SamplingConfig
-from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
 from cellmnn_fm.model.gaussian_frame import fit_frame
 from cellmnn_fm.training.configs import TrainingConfig, preset_configs
 from cellmnn_fm.training.loop import to_device
@@ -105,7 +105,7 @@ def of_cells(cells: int) -> dict[str, Any]:
     started = time.perf_counter()
     trained = train(course, *preset_configs("default", course))
     fitted = time.perf_counter()
-    predicted = interpolate(trained.model, course, 1.5, trained.time_scale)
+    predicted = interpolate(trained.dynamics, course, 1.5)
     done = time.perf_counter()
     pushed = len(predicted.states)
     return {
@@ -121,7 +121,9 @@ def of_dims(dims: int) -> dict[str, Any]:
     found = {f"step{'_in_frame' * frame}": step_seconds(course, frame) for frame in (False, True)}
     model = CellMNNModel(CellMNNConfig(latent_dim=dims, rank=min(4, dims))).eval()
     many = course_of(20_000, dims, 4)
-    found["interpolation"] = seconds_of(lambda: interpolate(model, many, 1.5, many.time_scale))
+    found["interpolation"] = seconds_of(
+        lambda: interpolate(Dynamics(model, many.time_scale), many, 1.5)
+    )
     return found
 
 

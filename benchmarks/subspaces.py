@@ -31,7 +31,8 @@ from rich.console import Console
 from rich.progress import track
 
 from cellmnn_fm.data.genes import GeneOptions
-from cellmnn_fm.data.latent_space import LatentSpace, SpaceOptions, SubspaceMode
+from cellmnn_fm.data.latent_space import LatentSpace, SpaceOptions
+from cellmnn_fm.data.options import SubspaceMode
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.shared_subspace import SharedSubspace, fit_shared_subspace
 from cellmnn_fm.evaluation.subspaces import report_subspaces

@@ -1,42 +1,60 @@
-"""AnnData in, AnnData out: fit, interpolate, evaluate, save and load."""
+"""AnnData in, AnnData out: fit, ask, evaluate, save and load, in one class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from .data.genes import GeneOptions, GenePanel, OnDuplicates, SymbolSource
-from .data.growth_genes import Growth
-from .data.latent_space import SpaceOptions, SubspaceMode
-from .data.shared_subspace import SharedSubspace
-from .data.times import TimeKey
-from .fitted.fitting import (
-    Reading,
-    adapt_base,
-    finetune_base,
-    fit_from_scratch,
-    name_of,
-    refuse,
-    space_options,
+from .data.genes import GenePanel
+from .data.options import (
+    Decay,
+    Estimator,
+    EvaluatedPreset,
+    FineTuningMode,
+    FitKeywords,
+    FitReading,
+    Part,
+    Preset,
+    Protocol,
+    ReadingKeywords,
+    ReadingOptions,
+    Start,
 )
+from .data.subspace import Subspace
+from .data.time_course import TimeCourse
+from .dynamics.rollout import DEFAULT_TOLERANCE
+from .evaluation.candidates import blend_candidate, foundation_candidate, preset_candidates
+from .evaluation.evaluation import Evaluation, evaluate
+from .fitted.card import card_of_fit, card_of_foundation
+from .fitted.fitted_model import RECORD_FILE, Cells, FittedModel
+from .fitted.fitting import Run, adapt_base, dataset_of, finetune_base, fit_from_scratch, name_of
 from .fitted.foundation import FOUNDATION_FILE, GENES_FILE, Foundation
 from .fitted.record import FitRecord
-from .model.checkpoint import locked, require_replaceable
-from .model.errors import InputError, require_count, require_seed
+from .model.checkpoint import locked, require_replaceable, whole_or_nothing
+from .model.errors import InputError, listed, require_count, require_number, require_seed
 from .model.hub import locate, origin, upload
 from .model.modeling_cellmnn import CellMNNModel
 from .model.torch_defaults import with_torch_defaults
-from .questions.evaluation_queries import EvaluationQueries
-from .questions.fate_queries import FateQueries
-from .questions.grn.question import GRNQueries
-from .questions.growth_queries import GrowthQueries
-from .questions.queries import RECORD_FILE
-from .training.adaptation import Start, of_dataset
-from .training.configs import Preset
-from .training.finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, FineTuningMode, finetuning_config
+from .questions.annotation import annotation
+from .questions.conditions import ConditionComparison, compare
+from .questions.fates import STEPS_TO_END, FateTable, fates
+from .questions.grn.estimators import DEFAULT_RIDGE, CellStates
+from .questions.grn.network import GeneRegulatoryNetwork
+from .questions.grn.question import cell_states, network
+from .questions.growth import GrowthTable, growth, require_growth
+from .questions.interpolation import interpolation
+from .questions.perturbation import Perturbation, perturb
+from .questions.result import require_cells_file
+from .questions.trajectory import trajectory
+from .training.finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, finetuning_config
+from .training.loop import remove_training_state
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,14 +66,27 @@ _FOREIGN_ERRORS = (
 )
 
 
-class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries):
+class CellMNNPipeline:
     """From an AnnData time course to trajectories, in three lines.
 
-    Snapshots are reduced to latent states z = E (x - μ); a [`CellMNNModel`] predicts at every state
+    Snapshots are reduced to latent states z = (x - μ) E; a [`CellMNNModel`] predicts at every state
     and time the linear ODE dz/dt = A z + b, which is solved in closed form; what it predicts comes
     back as AnnData in gene space.
 
-    Without a model the pipeline is there to be fitted.
+    Without a model the pipeline is there to be fitted. One of a single data set answers questions
+    about its cells, or others like them; a pretrained one, of many data sets, adapts itself to the
+    cells that it is asked about. How cells are read, `**reading` of every question, are the
+    keywords of :class:`cellmnn_fm.data.options.ReadingOptions`. Who asks several questions reads
+    once, by :meth:`cells`, and gives that in place of AnnData.
+
+    Parameters
+    ----------
+    content : FittedModel or Foundation, optional
+        A fitted model of one data set, or a pretrained one of many.
+    origin : dict, optional
+        Where it was loaded from: "name", "revision" on the Hub, "sha256" of the weights.
+    card : str, optional
+        The model card that it was loaded with, which goes on with it.
 
     Examples
     --------
@@ -73,66 +104,88 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         layers: 'cellmnn_velocity'
     """
 
+    def __init__(
+        self,
+        content: FittedModel | Foundation | None = None,
+        *,
+        origin: dict[str, str | None] | None = None,
+        card: str | None = None,
+    ):
+        self._content, self.origin, self._card = content, origin, card
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it is a pipeline of many data sets, that adapts itself to cells."""
+        return isinstance(self._content, Foundation)
+
+    @property
+    def fitted(self) -> FittedModel:
+        """The model of one data set, with its record and genes."""
+        return self._required(FittedModel)
+
+    @property
+    def foundation(self) -> Foundation:
+        """The model of many data sets, with these and the shared subspace."""
+        return self._required(Foundation)
+
+    @property
+    def model(self) -> CellMNNModel:
+        """The network with its weights."""
+        return self._required(FittedModel | Foundation).model
+
+    @property
+    def record(self) -> FitRecord:
+        """What the pipeline was fitted to, and how."""
+        return self.fitted.record
+
+    @property
+    def panel(self) -> GenePanel:
+        """The genes (or coordinates) that the pipeline reads and predicts."""
+        return self.fitted.panel
+
+    @property
+    def subspace(self) -> Subspace:
+        """The map between genes and latent states."""
+        return self.fitted.subspace
+
+    def _required(self, kind: Any) -> Any:
+        if not isinstance(self._content, kind):
+            raise InputError(
+                "pipeline",
+                "a fitted one (or a pretrained one, for what concerns many data sets)",
+                "one without",
+                "call fit, adapt, from_pretrained, or of_dataset for one that it knows",
+            )
+        return self._content
+
+    # --- from data to a model
+
     @with_torch_defaults
     def fit(
         self,
-        adata: AnnData | Mapping[str, AnnData],
+        adata: AnnData,
         *,
-        time_key: str | TimeKey,
-        use_rep: str | None = None,
-        layer: str | None = None,
-        n_dims: int | None = None,
-        subspace: SharedSubspace | str | Path | None = None,
-        subspace_mode: SubspaceMode | None = None,
-        symbols: SymbolSource = None,
-        on_duplicates: OnDuplicates = "error",
+        preset: Preset = "default",
         frame: bool = False,
-        growth: Growth = False,
-        batch_key: str | None = None,
-        preset: Preset | None = None,
-        mode: FineTuningMode | None = None,
-        start: Start | str | None = None,
-        anchor: float | None = None,
         steps: int | None = None,
         name: str | None = None,
         seed: int = 0,
         verdict: bool = True,
         folder: str | Path | None = None,
         progress: bool = False,
+        **reading: Unpack[FitKeywords],
     ) -> CellMNNPipeline:
-        """Fit a model; returns a new pipeline.
-
-        Without a model: from scratch, to one time course. A pretrained pipeline fine-tunes itself
-        and stays as it is: on one time course, for a model of that one; or on several, jointly, for
-        a pipeline that knows these too, see :meth:`of_dataset`.
+        """Fit a model to one time course, from scratch; returns a new pipeline.
 
         Parameters
         ----------
-        adata : AnnData, or mapping of AnnData by name
-        time_key, use_rep, layer
-            As for `TimeCourse.from_anndata`. An embedding is z-scored for the model.
-        symbols : str or mapping, optional
-            Column of `var` with human symbols, or a table from names to human symbols; found by
-            rule if absent, see :func:`cellmnn_fm.data.genes.human_symbols`.
-        on_duplicates : {"error", "sum", "mean", "first"}
-            What becomes of genes with the same human symbol in mode "shared".
-        n_dims, subspace, subspace_mode, frame, growth, preset
-            Of a fit from scratch. At most so many dimensions; a subspace that data sets share, or
-            the folder of one; own components, the shared space itself, or own components that are
-            rotated to agree with it ("own", "shared", "aligned": the default with a subspace);
-            whether the model works in the Gaussian frame; whether cells multiply and die, at rates
-            that are learned (True), known (a column of `obs`, births less deaths per unit of time)
-            or scored by genes (:class:`GrowthGenes`); "default", "sliced" (closest to held-out
-            snapshots) or "paper".
-        mode, start, anchor
-            Of fine-tuning, see :func:`cellmnn_fm.training.finetuning.finetune`: "full" (the
-            default), "embedding" or "lora"; the embedding to start from, "encoder", "mean"
-            or that of a data set by name; how much the base counts.
-        batch_key : str, optional
-            Column of `obs` with batches, whose shifts and scales are taken off the latent states
-            where times do not explain them.
+        adata : AnnData
+        preset : {"default", "sliced", "paper"}
+            "sliced" is closest to held-out snapshots, "paper" is as published.
+        frame : bool
+            Whether the model works in the Gaussian frame.
         steps : int, optional
-            Training steps in place of the default ones.
+            Training steps in place of the preset's.
         name : str, optional
             Of the data set; `uns["name"]` or "course" by default.
         seed : int
@@ -145,76 +198,103 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
             Where the state of the training is kept, so that the same call resumes it.
         progress : bool
             Whether to show progress bars.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.FitReading`: time_key, use_rep, layer,
+            symbols, on_duplicates, batch_key; n_dims, subspace, subspace_mode, growth. An
+            embedding is z-scored for the model.
 
         Raises
         ------
         InputError
             On unusable input, before any training, and if the pipeline is fitted already.
         """
-        from_scratch = {
-            "n_dims": n_dims,
-            "subspace": subspace,
-            "subspace_mode": subspace_mode,
-            "frame": frame or None,
-            "growth": None if growth is False else growth,
-            "preset": preset,
-        }
-        fine_tuning = {"mode": mode, "start": start, "anchor": anchor}
-        require_seed(seed)
-        if steps is not None:
-            require_count("steps", steps, 0)
-        if folder is not None:
-            folder = Path(folder)
-            require_replaceable(folder)
-        common: dict[str, Any] = {
-            "seed": seed,
-            "verdict": verdict,
-            "folder": folder,
-            "progress": progress,
-        }
-        if self._model is None:
-            refuse(fine_tuning, "a fit from scratch has no base", "fit a pretrained pipeline")
-            if isinstance(adata, Mapping):
-                raise InputError("adata", "one AnnData", "several", "fit a pretrained pipeline")
-            options = space_options(subspace, subspace_mode, symbols, on_duplicates)
-            fitted = fit_from_scratch(
-                adata,
-                Reading(time_key, use_rep, layer, options, n_dims, growth, batch_key),
-                preset=preset or "default",
-                frame=frame,
-                steps=steps,
-                name=name or name_of(adata),
-                **common,
-            )
-            return CellMNNPipeline(*fitted)
-        if self._foundation is None:
+        if self._content is not None:
             raise InputError(
                 "fit",
-                "a pipeline without a model, or a pretrained one",
-                "one that is fitted already",
-                "call CellMNNPipeline().fit, or load the base again",
+                "a pipeline without a model",
+                "a pretrained one" if self.is_pretrained else "one that is fitted already",
+                "call its finetune" if self.is_pretrained else "call CellMNNPipeline().fit",
             )
-        refuse(from_scratch, "a pretrained model has its own", "leave it out")
+        if isinstance(adata, Mapping):
+            raise InputError("adata", "one AnnData", "several", "fine-tune a pretrained pipeline")
+        if steps is not None:
+            require_count("steps", steps, 0)
+        run, name = _run(seed, verdict, folder, progress), name or name_of(adata)
+        how: dict[str, Any] = {"preset": preset, "frame": frame, "steps": steps, "name": name}
+        return CellMNNPipeline(fit_from_scratch(adata, FitReading(**reading), run, **how))
+
+    @with_torch_defaults
+    def finetune(
+        self,
+        adata: AnnData | Mapping[str, AnnData],
+        *,
+        mode: FineTuningMode = "full",
+        start: Start | str = "encoder",
+        anchor: float = DEFAULT_ANCHOR,
+        steps: int = DEFAULT_STEPS,
+        name: str | None = None,
+        seed: int = 0,
+        verdict: bool = True,
+        folder: str | Path | None = None,
+        progress: bool = False,
+        **reading: Unpack[ReadingKeywords],
+    ) -> CellMNNPipeline:
+        """Fine-tune a pretrained pipeline, which stays as it is; returns a new one.
+
+        On one time course, for a model of that one; or on several, jointly, for a pipeline that
+        knows these too, see :meth:`of_dataset`.
+
+        Parameters
+        ----------
+        adata : AnnData, or mapping of AnnData by name
+        mode : {"full", "embedding", "lora"}
+            Change all, the new embedding alone, or the network at low rank; see
+            :func:`cellmnn_fm.training.finetuning.finetune`.
+        start : {"encoder", "mean"} or the name of a data set
+            The embedding to start from, see :meth:`adapt`.
+        anchor : float
+            How much the base counts.
+        steps : int
+            Training steps.
+        name : str, optional
+            Of a single data set; `uns["name"]` or "course" by default.
+        seed, verdict, folder, progress
+            As for :meth:`fit`.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+
+        Raises
+        ------
+        InputError
+            On unusable input, before any training, and if the pipeline is not a pretrained one.
+
+        Warns
+        -----
+        UserWarning
+            If the base was pretrained on the same cells, which makes a verdict none.
+        """
+        base = self.foundation
         if name is not None and isinstance(adata, Mapping):
             raise InputError("name", "none with several data sets", name, "they have theirs")
+        require_count("steps", steps, 0)
+        run = _run(seed, verdict, folder, progress)
         adatas = adata if isinstance(adata, Mapping) else {name or name_of(adata): adata}
-        genes = GeneOptions(symbols, on_duplicates)
         if verdict:
-            for one in adatas.values():
-                self.warn_if_seen(one)
-        model, foundation = finetune_base(
-            self.model,
-            self._foundation,
-            adatas,
-            self._reading(time_key, use_rep, layer, genes, batch_key),
-            mode=mode or "full",
-            start=start or "encoder",
-            anchor=DEFAULT_ANCHOR if anchor is None else anchor,
-            training=finetuning_config(DEFAULT_STEPS if steps is None else steps),
-            origin=self.origin,
-            **common,
+            for course in adatas.values():
+                self._warn_if_seen(course)
+        tuned = CellMNNPipeline(
+            finetune_base(
+                base,
+                adatas,
+                ReadingOptions(**reading),
+                run,
+                mode=mode,
+                start=start,
+                anchor=anchor,
+                training=finetuning_config(steps),
+                origin=self.origin,
+            )
         )
-        tuned = CellMNNPipeline(model, foundation=foundation)
         return tuned if isinstance(adata, Mapping) else tuned.of_dataset(next(iter(adatas)))
 
     @with_torch_defaults
@@ -222,91 +302,567 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         self,
         adata: AnnData,
         *,
-        time_key: str | TimeKey,
-        use_rep: str | None = None,
-        layer: str | None = None,
-        symbols: SymbolSource = None,
-        on_duplicates: OnDuplicates = "error",
-        batch_key: str | None = None,
         start: Start | str = "encoder",
+        **reading: Unpack[ReadingKeywords],
     ) -> CellMNNPipeline:
         """What a pretrained pipeline says of a data set, without any training: a new pipeline.
 
         Parameters
         ----------
-        adata, time_key, use_rep, layer, symbols, on_duplicates, batch_key
-            As for :meth:`fit`.
+        adata : AnnData
         start : {"encoder", "mean"} or the name of a data set
             The embedding of the data set: inferred from its snapshots, the mean of those that the
             model knows, or that of one of them.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
 
         Raises
         ------
         InputError
             On unusable input, and if the pipeline is not a pretrained one.
         """
-        genes = GeneOptions(symbols, on_duplicates)
-        reading = self._reading(time_key, use_rep, layer, genes, batch_key)
-        fitted = adapt_base(
-            self.model,
-            self.foundation,
-            adata,
-            reading,
-            start=start,
-            name=name_of(adata),
-            origin=self.origin,
-        )
-        return CellMNNPipeline(*fitted)
+        options = ReadingOptions(**reading)
+        cells = adapt_base(self.foundation, adata, options, start=start, origin=self.origin)
+        return CellMNNPipeline(cells.fitted)
 
     @with_torch_defaults
     def of_dataset(self, name: str) -> CellMNNPipeline:
         """What a pipeline of many data sets says of one of them, as a pipeline of that one.
+
+        Parameters
+        ----------
+        name : str
+            One of `foundation.datasets`.
 
         Raises
         ------
         InputError
             If it does not know the data set, or its genes.
         """
-        if self._foundation is None:
+        if not isinstance(self._content, Foundation):
             raise InputError(
                 "data set", "a model of many", "a model of one, or none", "do not name a data set"
             )
-        known = self._foundation.dataset(name)
-        if known.panel is None or known.subspace is None:
-            raise InputError(name, "a data set with genes", "one of coordinates", "take another")
-        mode = self.foundation.subspace_mode
-        record = known.record or FitRecord.of_entry(known.entry, mode, len(known.panel))
-        model = of_dataset(self.model, known.row, known.subspace)
-        return CellMNNPipeline(model, record, known.panel, origin=self.origin)
+        return CellMNNPipeline(dataset_of(self._content, name), origin=self.origin)
 
-    def _reading(
-        self,
-        time_key: str | TimeKey,
-        use_rep: str | None,
-        layer: str | None,
-        genes: GeneOptions,
-        batch_key: str | None,
-    ) -> Reading:
-        """How a pretrained pipeline reads the cells of a new data set."""
-        base = self.foundation
-        options = SpaceOptions(base.subspace_mode, base.shared, genes)
-        return Reading(time_key, use_rep, layer, options, batch_key=batch_key)
+    # --- questions
 
-    def fitted_to(self, adata: AnnData, time_key: str | TimeKey | None) -> CellMNNPipeline:
-        """Itself; or, with many data sets, what :meth:`adapt` makes of the cells.
+    @with_torch_defaults
+    def cells(self, adata: AnnData | Cells, **reading: Unpack[ReadingKeywords]) -> Cells:
+        """Read and project the cells of a file once, for all that is asked about them.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells
+            The latter are given back as they are.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`. What a fit knows of its
+            own file is taken from there where it is not given; a pretrained pipeline needs
+            `time_key`.
+
+        Returns
+        -------
+        Cells
+            With the fitted model that they are asked of: that of the pipeline, or what a
+            pretrained one makes of them.
 
         Raises
         ------
         InputError
-            If the pipeline is a pretrained one and `time_key` is not given.
+            On values, genes or times that cannot be used.
         """
-        if self._foundation is None:
-            return self
-        if time_key is None:
-            raise InputError(
-                "time_key", "the column of times", "none", "name it: a pretrained model has none"
+        options = ReadingOptions(**reading)
+        if isinstance(adata, Cells):
+            if options.given:
+                found = listed(options.given)
+                raise InputError("cells", "no keywords: they are read", found, "leave them out")
+            return adata
+        if not isinstance(self._content, Foundation):
+            return self.fitted.cells(adata, options)
+        return adapt_base(self._content, adata, options, origin=self.origin)
+
+    def time_course(self, adata: AnnData | Cells, **reading: Unpack[ReadingKeywords]) -> TimeCourse:
+        """The latent time course of `adata`, which must hold genes of the fit, in any order.
+
+        Parameters
+        ----------
+        adata, **reading
+            As for :meth:`cells`.
+        """
+        return self.cells(adata, **reading).course
+
+    @with_torch_defaults
+    def annotate(
+        self,
+        adata: AnnData | Cells,
+        *,
+        layers: bool = True,
+        file: str | Path | None = None,
+        **reading: Unpack[ReadingKeywords],
+    ) -> AnnData:
+        """Where observed cells are, and where they are going.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells
+            Observed cells, with genes of the fit.
+        layers : bool
+            Whether to add what needs a dense array of cells and genes.
+        file : path, optional
+            Where to write the result (.h5ad or .zarr), a few cells at a time; what is returned then
+            lacks the matrices of cells and genes, which would take much memory.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+
+        Returns
+        -------
+        AnnData
+            A copy, with `obsm["X_cellmnn"]` (latent states), `obsm["cellmnn_velocity"]` (dz/dt per
+            unit of time), in a model with growth `obs["cellmnn_growth"]` (per unit of time,
+            relative to the cells of the same time) and, unless the fit is to an embedding of `obsm`
+            or to `.raw`, `varm["cellmnn_loadings"]`, `var["cellmnn_inferred"]` (genes that the fit
+            did not have: their loadings are those of a regression), `layers["cellmnn_expression"]`
+            (expression as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
+        """
+        require_cells_file(file)
+        to_h5ad = file is not None and Path(file).suffix == ".h5ad"
+        cells = self.cells(adata, **reading)
+        return annotation(cells, layers=layers, to_h5ad=to_h5ad).given(file)
+
+    @with_torch_defaults
+    def interpolate(
+        self,
+        adata: AnnData | Cells,
+        at: float,
+        *,
+        two_sided: bool = True,
+        n_steps: int = 1,
+        level: float = 0.9,
+        blend: bool = False,
+        file: str | Path | None = None,
+        **reading: Unpack[ReadingKeywords],
+    ) -> AnnData:
+        """The predicted snapshot at time `at`.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells
+            Observed cells around that time, with genes of the fit; what was not measured is
+            made up for by the others.
+        at : float
+            In the user's time.
+        two_sided : bool
+            Whether the snapshots before and after are both pushed to `at`, or only the one before.
+        n_steps : int
+            Steps on the way, with a new operator at each.
+        level : float
+            How often the region of the mean shall hold what is measured, see
+            :class:`cellmnn_fm.questions.uncertainty.MeanRegion`.
+        blend : bool
+            Whether to fit a model from scratch too, in a second or two, and to predict every cell
+            half-way between where the two push it: the closest prediction that is known
+            (`benchmarks/recipe.py`). For models that come from a pretrained one.
+        file : path, optional
+            Where to write the result, as for :meth:`annotate`.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+
+        Returns
+        -------
+        AnnData
+            One row for each pushed cell. `X`: expression (or coordinates); `obsm["X_cellmnn"]`:
+            latent states; `obsm["cellmnn_velocity"]` and `layers["cellmnn_velocity"]`: dz/dt and
+            dx/dt; `varm["cellmnn_loadings"]`; `obs`: "time", "weight" (sums to 1; nearer snapshots
+            weigh more), "source_time" and "source_cell"; `uns["cellmnn"]`: settings and coverage.
+            Where it is known how far such predictions are off (two-sided, between observed times,
+            not with preset "paper"): `var["cellmnn_mean"]` and `var["cellmnn_margin"]`, the mean
+            of each gene and how far off it may be, and `uns["cellmnn"]["mean_radius"]`.
+
+        Raises
+        ------
+        InputError
+            On a blend of a model that was itself fitted from scratch.
+
+        Warns
+        -----
+        UserWarning
+            If less than half of the genes match, or `at` is outside the observed times.
+        """
+        at = require_number("at", at)
+        require_cells_file(file)
+        how: dict[str, Any] = {"two_sided": two_sided, "n_steps": n_steps, "level": level}
+        return interpolation(self.cells(adata, **reading), at, blend=blend, **how).given(file)
+
+    @with_torch_defaults
+    def trajectory(
+        self,
+        adata: AnnData | Cells | None = None,
+        times: Sequence[float] | None = None,
+        *,
+        start: float | None = None,
+        cells: int | None = None,
+        n_steps: int | None = None,
+        rtol: float = DEFAULT_TOLERANCE,
+        atol: float = DEFAULT_TOLERANCE,
+        seed: int = 0,
+        file: str | Path | None = None,
+        **reading: Unpack[ReadingKeywords],
+    ) -> AnnData:
+        """Follow cells through time.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells, optional
+            Observed cells. Without it, cells are drawn from the distribution, mean and covariance,
+            that a model with a Gaussian frame knows of its first time.
+        times : sequence of float, optional
+            When they are looked at, earlier or later; all observed times from `start` on by
+            default.
+        start : float, optional
+            The time whose cells are followed; the first by default.
+        cells : int, optional
+            At most so many, drawn at random; all of a file, else 200.
+        n_steps, rtol, atol
+            See :func:`cellmnn_fm.dynamics.rollout.roll_out`.
+        seed : int
+            Of the cells that are drawn.
+        file : path, optional
+            Where to write the result, as for :meth:`annotate`.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+
+        Returns
+        -------
+        AnnData
+            One row for each cell and time. `obs`: "time", "source_cell", with growth "descendants"
+            (relative to the mean of the cells) and, where steps were chosen by tolerance, "error";
+            `X`: expression; `obsm["X_cellmnn"]`,
+            `obsm["cellmnn_velocity"]`, `layers["cellmnn_velocity"]`; `uns["cellmnn"]`: settings.
+
+        Warns
+        -----
+        UserWarning
+            If a time is outside the observed ones; names the distance.
+        """
+        require_cells_file(file)
+        how: dict[str, Any] = {"n_steps": n_steps, "rtol": rtol, "atol": atol, "seed": seed}
+        asked = self.fitted if adata is None else self.cells(adata, **reading)
+        return trajectory(asked, times, start=start, cells=cells, **how).given(file)
+
+    @with_torch_defaults
+    def fates(
+        self,
+        adata: AnnData | Cells,
+        groups: str | int,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        n_steps: int = STEPS_TO_END,
+        **reading: Unpack[ReadingKeywords],
+    ) -> FateTable:
+        """Follow cells to the end, and say in which group they are then.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells
+            Observed cells.
+        groups : str or int
+            Column of `obs` with the groups at the end, such as cell types; cells without are left
+            out there. Or how many clusters of them to make, see
+            :func:`cellmnn_fm.questions.fates.clusters`.
+        start : float, optional
+            Only cells of this time are followed; all up to `end` by default.
+        end : float, optional
+            The time whose groups count; the last by default.
+        n_steps : int
+            Between two stops, see :func:`cellmnn_fm.dynamics.rollout.roll_out`.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+
+        Raises
+        ------
+        InputError
+            On a column that is not there, and with less than two groups of 5 cells at the end.
+        """
+        cells = self.cells(adata, **reading)
+        return fates(cells, groups, start=start, end=end, n_steps=n_steps)
+
+    @with_torch_defaults
+    def perturb(
+        self,
+        adata: AnnData | Cells,
+        genes: Mapping[str, float | str],
+        groups: str | int,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        n_steps: int = STEPS_TO_END,
+        seed: int = 0,
+        **reading: Unpack[ReadingKeywords],
+    ) -> Perturbation:
+        """Set genes to values: how fates and expression at the end shift.
+
+        Cells are moved in latent space by Σ E_j (value - x_j); what becomes of that until the end
+        is the linear response of the model along each cell's own path. A prediction of a model that
+        knows associations, so that a gene which merely goes along with a fate shifts it too: to be
+        tested in cells.
+
+        Parameters
+        ----------
+        adata, groups, start, end, n_steps, **reading
+            As for :meth:`fates`; without `start` the cells of the first time are followed.
+        genes : mapping
+            For each gene its expression, or "knock-out" (its lowest value) or "over-express" (its
+            99 % quantile). Genes that the fit did not have are placed by regression, and flagged.
+        seed : int
+            Of the resampled cells.
+
+        Raises
+        ------
+        InputError
+            On genes that are not there or do not vary, by name.
+        """
+        require_seed(seed)
+        how: dict[str, Any] = {"start": start, "end": end, "n_steps": n_steps, "seed": seed}
+        return perturb(self.cells(adata, **reading), genes, groups, **how)
+
+    @with_torch_defaults
+    def compare(
+        self,
+        adata: AnnData | Cells,
+        condition: str,
+        *,
+        groups: str | None = None,
+        permutations: int = 200,
+        seed: int = 0,
+        progress: bool = False,
+        **reading: Unpack[ReadingKeywords],
+    ) -> ConditionComparison:
+        """Where two conditions lead the same cells, with a permutation test.
+
+        A pretrained pipeline adapts itself to the cells of either condition, in one latent space,
+        and to those of every permutation, which takes no training.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells
+        condition : str
+            Column of `obs` with two values.
+        groups : str, optional
+            Column of `obs` with the groups at the last time, for the fates.
+        permutations, seed, progress
+            See :func:`cellmnn_fm.questions.conditions.compare_conditions`.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+
+        Raises
+        ------
+        InputError
+            On columns that are not there, and unless there are two conditions with two times in
+            common.
+        """
+        require_seed(seed)
+        require_count("permutations", permutations)
+        obs = adata.adata.obs if isinstance(adata, Cells) else adata.obs
+        for column in (condition, *(() if groups is None else (groups,))):
+            if column not in obs:
+                raise InputError("column", f"one of {listed(obs)}", column, "name one")
+        if not self.is_pretrained:
+            raise InputError("compare", "a pretrained pipeline", "another one", "load cellmnn-base")
+        how: dict[str, Any] = {"permutations": permutations, "seed": seed, "progress": progress}
+        return compare(self.cells(adata, **reading), self.model, condition, groups=groups, **how)
+
+    @with_torch_defaults
+    def growth(
+        self,
+        adata: AnnData | Cells,
+        groups: str | None = None,
+        *,
+        population: Mapping[float, float] | None = None,
+        absolute: bool = False,
+        **reading: Unpack[ReadingKeywords],
+    ) -> GrowthTable:
+        """How fast the cells of `adata` multiply.
+
+        Rates of single cells are noisy; means of groups are what to read.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells
+            Observed cells.
+        groups : str, optional
+            Column of `obs`, such as cell types, to take means over.
+        population : mapping, optional
+            How many cells there were at two or more times, in any unit, see
+            :class:`cellmnn_fm.questions.growth.PopulationSize`; for absolute rates and sizes of
+            groups.
+        absolute : bool
+            Ask for absolute rates, which is an error without `population`.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+
+        Raises
+        ------
+        InputError
+            If the model was fitted without growth, and on columns or counts that cannot be used.
+
+        Examples
+        --------
+        >>> from cellmnn_fm import CellMNNPipeline
+        >>> from cellmnn_fm.data.synthetic import GROWING_SWITCH
+        >>> adata = GROWING_SWITCH.to_anndata(cells=100, seed=0)
+        >>> adata.obs["branch"] = (adata.X[:, 0] > 0).astype(str)
+        >>> pipeline = CellMNNPipeline().fit(adata, time_key="time", growth=True, verdict=False)
+        >>> found = pipeline.growth(adata, "branch", population={0.0: 1000, 3.0: 1350})
+        >>> list(found.groups.columns)
+        ['time', 'group', 'rate', 'cells', 'share', 'size']
+        """
+        require_growth(self.model)
+        cells = self.cells(adata, **reading)
+        return growth(cells, groups, population=population, absolute=absolute)
+
+    @with_torch_defaults
+    def cell_states(
+        self, adata: AnnData | Cells | None = None, **reading: Unpack[ReadingKeywords]
+    ) -> CellStates:
+        """Where cells are and where they are going, and their expression of the genes of the fit.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells, optional
+            Observed cells, of which at most 10,000 are drawn. Without it 200 cells are drawn from
+            each of the distributions, mean and covariance, that a model with a frame knows.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+        """
+        return cell_states(self.fitted if adata is None else self.cells(adata, **reading))
+
+    @with_torch_defaults
+    def grn(
+        self,
+        adata: AnnData | Cells | None = None,
+        *,
+        where: NDArray[np.bool_] | None = None,
+        estimator: Estimator = "production",
+        decay: Decay = None,
+        ridge: float = DEFAULT_RIDGE,
+        around: str | None = None,
+        part: Part = "learned",
+        members: int = 0,
+        seed: int = 0,
+        **reading: Unpack[ReadingKeywords],
+    ) -> GeneRegulatoryNetwork:
+        """The gene regulatory network of some cells: of all, or of those of a time, type or branch.
+
+        Parameters
+        ----------
+        adata : AnnData or Cells, optional
+            Observed cells; see :meth:`cell_states` for what stands for them without.
+        where : (cells,) mask, optional
+            Those of them that the network is about, such as ``adata.obs["day"] == 3``; a
+            pretrained model adapts itself to all.
+        estimator : {"production", "operator", "jacobian"}
+            Production rates regressed on expression, which is right about most signs where the
+            truth is known; or the operator of the paper, which mostly is not, or its Jacobian.
+        decay, ridge
+            Of "production", see
+            :func:`cellmnn_fm.questions.grn.estimators.production_network`.
+        around : str, optional
+            Name of a cell: the others count the less the farther they are from it.
+        part : {"learned", "frame", "all"}
+            Of "operator" and "jacobian", see
+            :func:`cellmnn_fm.questions.grn.estimators.operator_network`.
+        members : int
+            How often cells are resampled for a confidence in each edge ("production" only).
+        seed : int
+            Of the resampling.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+
+        Raises
+        ------
+        InputError
+            On unusable options, and for a fit to coordinates that have no genes.
+        """
+        asked = self.fitted if adata is None else self.cells(adata, **reading)
+        how: dict[str, Any] = {"estimator": estimator, "decay": decay, "ridge": ridge}
+        how |= {"around": around, "part": part, "members": members, "seed": seed}
+        return network(asked, where=where, **how)
+
+    # --- how far to trust it
+
+    @with_torch_defaults
+    def evaluate(
+        self,
+        adata: AnnData,
+        *,
+        protocol: Protocol = "strict",
+        frame: bool = False,
+        preset: EvaluatedPreset = "default",
+        seeds: int = 3,
+        progress: bool = False,
+        **reading: Unpack[FitKeywords],
+    ) -> Evaluation:
+        """Leave each interior time out, fit without it, and compare the prediction with baselines.
+
+        A pretrained pipeline adds what it says of the data set without any training, `zero_shot`,
+        and half-way from there to a fit, `blend`; it evaluates in its own subspace.
+
+        Parameters
+        ----------
+        adata : AnnData
+        protocol, seeds, progress
+            See :func:`cellmnn_fm.evaluation.evaluation.evaluate`. Under "strict" a shared subspace
+            is fitted anew without the held-out time, and without data sets that share cells with
+            `adata`, where it knows them by `uns["name"]`.
+        frame : bool
+            Of the fits, as for :meth:`fit`.
+        preset : {"default", "sliced", "paper", "leaky"}
+            "sliced" adds fits by sliced W1 as method `sliced`; "paper" adds the published setting
+            as method `paper`, stopped on its training loss; "leaky" adds it stopped on the
+            held-out W1 too, as published (`paper_leaky`). Both take minutes.
+        **reading
+            Keywords of :class:`cellmnn_fm.data.options.FitReading`, as for :meth:`fit`; `n_dims`
+            (5 by default) are those in which W1 is taken.
+
+        Warns
+        -----
+        UserWarning
+            If it was pretrained on the data set, or on one that shares cells with it.
+        """
+        require_count("seeds", seeds)
+        options = FitReading(**reading)
+        if options.n_dims is not None:
+            require_count("n_dims", options.n_dims)
+        candidates = preset_candidates(preset, frame=frame, growth=options.growth)
+        if isinstance(self._content, Foundation):
+            base = self._content
+            if options.subspace is not None:
+                raise InputError(
+                    "subspace", "none: a pretrained model has its own", "one", "leave it out"
+                )
+            mode = base.subspace_mode
+            options = replace(options, subspace=base.shared, subspace_mode=mode)
+            self._warn_if_seen(adata)
+            candidates += [foundation_candidate(self.model), blend_candidate(self.model)]
+        evaluation = evaluate(
+            adata, candidates, options, protocol=protocol, seeds=seeds, progress=progress
+        )
+        settings = {**evaluation.settings, "frame": frame, "preset": preset}
+        settings["growth"] = options.growth is not False
+        return replace(evaluation, settings=settings)
+
+    def _warn_if_seen(self, adata: AnnData) -> None:
+        """Warn of cells that a pretrained model was trained on."""
+        same_cells = [str(adata.uns.get("name", "")), *map(str, adata.uns.get("overlaps", ()))]
+        if seen := [name for name in same_cells if name in self.foundation.datasets]:
+            warnings.warn(
+                f"the model was pretrained on {', '.join(seen)}, held-out times included: "
+                "what it predicts here is no test of it",
+                stacklevel=4,
             )
-        return self.adapt(adata, time_key=time_key)
+
+    # --- where it is kept
 
     @classmethod
     @with_torch_defaults
@@ -339,46 +895,42 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         """
         folder, revision = locate(name_or_path, **download)
         with locked(folder.parent, shared=True):  # so that all files are of one save
-            loaded = cls._loaded(name_or_path, folder, revision)
+            kind: Any = Foundation if (folder / FOUNDATION_FILE).is_file() else FittedModel
+            record_file = FOUNDATION_FILE if kind is Foundation else RECORD_FILE
+            for name in ("config.json", record_file, GENES_FILE):
+                if not (folder / name).is_file():
+                    fix = "fit one there, or correct the path"
+                    raise InputError(str(folder), "a saved pipeline", f"no {name}", fix)
+            try:
+                base = origin(name_or_path, folder, revision)
+                readme = folder / "README.md"
+                card = readme.read_text() if readme.is_file() else None
+                loaded = cls(kind.load(folder), origin=base, card=card)
+            except InputError:
+                raise
+            except _FOREIGN_ERRORS as error:
+                found = f"files that do not load ({error})"
+                raise InputError(str(folder), "a saved pipeline", found, "save it again") from error
         return loaded if dataset is None else loaded.of_dataset(dataset)
 
-    @classmethod
-    def _loaded(
-        cls, name_or_path: str | Path, folder: Path, revision: str | None
-    ) -> CellMNNPipeline:
-        pretrained = (folder / FOUNDATION_FILE).is_file()
-        record_file = FOUNDATION_FILE if pretrained else RECORD_FILE
-        for name in ("config.json", record_file, GENES_FILE):
-            if not (folder / name).is_file():
-                raise InputError(
-                    str(folder),
-                    "a saved pipeline",
-                    f"no {name}",
-                    "fit one there, or correct the path",
-                )
-        try:
-            base = origin(name_or_path, folder, revision)
-            readme = folder / "README.md"
-            card = readme.read_text() if readme.is_file() else None
-            model = CellMNNModel.from_pretrained(folder)
-            if pretrained:
-                foundation = Foundation.load(folder, model)
-                return cls(model, foundation=foundation, origin=base, card=card)
-            record = FitRecord.load(folder / record_file)
-            panel = GenePanel.load(folder / GENES_FILE)
-            if len(panel) != model.config.num_genes:
-                found = f"{model.config.num_genes} loadings for {len(panel)} genes"
-                raise InputError(str(folder), "a loading for each gene", found, "save it again")
-            return cls(model, record, panel, origin=base, card=card)
-        except InputError:
-            raise
-        except _FOREIGN_ERRORS as error:
-            raise InputError(
-                str(folder),
-                "a saved pipeline",
-                f"files that do not load ({error})",
-                "save it again",
-            ) from error
+    def save_pretrained(self, folder: str | Path, *, with_code: bool = False) -> None:
+        """Save the model, its genes, its record and a model card to `folder`.
+
+        Whole or not at all, see :func:`cellmnn_fm.model.checkpoint.whole_or_nothing`.
+
+        Parameters
+        ----------
+        folder : path
+        with_code : bool
+            Whether the modules of the model come along, see :meth:`CellMNNModel.save_pretrained`.
+        """
+        content = self._required(FittedModel | Foundation)
+        many = isinstance(content, Foundation)
+        with whole_or_nothing(folder) as staging:
+            content.save(staging, with_code=with_code)
+            card = card_of_foundation(content) if many else card_of_fit(content.record)
+            (staging / "README.md").write_text(self._card or str(card))
+        remove_training_state(Path(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the pipeline to the Hub, with its card and the modules of its model.
@@ -403,3 +955,12 @@ class CellMNNPipeline(FateQueries, GrowthQueries, GRNQueries, EvaluationQueries)
         return upload(
             lambda folder: self.save_pretrained(folder, with_code=True), repo_id, **options
         )
+
+
+def _run(seed: int, verdict: bool, folder: str | Path | None, progress: bool) -> Run:
+    """Checked before any computation."""
+    require_seed(seed)
+    if folder is not None:
+        folder = Path(folder)
+        require_replaceable(folder)
+    return Run(seed, verdict, folder, progress)

@@ -19,13 +19,14 @@ import typer
 import yaml
 from accelerate import Accelerator
 
-from cellmnn_fm import CellMNNPipeline, GeneOptions, InputError
-from cellmnn_fm.cli.console import plain_errors, read_symbols, start_tracker
+from cellmnn_fm import CellMNNPipeline, InputError
+from cellmnn_fm.cli.options import read_symbols, start_tracker
+from cellmnn_fm.cli.output import plain_errors
 from cellmnn_fm.data.files import read_named
-from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.options import ReadingOptions
 from cellmnn_fm.data.outputs import FOLDER, require_outputs
 from cellmnn_fm.data.tasks import SamplingConfig
-from cellmnn_fm.fitted.fitting import Reading, finetune_base
+from cellmnn_fm.fitted.fitting import Run, finetune_base
 from cellmnn_fm.training.finetuning import DEFAULT_ANCHOR, finetuning_config
 
 HERE = Path(__file__).parent
@@ -65,27 +66,27 @@ def main(
             ) from error
         adatas = read_named(files, name)
         pipeline = CellMNNPipeline.from_pretrained(base)
-        known = pipeline.foundation
-        genes = GeneOptions(read_symbols(symbols), on_duplicates)  # type: ignore[arg-type]
-        options = SpaceOptions(known.subspace_mode, known.shared, genes)
-        model, known = finetune_base(
-            pipeline.model,
-            known,
+        reading = ReadingOptions(
+            time_key=time_key,
+            use_rep=use_rep,
+            layer=layer,
+            symbols=read_symbols(symbols),
+            on_duplicates=on_duplicates,  # type: ignore[arg-type]
+        )
+        known = finetune_base(
+            pipeline.foundation,
             adatas,
-            Reading(time_key, use_rep, layer, options),
+            reading,
+            Run(settings.get("seed", 0), verdict, output, progress=True),
             mode=settings["mode"],
             start=settings.get("start", "encoder"),
             anchor=settings.get("anchor", DEFAULT_ANCHOR),
             training=training,
             sampling=sampling,
-            seed=settings.get("seed", 0),
-            verdict=verdict,
             origin=pipeline.origin,
             accelerator=accelerator,
-            folder=output,
-            progress=True,
         )
-        tuned = CellMNNPipeline(model, foundation=known)
+        tuned = CellMNNPipeline(known)
         if len(adatas) == 1:
             tuned = tuned.of_dataset(next(iter(adatas)))
         if accelerator.is_main_process:

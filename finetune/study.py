@@ -29,6 +29,8 @@ import torch
 import typer
 import yaml
 
+from cellmnn_fm.dynamics.snapshots import Dynamics
+
 # scripts of pretraining/ are not installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
 from build_corpus import GENES
@@ -178,7 +180,7 @@ def compare(
                 started = time.perf_counter()
                 model = fit(fold, seed)
                 row["seconds"][label] = time.perf_counter() - started
-                found = interpolate(model, fold.around, at, fold.training.time_scale)
+                found = interpolate(Dynamics(model, fold.training.time_scale), fold.around, at)
                 row["w1"][label] = fold.w1(found.states, found.weights)
             rows.append(row)
     return rows

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cellmnn_fm import GeneOptions, InputError, fit_shared_subspace
-from cellmnn_fm.cli.console import plain_errors
+from cellmnn_fm.cli.output import plain_errors
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.synthetic import branching_course
 

@@ -28,7 +28,7 @@ from leave_group_out import TIME_KEYS, for_missing_groups
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.data.latent_space import SpaceOptions
 from cellmnn_fm.data.reading import read_source, read_times
-from cellmnn_fm.dynamics.snapshots import blended, interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, blended, interpolate
 from cellmnn_fm.evaluation.candidates import fit_preset
 from cellmnn_fm.evaluation.folds import Fold, held_out_fold, held_out_times
 from cellmnn_fm.fitted.record import Recipe
@@ -113,7 +113,9 @@ def relative_error(
     fold = held_out_fold(read_source(adata), cell_times, at, options, latent_dim=None, n_dims=5)(0)
     course = fold.training
     scale = course.time_scale
-    predicted = reduce(blended, [interpolate(fit(fold), course, at, scale) for fit in fits])
+    predicted = reduce(
+        blended, [interpolate(Dynamics(fit(fold), scale), course, at) for fit in fits]
+    )
     error = predicted.weights @ predicted.states - fold.truth.mean(axis=0)
     expected = expected_error(course, at)
     assert expected is not None

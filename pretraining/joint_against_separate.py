@@ -26,13 +26,14 @@ from leave_group_out import HERE, pretrained
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.data.latent_space import SpaceOptions
+from cellmnn_fm.data.options import Start
 from cellmnn_fm.data.time_course import TimeScale
 from cellmnn_fm.evaluation.candidates import preset_candidates
 from cellmnn_fm.evaluation.evaluation import Candidate, evaluate
 from cellmnn_fm.evaluation.folds import MIN_HELD_OUT_CELLS, Fold
 from cellmnn_fm.evaluation.metrics import with_interval
 from cellmnn_fm.fitted.foundation import save_foundation
-from cellmnn_fm.training.adaptation import Start, adapt
+from cellmnn_fm.training.adaptation import adapt
 
 CONFIG = HERE / "configs" / "base.yaml"
 METHODS = ("joint", "separate", "separate_in_frame", "untrained_two_sided")

@@ -21,7 +21,8 @@ import yaml
 from accelerate import Accelerator
 
 from cellmnn_fm import InputError
-from cellmnn_fm.cli.console import plain_errors, start_tracker
+from cellmnn_fm.cli.options import start_tracker
+from cellmnn_fm.cli.output import plain_errors
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.outputs import FOLDER, require_outputs
 from cellmnn_fm.data.tasks import SamplingConfig

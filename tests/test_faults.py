@@ -39,11 +39,11 @@ COMMANDS = {
     "perturb": ("perturb {model} {file} --groups kind --gene g1", "-o", ".tsv"),
     "compare": ("compare cellmnn-base {file} --time-key day --condition half", "-o", ".tsv"),
     "grn": ("grn {model} {file}", "-o", ".graphml"),
-    "grn-evaluate": ("grn-evaluate {model} {file} --reference {edges}", "--json", ".json"),
-    "evaluate": ("evaluate {file} --time-key day", "--json", ".json"),
+    "grn-evaluate": ("grn-evaluate {model} {file} --reference {edges}", "-o", ".json"),
+    "evaluate": ("evaluate {file} --time-key day", "-o", ".json"),
     "report": ("report {model} {file}", "-o", ".html"),
     "subspace fit": ("subspace fit {file} --n-dims 2", "-o", ""),
-    "subspace report": ("subspace report {subspace} {file} --time-key day", "--json", ".json"),
+    "subspace report": ("subspace report {subspace} {file} --time-key day", "-o", ".json"),
 }
 
 
@@ -198,8 +198,6 @@ def test_commands_work_where_nothing_is_wrong(made, tmp_path, command):
     elsewhere = [] if option == "-o" else ["-o", tmp_path / "other.tsv"]
     if command == "trajectory, figure":
         elsewhere = ["-o", tmp_path / "other.h5ad"]
-    if option == "--json":
-        elsewhere = []
     more = ["--permutations", "2"] if command == "compare" else []
     result = run(*told(command, made), option, at, *elsewhere, *more, "-q")
     assert result.exit_code == 0, (result.output, result.exception)

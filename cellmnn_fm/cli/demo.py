@@ -1,16 +1,53 @@
-"""What `cellmnn demo` does: the main job on a file, or on systems whose truth is known."""
+"""The main job, shown on a file, or on systems whose truth is known."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from ..data.files import read_file
-from ..data.outputs import save_cells, save_figure, save_json
-from .console import print_evaluation, print_table, silence_transformers
+from ..data.outputs import JSON, require_outputs, save_cells, save_figure, save_json
+from ..model.errors import InputError
+from .options import command, silence_transformers
+from .output import Terminal, print_evaluation, print_table
 
 BASE = "cellmnn-base"
 
 # heavy modules are imported inside the functions: --help must answer at once
+
+
+@command
+def demo(
+    terminal: Terminal,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE.h5ad]", help="A time course; known systems without one."),
+    ] = None,
+    time_key: Annotated[
+        str, typer.Option(help="Column of obs with the time of each cell.")
+    ] = "time",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path(
+        "demo_output"
+    ),
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 1,
+) -> None:
+    """Run the main job and write its tables and figures.
+
+    With a file: fit, interpolate, evaluate, cellmnn-base included. Without: recover systems whose
+    truth is known, and follow cells of a data set that cellmnn-base knows.
+    """
+    if output.exists() and not output.is_dir():
+        raise InputError("output", "a folder", f"a file, {output}", "name another one")
+    require_outputs([file], {"output": (output / "evaluation.json", JSON)})
+    output.mkdir(parents=True, exist_ok=True)
+    if file is None:
+        demo_known_systems(output, seeds, progress=terminal.progress)
+        demo_base(output)
+    else:
+        demo_file(file, time_key, output, seeds, progress=terminal.progress)
+    terminal.say(f"tables and figures: {output}", output=str(output))
 
 
 def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
@@ -41,7 +78,7 @@ def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
             snapshot = plot_interpolation(found.course, time, found.predicted.states, truth)
             save_figure(snapshot, output / f"{system.name}_snapshot.png")
             trained = found.trained
-            velocity = plot_velocity_field(trained.model, found.course, trained.time_scale)
+            velocity = plot_velocity_field(trained.dynamics, found.course)
             save_figure(velocity, output / f"{system.name}_velocity.png")
     save_json(rows, output / "known_systems.json")
     print_table(
@@ -93,7 +130,7 @@ def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: 
     save_json(evaluation.to_dict(), output / "evaluation.json")
     figures = {
         "interpolation": plot_interpolation(course, halfway, predicted.obsm["X_cellmnn"]),
-        "velocity": plot_velocity_field(pipeline.model, course, record.time_scale),
+        "velocity": plot_velocity_field(pipeline.fitted.dynamics, course),
         "training": plot_losses(record.losses),
         "evaluation": plot_evaluation(evaluation),
     }

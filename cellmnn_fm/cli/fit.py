@@ -1,41 +1,28 @@
-"""The commands that fit: from scratch, or from a pretrained model."""
+"""The commands that make models: from scratch, or from a pretrained one."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..data.files import read_file, read_named
+from ..data.options import FineTuningMode, Preset
 from ..data.outputs import FOLDER, require_outputs
-from .console import (
-    Apoptosis,
-    AsJson,
+from .options import (
+    GOES_ON,
     Backed,
     Base,
-    BatchKey,
     File,
     Frame,
-    GrowthOption,
-    Layer,
-    OnDuplicatesOption,
-    Proliferation,
-    Quiet,
-    SubspaceFolder,
-    SubspaceModeOption,
-    Symbols,
-    TimeKey,
-    TimeMap,
-    UseRep,
+    OfCourse,
+    OfFit,
     Verdict,
-    plain_errors,
-    read_growth_option,
-    read_symbols,
-    read_time_key,
-    say,
-    silence_transformers,
+    command,
+    load_pipeline,
 )
+from .output import Terminal
 
 if TYPE_CHECKING:
     from ..fitted.record import FitRecord
@@ -43,26 +30,16 @@ if TYPE_CHECKING:
 # heavy modules are imported inside the commands: --help must answer at once
 
 
+@command(interrupted=GOES_ON)
 def fit(
     file: File,
-    time_key: TimeKey,
+    reading: OfFit,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the fitted model.")],
-    use_rep: UseRep = None,
-    time_map: TimeMap = None,
-    layer: Layer = None,
-    n_dims: Annotated[int | None, typer.Option(help="Latent dimensions, at most.")] = None,
-    subspace: SubspaceFolder = None,
-    subspace_mode: SubspaceModeOption = None,
-    symbols: Symbols = None,
-    on_duplicates: OnDuplicatesOption = "error",
-    batch_key: BatchKey = None,
+    terminal: Terminal,
     backed: Backed = False,
     frame: Frame = False,
-    growth: GrowthOption = None,
-    proliferation: Proliferation = None,
-    apoptosis: Apoptosis = None,
     preset: Annotated[
-        Literal["default", "sliced", "paper"],
+        Preset,
         typer.Option(help="Recipe; sliced is closest to held-out snapshots, paper as published."),
     ] = "default",
     steps: Annotated[
@@ -70,59 +47,44 @@ def fit(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and cells drawn.")] = 0,
     verdict: Verdict = True,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Fit a model to a time course, from scratch.
 
     Stopped or killed, the same command goes on from the last saved state.
     """
-    with plain_errors(
-        "interrupted: the same command goes on from the last saved state", quiet=quiet
-    ):
-        require_outputs([file, subspace, symbols], {"output": (output, FOLDER)})
-        adata = read_file(file, backed=backed or None)
-        from accelerate import PartialState
+    require_outputs([file, *reading.files], {"output": (output, FOLDER)})
+    adata = read_file(file, backed=backed or None)
+    from accelerate import PartialState
 
-        from ..pipeline import CellMNNPipeline
-
-        silence_transformers()
-        pipeline = CellMNNPipeline().fit(
-            adata,
-            time_key=read_time_key(time_key, time_map),
-            use_rep=use_rep,
-            layer=layer,
-            n_dims=n_dims,
-            subspace=subspace,
-            subspace_mode=subspace_mode,
-            symbols=read_symbols(symbols),
-            on_duplicates=on_duplicates,
-            batch_key=batch_key,
-            frame=frame,
-            growth=read_growth_option(growth, proliferation, apoptosis),
-            preset=preset,
-            steps=steps,
-            seed=seed,
-            verdict=verdict,
-            folder=output,
-            progress=not quiet,
-        )
-        if PartialState().is_main_process:
-            pipeline.save_pretrained(output)
-            dims = pipeline.model.config.latent_dim
-            text = f", {len(pipeline.panel)} variables, {dims} dimensions"
-            _say_fits(output, [pipeline.record], text, quiet=quiet, as_json=as_json)
+    pipeline = load_pipeline(None).fit(
+        adata,
+        frame=frame,
+        preset=preset,
+        steps=steps,
+        seed=seed,
+        verdict=verdict,
+        folder=output,
+        progress=terminal.progress,
+        **reading.keywords,
+    )
+    if PartialState().is_main_process:
+        pipeline.save_pretrained(output)
+        dims = pipeline.model.config.latent_dim
+        about = f", {len(pipeline.panel)} variables, {dims} dimensions"
+        _say_fits(terminal, output, [pipeline.record], about)
 
 
+@command(interrupted=GOES_ON)
 def finetune(
     base: Base,
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE.h5ad...", help="Time courses, learned jointly.")
     ],
-    time_key: TimeKey,
+    reading: OfCourse,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")],
+    terminal: Terminal,
     mode: Annotated[
-        Literal["full", "embedding", "lora"],
+        FineTuningMode,
         typer.Option(help="Change all, the new embedding alone, or the network at low rank."),
     ] = "full",
     steps: Annotated[int | None, typer.Option(help="Training steps; 50 if absent.")] = None,
@@ -136,66 +98,73 @@ def finetune(
         list[str] | None,
         typer.Option(help="Of each data set, in order; that in the file or the file's if absent."),
     ] = None,
-    use_rep: UseRep = None,
-    time_map: TimeMap = None,
-    layer: Layer = None,
-    symbols: Symbols = None,
-    on_duplicates: OnDuplicatesOption = "error",
-    batch_key: BatchKey = None,
     backed: Backed = False,
     seed: Annotated[int, typer.Option(help="Of cells and snapshots drawn.")] = 0,
     verdict: Verdict = True,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Fine-tune a pretrained model on one time course, or on several jointly.
 
     Stopped or killed, the same command goes on from the last saved state.
     """
-    with plain_errors(
-        "interrupted: the same command goes on from the last saved state", quiet=quiet
-    ):
-        require_outputs([base, *files, symbols], {"output": (output, FOLDER)})
-        adatas = read_named(files, name, backed=backed or None)
-        from accelerate import PartialState
+    require_outputs([base, *files, *reading.files], {"output": (output, FOLDER)})
+    adatas = read_named(files, name, backed=backed or None)
+    from accelerate import PartialState
 
-        from ..pipeline import CellMNNPipeline
+    from ..training.finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS
 
-        silence_transformers()
-        only = next(iter(adatas)) if len(adatas) == 1 else None
-        tuned = CellMNNPipeline.from_pretrained(base).fit(
-            adatas if only is None else adatas[only],
-            time_key=read_time_key(time_key, time_map),
-            use_rep=use_rep,
-            layer=layer,
-            symbols=read_symbols(symbols),
-            on_duplicates=on_duplicates,
-            batch_key=batch_key,
-            mode=mode,
-            steps=steps,
-            start=start,
-            anchor=anchor,
-            name=only,
-            seed=seed,
-            verdict=verdict,
-            folder=output,
-            progress=not quiet,
-        )
-        if PartialState().is_main_process:
-            tuned.save_pretrained(output)
-            records = [(tuned if only else tuned.of_dataset(one)).record for one in adatas]
-            _say_fits(output, records, "", quiet=quiet, as_json=as_json)
+    only = next(iter(adatas)) if len(adatas) == 1 else None
+    tuned = load_pipeline(base).finetune(
+        adatas if only is None else adatas[only],
+        mode=mode,
+        steps=DEFAULT_STEPS if steps is None else steps,
+        start=start,
+        anchor=DEFAULT_ANCHOR if anchor is None else anchor,
+        name=only,
+        seed=seed,
+        verdict=verdict,
+        folder=output,
+        progress=terminal.progress,
+        **reading.keywords,
+    )
+    if PartialState().is_main_process:
+        tuned.save_pretrained(output)
+        records = [(tuned if only else tuned.of_dataset(name)).record for name in adatas]
+        _say_fits(terminal, output, records, "")
 
 
-def _say_fits(
-    output: Path, records: list[FitRecord], text: str, *, quiet: bool, as_json: bool
+@command
+def adapt(
+    base: Base,
+    file: File,
+    reading: OfCourse,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapted model.")],
+    terminal: Terminal,
+    start: Annotated[
+        str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
+    ] = "encoder",
 ) -> None:
+    """Make a model of a time course from a pretrained one, without any training."""
+    require_outputs([base, file, *reading.files], {"output": (output, FOLDER)})
+    adata = read_file(file)
+    adapted = load_pipeline(base).adapt(adata, start=start, **reading.keywords)
+    adapted.save_pretrained(output)
+    record = adapted.record
+    terminal.say(
+        f"{output}: {record.coverage}",
+        output=str(output),
+        times=record.times,
+        cells=record.cells,
+        genes_matched=record.coverage.matched,
+    )
+
+
+def _say_fits(terminal: Terminal, output: Path, records: list[FitRecord], about: str) -> None:
     lines, fits = [], []
     for record in records:
         name = f"{record.name}, " if record.base is not None else ""
         steps = f"{len(record.losses)} steps in {record.seconds:.1f} s"
         cells = f"{sum(record.cells)} cells at {len(record.times)} times"
-        lines.append(f"{output}: {name}{cells}{text}, {steps}")
+        lines.append(f"{output}: {name}{cells}{about}, {steps}")
         if record.verdict is not None:
             lines.append(record.verdict["sentence"])
         fits.append(
@@ -208,4 +177,4 @@ def _say_fits(
                 "verdict": record.verdict,
             }
         )
-    say("\n".join(lines), quiet=quiet, as_json=as_json, output=str(output), fits=fits)
+    terminal.say("\n".join(lines), output=str(output), fits=fits)

@@ -4,47 +4,29 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..data.files import read_file
-from ..data.outputs import (
-    EDGES,
-    FIGURES,
-    JSON,
-    STANDARD_OUTPUT,
-    require_outputs,
-    save_figure,
-    save_json,
-)
-from .console import (
-    AsJson,
-    Dataset,
-    FileOrDataset,
-    Model,
-    Quiet,
-    TimeKeyOrFit,
-    TimeMap,
-    asked_time_key,
-    load_pipeline,
-    plain_errors,
-    print_table,
-    say,
-)
+from ..data.options import Estimator
+from ..data.outputs import EDGES, FIGURES, JSON, require_outputs, save_figure, save_json
+from .options import Asked, Dataset, FileOrDataset, Model, command, load_pipeline
+from .output import Columns, Terminal
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    import numpy as np
+    from numpy.typing import NDArray
 
-    from ..data.times import TimeKey
-    from ..pipeline import CellMNNPipeline
+    from ..fitted.fitted_model import Cells, FittedModel
+    from ..questions.grn.estimators import CellStates
     from ..questions.grn.network import GeneRegulatoryNetwork
 
 # heavy modules are imported inside the commands: --help must answer at once
 
 Where = Annotated[str | None, typer.Option(help="column=value: only cells with that value in obs.")]
 EstimatorOption = Annotated[
-    Literal["production", "operator", "jacobian"],
+    Estimator,
     typer.Option(help="production is the one that is right about signs where the truth is known."),
 ]
 DecayOption = Annotated[
@@ -56,15 +38,16 @@ DecayOption = Annotated[
 ]
 
 
+@command
 def grn(
     model: Model,
+    reading: Asked,
+    terminal: Terminal,
     file: FileOrDataset = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Edges: .tsv, .csv, .parquet or .graphml.")
     ] = Path("edges.tsv"),
     dataset: Dataset = None,
-    time_key: TimeKeyOrFit = None,
-    time_map: TimeMap = None,
     where: Where = None,
     estimator: EstimatorOption = "production",
     decay: DecayOption = None,
@@ -79,94 +62,95 @@ def grn(
     ] = 0,
     figures: Annotated[Path | None, typer.Option(help="Folder for figures.")] = None,
     seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Write the gene regulatory network: who makes whom faster or slower.
 
     Edges are statistical, not shown to be causes.
     """
-    with plain_errors(quiet=quiet):
-        drawn = None if figures is None else figures / "network.png"
-        outputs = {"output": (output, EDGES), "figures": (drawn, FIGURES)}
-        require_outputs([model, file, sources, targets, decay], outputs)
-        pipeline, adata, asked = _asked(model, file, dataset, time_key, time_map, where)
-        from ..questions.grn.estimators import DEFAULT_RIDGE
+    drawn = None if figures is None else figures / "network.png"
+    outputs = {"output": (output, EDGES), "figures": (drawn, FIGURES)}
+    require_outputs([model, file, sources, targets, decay, *reading.files], outputs)
+    asked: Cells | FittedModel
+    if file is None:
+        asked = fitted = load_pipeline(model, dataset).fitted
+    else:
+        adata = read_file(file)
+        asked = load_pipeline(model, dataset).cells(adata, **reading.keywords)
+        fitted = asked.fitted
+    from ..questions.grn.estimators import DEFAULT_RIDGE
+    from ..questions.grn.question import cell_states, network
 
-        network = pipeline.grn(
-            adata,
-            time_key=asked,
-            estimator=estimator,
-            decay=read_decay(decay),
-            ridge=DEFAULT_RIDGE if ridge is None else ridge,
-            members=members,
-            seed=seed,
-        )
-        picked: dict[str, Any] = {
-            "sources": read_genes(sources, network.genes),
-            "targets": read_genes(targets, network.genes),
-        }
-        network.save(output, top_k=top, **picked)
-        if figures is not None:
-            _draw(figures, pipeline, adata, asked, network, picked)
-        genes, cells = len(network.genes), network.record["cells"]
-        say(
-            f"{output}: {genes} genes, {cells} cells",
-            quiet=quiet,
-            as_json=as_json,
-            output=str(output),
-            genes=genes,
-            cells=cells,
-        )
+    mask = read_where(where, asked)
+    edges = network(
+        asked,
+        where=mask,
+        estimator=estimator,
+        decay=read_decay(decay),
+        ridge=DEFAULT_RIDGE if ridge is None else ridge,
+        members=members,
+        seed=seed,
+    )
+    picked: dict[str, Any] = {
+        "sources": read_genes(sources, edges.genes),
+        "targets": read_genes(targets, edges.genes),
+    }
+    edges.save(output, top_k=top, **picked)
+    if figures is not None:
+        _draw(figures, fitted, cell_states(asked, mask), edges, picked)
+    genes, cells = len(edges.genes), edges.record["cells"]
+    text = f"{output}: {genes} genes, {cells} cells"
+    terminal.say(text, output=str(output), genes=genes, cells=cells)
 
 
+@command
 def grn_evaluate(
     model: Model,
     file: Annotated[Path, typer.Argument(metavar="FILE.h5ad", help="Cells.")],
     reference: Annotated[
         Path, typer.Option(help="Known edges: source, target and perhaps sign, .tsv.")
     ],
+    reading: Asked,
+    terminal: Terminal,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="All figures, .json.")
+    ] = None,
     dataset: Dataset = None,
-    time_key: TimeKeyOrFit = None,
-    time_map: TimeMap = None,
     where: Where = None,
     decay: DecayOption = None,
     trees: Annotated[bool, typer.Option(help="Add forests (GENIE3-like), which are slow.")] = True,
     seed: Annotated[int, typer.Option(help="Of baselines.")] = 0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="All figures, .json.")] = None,
-    quiet: Quiet = False,
 ) -> None:
     """Compare networks with known edges, beside simple baselines."""
-    with plain_errors(quiet=quiet):
-        require_outputs([model, file, reference, decay], {"json": (json_file, JSON)})
-        pipeline, adata, asked = _asked(model, file, dataset, time_key, time_map, where)
-        from ..questions.grn.reference import Comparison, Reference
+    inputs = [model, file, reference, decay, *reading.files]
+    require_outputs(inputs, {"output": (output, JSON)})
+    cells = load_pipeline(model, dataset).cells(read_file(file), **reading.keywords)
+    from ..questions.grn.reference import Comparison, Reference
 
-        assert adata is not None
-        found = Comparison.of(
-            pipeline,
-            adata,
-            Reference.read(reference, pipeline.panel.names),
-            time_key=asked,
-            decay=read_decay(decay),
-            most_for_trees=None if trees else 0,
-            seed=seed,
-        ).to_dict()
-        if not quiet and str(json_file) != STANDARD_OUTPUT:
-            _print_comparison(file.stem, found)
-        if json_file is not None:
-            save_json(found, json_file)
+    compared = Comparison.of(
+        cells,
+        Reference.read(reference, cells.fitted.panel.names),
+        where=read_where(where, cells),
+        decay=read_decay(decay),
+        most_for_trees=None if trees else 0,
+        seed=seed,
+    ).to_dict()
+    _print_comparison(file.stem, compared, terminal)
+    if terminal.as_json:
+        terminal.say("", **compared)
+    if output is not None:
+        save_json(compared, output)
 
 
 def _draw(
     folder: Path,
-    pipeline: CellMNNPipeline,
-    adata: AnnData | None,
-    time_key: str | TimeKey | None,
+    fitted: FittedModel,
+    cells: CellStates,
     network: GeneRegulatoryNetwork,
     picked: dict[str, Any],
 ) -> None:
     """Network, heat map, operators; with several times also the strongest edges over time."""
+    import numpy as np
+
     from ..questions.grn.estimators import MIN_NETWORK_CELLS, cell_operators, production_network
     from ..report.network_figures import (
         plot_edges_over_time,
@@ -177,17 +161,13 @@ def _draw(
 
     save_figure(plot_network(network, **picked), folder / "network.png")
     save_figure(plot_heat_map(network), folder / "heat_map.png")
-    cells, scale = pipeline.cell_states(adata, time_key), pipeline.record.time_scale
-    operators = cell_operators(pipeline.model, cells, scale)
+    about = fitted.subspace, fitted.panel.names, fitted.record.time_scale
+    operators = cell_operators(fitted.dynamics, cells)
     save_figure(plot_operators(operators, cells.times), folder / "operators.png")
-    times = [at for at in sorted(set(cells.times)) if (cells.times == at).sum() > MIN_NETWORK_CELLS]
+    counts = dict(zip(*np.unique(cells.times, return_counts=True), strict=True))
+    times = [time for time, count in counts.items() if count > MIN_NETWORK_CELLS]
     if len(times) > 1:
-        by_time = {
-            at: production_network(
-                cells[cells.times == at], pipeline.subspace, pipeline.panel.names, scale
-            )
-            for at in times
-        }
+        by_time = {time: production_network(cells[cells.times == time], *about) for time in times}
         top = network.to_dataframe(top_k=5, **picked)
         edges = list(zip(top["source"], top["target"], strict=True))
         save_figure(plot_edges_over_time(by_time, edges), folder / "edges_over_time.png")
@@ -250,56 +230,44 @@ def read_genes(file: Path | None, genes: tuple[str, ...]) -> list[str] | None:
     return found
 
 
-def _asked(
-    model: str,
-    file: Path | None,
-    dataset: str | None,
-    time_key: str | None,
-    time_map: list[str] | None,
-    where: str | None,
-) -> tuple[CellMNNPipeline, AnnData | None, str | TimeKey | None]:
-    """The pipeline, adapted to all cells of the file if need be, and the cells that are meant."""
+def read_where(where: str | None, asked: Cells | FittedModel) -> NDArray[np.bool_] | None:
+    """The cells (cells,) whose column has a value, from "column=value"."""
+    if where is None:
+        return None
     from ..model.errors import InputError
 
-    adata = None if file is None else read_file(file)
-    pipeline = load_pipeline(model, dataset)
-    asked = asked_time_key(pipeline, time_key, time_map)
-    if adata is None:
-        return pipeline, None, asked
-    pipeline = pipeline.fitted_to(adata, asked)
-    if where is not None:
-        column, _, value = where.partition("=")
-        if column not in adata.obs or not (adata.obs[column].astype(str) == value).any():
-            raise InputError("where", "a column of obs and a value of it", where, "correct it")
-        adata = adata[(adata.obs[column].astype(str) == value).to_numpy()]
-        adata = adata.to_memory() if adata.isbacked else adata.copy()
-    return pipeline, adata, asked
+    column, _, value = where.partition("=")
+    obs = getattr(getattr(asked, "adata", None), "obs", {})
+    mask = (obs[column].astype(str) == value).to_numpy() if column in obs else None
+    if mask is None or not mask.any():
+        raise InputError("where", "a column of obs and a value of it", where, "correct it")
+    return mask
 
 
-def _print_comparison(name: str, found: dict[str, Any]) -> None:
+def _print_comparison(name: str, compared: dict[str, Any], terminal: Terminal) -> None:
     def shown(value: Any) -> str:
         return "" if value is None else f"{value:.2f}"
 
-    columns: dict[str, Any] = {"method": str}
+    columns: Columns = {"method": str}
     for column in ("link_auprc_ratio", "link_early_precision_ratio", "link_auroc"):
         columns[column] = shown
     for column in ("sign_accuracy", "sign_balanced_accuracy", "sign_mcc"):
         columns[column] = shown
     rows = [
         {**dict.fromkeys(columns), "method": method, **scores}
-        for method, scores in found["methods"].items()
+        for method, scores in compared["methods"].items()
     ]
-    counts = found["reference"]
-    print_table(
+    counts = compared["reference"]
+    terminal.table(
         f"{name}: {counts['links']} links among {counts['pairs']} pairs, {counts['signed']} signs; "
         f"{counts['conflicting']} of both signs, {counts['outside']} pairs outside the panel",
         rows,
         columns,
     )
-    if found["factors"]:
-        print_table(
+    if compared["factors"]:
+        terminal.table(
             "signs by transcription factor",
-            found["factors"],
+            compared["factors"],
             {
                 "factor": str,
                 "pairs": str,

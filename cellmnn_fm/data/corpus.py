@@ -20,7 +20,8 @@ from ..model.errors import InputError, listed
 from ..model.hub import explained_errors
 from .corpus_sets import CorpusEntry, CorpusSet, entry_of, padded_states
 from .genes import GeneOptions, GenePanel
-from .latent_space import LatentSpace, SpaceOptions, SubspaceMode
+from .latent_space import LatentSpace, SpaceOptions
+from .options import SubspaceMode
 from .reading import read_source, read_times
 from .saved_json import as_type, read_json
 from .shared_subspace import SharedSubspace

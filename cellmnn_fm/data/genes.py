@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..model.errors import InputError, listed, require_known
+from .options import OnDuplicates, SymbolSource
 from .saved_json import as_type, read_json
-
-OnDuplicates = Literal["error", "sum", "mean", "first"]
 
 MIN_COVERAGE = 0.5  # a smaller share of matched genes is warned about
 
@@ -353,9 +352,6 @@ def _without_version(name: str) -> str:
 
 def _text(value: object) -> str:
     return "" if value is None or value is pd.NA or value != value else str(value).strip()
-
-
-SymbolSource = str | Mapping[str, str] | None
 
 
 @dataclass(frozen=True)

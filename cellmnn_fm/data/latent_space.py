@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,10 @@ from ..model.errors import InputError, require_known
 from .batches import BatchEffects
 from .genes import Coverage, GeneOptions, GenePanel, human_symbols, merge_duplicates
 from .moments import DEFAULT_RANK, GeneMoments, Matrix
+from .options import FitReading, SubspaceMode
 from .reading import Source
 from .shared_subspace import SharedSubspace
 from .subspace import Subspace
-
-SubspaceMode = Literal["own", "shared", "aligned"]
 
 DEFAULT_LATENT_DIM = 10
 
@@ -324,3 +324,14 @@ def _symbols_if_any(source: Source, genes: GeneOptions) -> list[str]:
         if genes.symbols is not None:
             raise
         return [""] * source.shape[1]
+
+
+def space_options(reading: FitReading) -> SpaceOptions:
+    """Options of the latent space of a fit; the shared subspace may be in a folder."""
+    shared = reading.subspace
+    if isinstance(shared, (str, Path)):
+        shared = SharedSubspace.load(shared)
+    mode = reading.subspace_mode or ("own" if shared is None else "aligned")
+    return SpaceOptions(
+        mode, shared, GeneOptions(reading.symbols, reading.on_duplicates or "error")
+    )

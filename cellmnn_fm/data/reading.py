@@ -249,9 +249,30 @@ def loaded(part: Any) -> Any:
     return part if isinstance(part, np.ndarray) or sparse.issparse(part) else np.asarray(part)
 
 
-def read_times(
-    adata: AnnData, time_key: str | TimeKey, *, dynamics: bool = True
-) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class CellTimes:
+    """When cells were taken.
+
+    Attributes
+    ----------
+    values : (cells,)
+    labelled, stated : str, optional
+        The unit of the labels, and the one that the file states in `uns["time_unit"]`.
+    """
+
+    values: NDArray[np.float64]
+    labelled: str | None
+    stated: str | None
+
+    @property
+    def unit(self) -> str | None:
+        """That of the labels goes first."""
+        return self.labelled or self.stated
+
+
+def read_cell_times(
+    adata: AnnData, time_key: str | TimeKey | None, *, dynamics: bool = True
+) -> CellTimes:
     """The time of each cell, validated: finite; 2 or more times of 2 or more cells.
 
     Without `dynamics` any times of any number of cells will do. Of times with 2 to 5 cells there is
@@ -263,7 +284,16 @@ def read_times(
     time_key : str or TimeKey
         Column of `obs`; see :class:`cellmnn_fm.data.times.TimeKey` for what labels may be.
     dynamics : bool
+        Whether they are those of a time course.
+
+    Raises
+    ------
+    InputError
+        On a column that is not named or not there, and on times that cannot be used.
     """
+    if time_key is None:
+        fix = "name it: no fit says which it is"
+        raise InputError("time_key", "the column of times", "none", fix)
     key = TimeKey(time_key) if isinstance(time_key, str) else time_key
     if not isinstance(adata.obs, pd.DataFrame):
         fix = "call its to_memory()"
@@ -275,24 +305,22 @@ def read_times(
             f"columns {listed(adata.obs.columns) or '(none)'}",
             "name the column that holds the time of each cell",
         )
-    times = same_times(key.read(adata.obs[key.column]).values, f'time column "{key.column}"')
+    found = key.read(adata.obs[key.column])
+    times = same_times(found.values, f'time column "{key.column}"')
     if dynamics:
-        found, counts = np.unique(times, return_counts=True)
-        require_times(found, counts.tolist())
-        for time, cells in zip(found, counts, strict=True):
+        distinct, counts = np.unique(times, return_counts=True)
+        require_times(distinct, counts.tolist())
+        for time, cells in zip(distinct, counts, strict=True):
             if cells < _FEW_CELLS:
                 warnings.warn(
                     f"{cells} cells at time {time:g}: too few to tell much of it", stacklevel=2
                 )
-    return times
+    return CellTimes(times, found.unit, unit_named(adata.uns.get("time_unit", "")))
 
 
-def time_unit(adata: AnnData, key: TimeKey) -> tuple[str | None, str | None]:
-    """The unit of the labels of times, and the one that the file states (`uns["time_unit"]`)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said when the times were read
-        labelled = key.read(adata.obs[key.column]).unit
-    return labelled, unit_named(adata.uns.get("time_unit", ""))
+def read_times(adata: AnnData, time_key: str | TimeKey | None) -> NDArray[np.float64]:
+    """As :func:`read_cell_times`, the values (cells,) of a time course alone."""
+    return read_cell_times(adata, time_key).values
 
 
 def same_times(times: NDArray[np.float64], name: str) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,20 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..model.errors import InputError
-from .latent_space import LatentSpace
-from .reading import read_source, read_times, require_finite, require_times
+from .batches import BatchEffects
+from .growth_genes import read_growth
+from .latent_space import LatentSpace, space_options
+from .options import FitReading
+from .reading import (
+    CellTimes,
+    Source,
+    read_batches,
+    read_cell_times,
+    read_source,
+    read_times,
+    require_finite,
+    require_times,
+)
 from .subspace import Subspace
 from .times import TimeKey
 
@@ -211,3 +223,54 @@ class TimeCourse:
             latent_space = LatentSpace.fit(source, cell_times, n_dims=n_dims, seed=seed)
         states, _ = latent_space.project(source)
         return cls.from_cells(states, cell_times, latent_space.subspace)
+
+
+@dataclass(frozen=True)
+class ReadCourse:
+    """A time course as it was read from a file, in a latent space that was fitted to it.
+
+    Attributes
+    ----------
+    source : Source
+    times : CellTimes
+    space : LatentSpace
+    states : (cells, latent_dim)
+        In the order of the file.
+    course : TimeCourse
+    """
+
+    source: Source
+    times: CellTimes
+    space: LatentSpace
+    states: NDArray[np.float32]
+    course: TimeCourse
+
+
+def read_course(adata: AnnData, reading: FitReading, seed: int = 0) -> ReadCourse:
+    """Read a file for a fit, once: values, times, latent space, batches, growth.
+
+    Parameters
+    ----------
+    adata : AnnData
+    reading : FitReading
+    seed : int
+        Of the principal components.
+
+    Raises
+    ------
+    InputError
+        On what cannot be used, before any training.
+    """
+    options = space_options(reading)
+    source = read_source(adata, reading.use_rep, reading.layer)
+    times = read_cell_times(adata, reading.time_key)
+    space = LatentSpace.fit(source, times.values, options, n_dims=reading.n_dims, seed=seed)
+    growth = read_growth(adata, reading.growth, reading.layer, options.genes.symbols)
+    states, _ = space.project(source, options.genes)
+    batches = read_batches(adata, reading.batch_key)
+    if batches is not None:
+        effects = BatchEffects.fit(states, times.values, batches)
+        states = effects.removed(states, batches, times.values)
+        space = replace(space, batches=effects)
+    course = TimeCourse.from_cells(states, times.values, space.subspace, growth)
+    return ReadCourse(source, times, space, states, course)

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.time_course import TimeCourse, TimeScale
+from ..data.time_course import TimeCourse
 from ..model.errors import InputError, require_count, require_number
 from ..model.modeling_cellmnn import CellMNNModel
-from .snapshots import padded, warn_of_stopped
+from .snapshots import Dynamics, padded, warn_of_stopped
 from .trust_region import TrustRegion
 
 DEFAULT_TOLERANCE = 1e-2
@@ -60,11 +60,10 @@ class Trajectory:
 
 
 def roll_out(
-    model: CellMNNModel,
+    dynamics: Dynamics,
     states: NDArray,
     time: float,
     times: NDArray,
-    time_scale: TimeScale,
     *,
     n_steps: int | None = None,
     rtol: float = DEFAULT_TOLERANCE,
@@ -79,14 +78,13 @@ def roll_out(
 
     Parameters
     ----------
-    model : CellMNNModel
+    dynamics : Dynamics
         Of one data set.
     states : (cells, latent_dim)
     time : float
         When the cells were taken, in the user's time.
     times : (times,)
         Where to follow them to, in any order, earlier or later.
-    time_scale : TimeScale
     n_steps : int, optional
         So many steps between two stops, without an estimate of the error.
     rtol, atol : float
@@ -111,7 +109,7 @@ def roll_out(
     if require_number("rtol", rtol, 0) + require_number("atol", atol, 0) == 0:
         raise InputError("rtol and atol", "one above 0", "0 and 0", "raise one")
     parts = [
-        _roll_out_chunk(model, chunk, time, times, time_scale, n_steps, rtol, atol)
+        _roll_out_chunk(dynamics, chunk, time, times, n_steps, rtol, atol)
         for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
     ]
     followed, velocity, log_growth, stopped = (
@@ -136,19 +134,18 @@ def roll_out(
 
 @torch.no_grad()
 def _roll_out_chunk(
-    model: CellMNNModel,
+    dynamics: Dynamics,
     states: NDArray,
     time: float,
     times: NDArray,
-    time_scale: TimeScale,
     n_steps: int | None,
     rtol: float,
     atol: float,
 ) -> Trajectory:
-    z, dims = padded(model, states), states.shape[-1]
-    start, wanted = time_scale.to_model(float(time)), time_scale.to_model(times)
+    z, dims = padded(dynamics.model, states), states.shape[-1]
+    start, wanted = dynamics.time_scale.to_model(float(time)), dynamics.time_scale.to_model(times)
     steps = torch.full((len(z),), n_steps or 1, device=z.device)
-    found, log_growth, stopped = path(model, z, start, wanted, n_steps or 1)
+    found, log_growth, stopped = path(dynamics.model, z, start, wanted, n_steps or 1)
     error = None
     if n_steps is None:
         error = torch.full(found.shape[:2], torch.inf, device=z.device)
@@ -156,7 +153,7 @@ def _roll_out_chunk(
         count = 1
         while len(active) and count < _MAX_STEPS:
             count *= 2
-            finer = path(model, z[active], start, wanted, count)
+            finer = path(dynamics.model, z[active], start, wanted, count)
             distance = 2 * torch.linalg.vector_norm(finer.states - found[:, active], dim=-1)
             # cells that every run stops agree: where exactly they leave is of no interest
             both = stopped[:, active] & finer.stopped
@@ -164,11 +161,11 @@ def _roll_out_chunk(
             log_growth[:, active], stopped[:, active] = finer.log_growth, finer.stopped
             allowed = atol + rtol * torch.linalg.vector_norm(finer.states, dim=-1)
             active = active[~((distance <= allowed) | both).all(0)]
-    region, _ = TrustRegion.around(model, z, torch.tensor([start]).to(z))
+    region, _ = TrustRegion.around(dynamics.model, z, torch.tensor([start]).to(z))
     velocity = torch.stack(
         [
             region.velocity(
-                at, out, model(at[None], when[None], when[None]).velocity[0, 0], when[None]
+                at, out, dynamics.model(at[None], when[None], when[None]).velocity[0, 0], when[None]
             )
             for at, when, out in zip(found, torch.as_tensor(wanted).to(z), stopped, strict=True)
         ]
@@ -177,7 +174,7 @@ def _roll_out_chunk(
         time,
         times,
         found[..., :dims].cpu().numpy(),
-        (velocity[..., :dims] / time_scale.unit).cpu().numpy(),
+        (velocity[..., :dims] / dynamics.time_scale.unit).cpu().numpy(),
         None if error is None else error.cpu().numpy(),
         steps.cpu().numpy(),
         log_growth.cpu().numpy(),
@@ -185,13 +182,11 @@ def _roll_out_chunk(
     )
 
 
-def log_descendants(
-    model: CellMNNModel, course: TimeCourse, time_scale: TimeScale
-) -> list[NDArray[np.float32]]:
+def log_descendants(dynamics: Dynamics, course: TimeCourse) -> list[NDArray[np.float32]]:
     """Log of how many descendants each cell has at the last time, (cells,) for each snapshot."""
     return [
         # with a new operator at every observed time
-        roll_out(model, snapshot, time, course.times[at:], time_scale, n_steps=1).log_growth[-1]
+        roll_out(dynamics, snapshot, time, course.times[at:], n_steps=1).log_growth[-1]
         for at, (time, snapshot) in enumerate(zip(course.times, course.snapshots, strict=True))
     ]
 

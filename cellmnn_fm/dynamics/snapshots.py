@@ -22,6 +22,31 @@ _CHUNK = 65_536  # cells pushed at once, which bounds the memory
 
 
 @dataclass(frozen=True)
+class Dynamics:
+    """A model in the user's time: dz/dt = A(z, t) z + b(z, t) per unit of it.
+
+    Parameters
+    ----------
+    model : CellMNNModel
+        Of one data set.
+    time_scale : TimeScale
+        That of its fit.
+
+    Examples
+    --------
+    >>> from cellmnn_fm import CellMNNConfig, CellMNNModel
+    >>> from cellmnn_fm.data.time_course import TimeScale
+    >>> model = CellMNNModel(CellMNNConfig(latent_dim=2, rank=2))
+    >>> dynamics = Dynamics(model, TimeScale.of([0.0, 2.0, 4.0]))
+    >>> push(dynamics, np.zeros((5, 2), dtype=np.float32), 0.0, 3.0).shape
+    (5, 2)
+    """
+
+    model: CellMNNModel
+    time_scale: TimeScale
+
+
+@dataclass(frozen=True)
 class Interpolation:
     """A predicted snapshot: weighted cells, each pushed from an observed one.
 
@@ -49,11 +74,10 @@ class Interpolation:
 
 
 def push(
-    model: CellMNNModel,
+    dynamics: Dynamics,
     states: NDArray,
     time: float,
     target_times: float | NDArray,
-    time_scale: TimeScale,
     *,
     n_steps: int = 1,
 ) -> NDArray[np.float32]:
@@ -61,13 +85,12 @@ def push(
 
     Parameters
     ----------
-    model : CellMNNModel
+    dynamics : Dynamics
     states : (cells, latent_dim)
     time : float
         When the cells were taken, in the user's time.
     target_times : float or (targets,)
         Where to push them, earlier or later.
-    time_scale : TimeScale
     n_steps : int
         Equal steps on the way to each target, with a new operator at each of them.
 
@@ -77,18 +100,17 @@ def push(
     """
     require_count("n_steps", n_steps)
     single = np.ndim(target_times) == 0
-    targets = time_scale.to_model(np.atleast_1d(target_times).astype(np.float64))
-    start = time_scale.to_model(float(time))
-    pushed, _, stopped = _pushed(model, states, start, targets, n_steps)
+    targets = dynamics.time_scale.to_model(np.atleast_1d(target_times).astype(np.float64))
+    start = dynamics.time_scale.to_model(float(time))
+    pushed, _, stopped = _pushed(dynamics.model, states, start, targets, n_steps)
     warn_of_stopped(stopped)
     return pushed[0] if single else pushed
 
 
 def interpolate(
-    model: CellMNNModel,
+    dynamics: Dynamics,
     course: TimeCourse,
     at: float,
-    time_scale: TimeScale,
     *,
     two_sided: bool = True,
     n_steps: int = 1,
@@ -101,13 +123,11 @@ def interpolate(
 
     Parameters
     ----------
-    model : CellMNNModel
+    dynamics : Dynamics
     course : TimeCourse
         Observed snapshots; those of the training, or others.
     at : float
         In the user's time.
-    time_scale : TimeScale
-        That of the model.
     two_sided : bool
         False pushes the snapshot before alone.
     n_steps : int
@@ -131,11 +151,13 @@ def interpolate(
         progress = (at - times[before]) / (times[before + 1] - times[before])
         shares = {before: 1 - progress, before + 1: progress}
     parts = [(index, share) for index, share in shares.items() if share > 0]
-    target = time_scale.to_model(np.array([float(at)]))
+    target = dynamics.time_scale.to_model(np.array([float(at)]))
     states, weights, stopped = [], [], []
     for index, share in parts:
-        start = time_scale.to_model(float(times[index]))
-        pushed, log_growth, out = _pushed(model, course.snapshots[index], start, target, n_steps)
+        start = dynamics.time_scale.to_model(float(times[index]))
+        pushed, log_growth, out = _pushed(
+            dynamics.model, course.snapshots[index], start, target, n_steps
+        )
         states.append(pushed[0])
         weights.append(share * as_shares(log_growth[0]))
         stopped.append(out[0])
@@ -224,30 +246,27 @@ def draw_cells(
     return frame.from_frame(y * real, frame.times).flatten(0, 1).cpu().numpy()
 
 
-def velocity_at(
-    model: CellMNNModel, states: NDArray, time: float, time_scale: TimeScale
-) -> NDArray[np.float32]:
+def velocity_at(dynamics: Dynamics, states: NDArray, time: float) -> NDArray[np.float32]:
     """dz/dt at `states` (cells, latent_dim) and `time`, per unit of the user's time."""
-    start = time_scale.to_model(float(time))
-    return _decoded(model, states, start, np.array([start]))[1][0] / np.float32(time_scale.unit)
+    start = dynamics.time_scale.to_model(float(time))
+    return _decoded(dynamics.model, states, start, np.array([start]))[1][0] / np.float32(
+        dynamics.time_scale.unit
+    )
 
 
-def velocities(
-    model: CellMNNModel, states: NDArray, times: NDArray, time_scale: TimeScale
-) -> NDArray[np.float32]:
+def velocities(dynamics: Dynamics, states: NDArray, times: NDArray) -> NDArray[np.float32]:
     """As :func:`velocity_at`, for cells each of which has a time, (cells,)."""
     found = np.empty_like(states)
     for time in np.unique(times):
         at = times == time
-        found[at] = velocity_at(model, states[at], time, time_scale)
+        found[at] = velocity_at(dynamics, states[at], time)
     return found
 
 
 def growth_rates(
-    model: CellMNNModel,
+    dynamics: Dynamics,
     states: NDArray,
     times: NDArray,
-    time_scale: TimeScale,
 ) -> NDArray[np.float64]:
     """How fast cells multiply, (cells,) per unit of the user's time; 0 in a model without growth.
 
@@ -255,9 +274,9 @@ def growth_rates(
     """
     found = np.zeros(len(states))
     for time in np.unique(times):
-        at, start = times == time, time_scale.to_model(float(time))
-        ahead = _decoded(model, states[at], start, np.array([start + 1]))[2][0]
-        found[at] = (ahead - ahead.mean()) / time_scale.unit
+        at, start = times == time, dynamics.time_scale.to_model(float(time))
+        ahead = _decoded(dynamics.model, states[at], start, np.array([start + 1]))[2][0]
+        found[at] = (ahead - ahead.mean()) / dynamics.time_scale.unit
     return found
 
 

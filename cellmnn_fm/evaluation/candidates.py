@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 from ..data.growth_genes import Growth
-from ..data.time_course import TimeScale
-from ..dynamics.snapshots import interpolate
+from ..data.options import EvaluatedPreset, Preset
+from ..dynamics.snapshots import Dynamics, interpolate
 from ..model.errors import InputError
 from ..model.modeling_cellmnn import CellMNNModel
 from ..training.adaptation import adapt
-from ..training.configs import Preset, preset_configs
+from ..training.configs import preset_configs
 from ..training.one_course import train
 from .evaluation import Candidate, Prediction
 from .folds import FitFold, Fold
-
-EvaluatedPreset = Literal["default", "sliced", "paper", "leaky"]
 
 _ALL: dict[str, Prediction] = {name: name for name in get_args(Prediction)}
 
@@ -70,8 +68,8 @@ def _both_sizes(name: str) -> dict[str, Prediction]:
 def without_training(base: CellMNNModel) -> FitFold:
     """A base, adapted."""
 
-    def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
-        return adapt(base, fold.training), fold.training.time_scale, 0
+    def fit(fold: Fold, seed: int) -> tuple[Dynamics, int]:
+        return Dynamics(adapt(base, fold.training), fold.training.time_scale), 0
 
     return fit
 
@@ -97,9 +95,9 @@ def fit_preset(
         Whether to stop on the held-out W1, as published.
     """
 
-    def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
-        def held_out_w1(model: CellMNNModel, time_scale: TimeScale) -> float:
-            predicted = interpolate(model, fold.around, fold.time, time_scale, two_sided=False)
+    def fit(fold: Fold, seed: int) -> tuple[Dynamics, int]:
+        def held_out_w1(dynamics: Dynamics) -> float:
+            predicted = interpolate(dynamics, fold.around, fold.time, two_sided=False)
             return fold.w1(predicted.states, predicted.weights)
 
         config, training = preset_configs(preset, fold.training, frame=frame, growth=growth)
@@ -107,6 +105,6 @@ def fit_preset(
             training = replace(training, steps=steps)
         validate = held_out_w1 if leaky else None
         trained = train(fold.training, config, training, seed=seed, validate=validate)
-        return trained.model, trained.time_scale, len(trained.losses)
+        return trained.dynamics, len(trained.losses)
 
     return fit

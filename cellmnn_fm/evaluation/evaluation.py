@@ -13,27 +13,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from ..data.growth_genes import Growth, read_growth
-from ..data.latent_space import SpaceOptions
+from ..data.growth_genes import read_growth
+from ..data.latent_space import space_options
+from ..data.options import FitReading, Protocol
 from ..data.reading import read_batches, read_source, read_times
-from ..data.time_course import TimeScale
-from ..data.times import TimeKey
-from ..dynamics.snapshots import blended, interpolate
+from ..dynamics.snapshots import Dynamics, blended, interpolate
 from ..model.errors import InputError
-from ..model.modeling_cellmnn import CellMNNModel
-from .folds import (
-    MIN_HELD_OUT_CELLS,
-    FitFold,
-    Fold,
-    Protocol,
-    held_out_fold,
-    held_out_times,
-    seen_only,
-)
+from .folds import MIN_HELD_OUT_CELLS, FitFold, Fold, held_out_fold, held_out_times, seen_only
 from .metrics import half_split_floor, ot_interpolate, wasserstein1
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+DEFAULT_SCORED_DIMS = 5
 
 Prediction = Literal["forward", "two_sided", "two_sided_same_size"]
 
@@ -120,7 +112,7 @@ class Candidate:
     Attributes
     ----------
     fit : callable
-        (model, time scale, steps taken) of (fold, seed).
+        (dynamics, steps taken) of (fold, seed).
     methods : dict
         For each name in the table, what is predicted with the model: the previous snapshot pushed
         forward, the previous and the next pushed and mixed, or a draw from that mixture of as many
@@ -139,14 +131,8 @@ class Candidate:
 def evaluate(
     adata: AnnData,
     candidates: Sequence[Candidate],
+    reading: FitReading,
     *,
-    time_key: str | TimeKey,
-    use_rep: str | None = None,
-    layer: str | None = None,
-    n_dims: int = 5,
-    options: SpaceOptions | None = None,
-    growth: Growth = False,
-    batch_key: str | None = None,
     protocol: Protocol = "strict",
     held_out: Sequence[float] | None = None,
     seeds: int = 3,
@@ -159,20 +145,15 @@ def evaluate(
 
     Parameters
     ----------
-    adata, time_key, use_rep, layer
-        As for `TimeCourse.from_anndata`.
+    adata : AnnData
     candidates : sequence of Candidate
-    n_dims : int
-        W1 is taken in so many z-scored principal components, or leading coordinates of an
-        embedding; fewer where there are fewer. In mode "own" they are the latent space too.
-    options : SpaceOptions, optional
-        A shared subspace to fit in, with all of its dimensions. W1 is then taken in the own
+    reading : FitReading
+        W1 is taken in its `n_dims` z-scored principal components, or leading coordinates of an
+        embedding; 5 by default, fewer where there are fewer. In mode "own" they are the latent
+        space too. In a shared subspace fits have all of its dimensions; W1 is taken in the own
         components (or coordinates) with mode "aligned", and in components of the reconstructed
-        expression with "shared". The data set is known to it by `uns["name"]`.
-    growth : bool, str or GrowthGenes
-        What is known of growth, for the candidates.
-    batch_key : str, optional
-        Column of `obs`; what batches do is estimated without the held-out time under "strict".
+        expression with "shared". The data set is known to it by `uns["name"]`. What batches do is
+        estimated without the held-out time under "strict".
     protocol : {"strict", "published"}
         Whether components, centring, scaling and the shared subspace are fitted without the
         held-out time, or on all times as in the papers.
@@ -192,11 +173,12 @@ def evaluate(
         raise InputError("protocol", "strict or published", protocol, "choose one of the two")
     if seeds < 1:
         raise InputError("seeds", "at least 1", seeds, "ask for one or more")
-    source = read_source(adata, use_rep, layer)
-    cell_times = read_times(adata, time_key)
-    options = options or SpaceOptions()
-    known_growth = read_growth(adata, growth, layer, options.genes.symbols)
-    batches = read_batches(adata, batch_key)
+    n_dims = DEFAULT_SCORED_DIMS if reading.n_dims is None else reading.n_dims
+    options = space_options(reading)
+    source = read_source(adata, reading.use_rep, reading.layer)
+    cell_times = read_times(adata, reading.time_key)
+    known_growth = read_growth(adata, reading.growth, reading.layer, options.genes.symbols)
+    batches = read_batches(adata, reading.batch_key)
     able = held_out_times(cell_times)
     held_out = able if held_out is None else [at for at in able if at in held_out]
     if not held_out:
@@ -236,7 +218,7 @@ def evaluate(
                     scores += _candidate_scores(candidate, fold, seed)
                 bar.advance(task)
     settings = {
-        "time_key": time_key if isinstance(time_key, str) else time_key.column,
+        "time_key": getattr(reading.time_key, "column", reading.time_key),
         "cells": len(cell_times),
         "times": np.unique(cell_times).tolist(),
         "n_dims": dims[0],
@@ -275,11 +257,11 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
     fits = [candidate.fit, candidate.beside] if candidate.beside else [candidate.fit]
     models = [fit(fold, seed) for fit in fits]
     fitted = time.perf_counter() - started
-    steps = sum(taken for _, _, taken in models)
+    steps = sum(taken for _, taken in models)
     scores = []
     for method, what in candidate.methods.items():
         started = time.perf_counter()
-        states, weights = _predict([one[:2] for one in models], fold, seed, what)
+        states, weights = _predict([dynamics for dynamics, _ in models], fold, seed, what)
         seconds = fitted + time.perf_counter() - started  # W1 itself is not timed
         w1 = fold.w1(states, weights)
         scores.append(Score(fold.time, seed, method, w1, seconds, steps))
@@ -287,12 +269,11 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
 
 
 def _predict(
-    models: Sequence[tuple[CellMNNModel, TimeScale]], fold: Fold, seed: int, what: Prediction
+    models: Sequence[Dynamics], fold: Fold, seed: int, what: Prediction
 ) -> tuple[NDArray, NDArray | None]:
     two_sided = what != "forward"
     predictions = [
-        interpolate(model, fold.around, fold.time, time_scale, two_sided=two_sided)
-        for model, time_scale in models
+        interpolate(dynamics, fold.around, fold.time, two_sided=two_sided) for dynamics in models
     ]
     found = reduce(blended, predictions)
     if what != "two_sided_same_size":

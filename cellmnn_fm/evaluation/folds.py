@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.batches import BatchEffects
 from ..data.latent_space import LatentSpace, SpaceOptions
+from ..data.options import Protocol
 from ..data.reading import Source
 from ..data.shared_subspace import SharedSubspace, read_member
 from ..data.subspace import Subspace
-from ..data.time_course import TimeCourse, TimeScale
-from ..model.modeling_cellmnn import CellMNNModel
+from ..data.time_course import TimeCourse
+from ..dynamics.snapshots import Dynamics
 from .metrics import wasserstein1
-
-Protocol = Literal["strict", "published"]
 
 MIN_HELD_OUT_CELLS = 15
 MAX_CELLS = 1000
@@ -53,7 +51,8 @@ class Fold:
         return wasserstein1(self.scored_in(states), self.scored_in(self.truth), weights)
 
 
-FitFold = Callable[[Fold, int], tuple[CellMNNModel, TimeScale, int]]
+FitFold = Callable[[Fold, int], tuple[Dynamics, int]]
+"""Dynamics, and steps that were taken, of (fold, seed)."""
 
 
 def held_out_times(cell_times: NDArray) -> list[float]:

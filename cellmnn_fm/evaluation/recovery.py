@@ -70,13 +70,13 @@ def recover(
         steps=600, kinetic_weight=1e-3, invertibility_weight=1.0, weight_decay=1.0
     )
     trained = train(seen, config, training, seed=seed, progress=progress)
-    predicted = interpolate(trained.model, seen, time, trained.time_scale)
+    predicted = interpolate(trained.dynamics, seen, time)
     truth = course.snapshots[system.held_out]
     rng = np.random.default_rng((seed, 1))
     draws = [system.snapshot(time, len(predicted.states), rng) for _ in range(5)]
     found = np.concatenate(
         [
-            velocity_at(trained.model, snapshot, at, trained.time_scale)
+            velocity_at(trained.dynamics, snapshot, at)
             for snapshot, at in zip(course.snapshots, course.times, strict=True)
         ]
     )

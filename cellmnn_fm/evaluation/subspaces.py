@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.genes import Coverage, GeneOptions
-from ..data.latent_space import LatentSpace, SpaceOptions, SubspaceMode
+from ..data.latent_space import LatentSpace, SpaceOptions
 from ..data.moments import GeneMoments
+from ..data.options import SubspaceMode
 from ..data.reading import Source
 from ..data.shared_subspace import SharedSubspace
 

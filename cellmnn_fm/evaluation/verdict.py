@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from ..data.growth_genes import Growth, read_growth
-from ..data.latent_space import SpaceOptions
+from ..data.growth_genes import read_growth
+from ..data.latent_space import space_options
+from ..data.options import FitReading
 from ..data.reading import read_batches, read_source, read_times
-from ..data.time_course import TimeScale
-from ..data.times import TimeKey
-from ..dynamics.snapshots import interpolate
+from ..dynamics.snapshots import Dynamics, interpolate
 from ..model.errors import listed
-from ..model.modeling_cellmnn import CellMNNModel
 from .folds import MIN_HELD_OUT_CELLS, FitFold, Fold, held_out_fold, held_out_times, seen_only
 from .metrics import ot_interpolate, wasserstein1
 
@@ -99,14 +97,8 @@ class Verdict:
 def judge(
     adata: AnnData,
     fit: FitFold,
+    reading: FitReading,
     *,
-    time_key: str | TimeKey,
-    use_rep: str | None = None,
-    layer: str | None = None,
-    options: SpaceOptions | None = None,
-    latent_dim: int | None = None,
-    growth: Growth = False,
-    batch_key: str | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Verdict:
@@ -114,23 +106,20 @@ def judge(
 
     Parameters
     ----------
-    adata, time_key, use_rep, layer
-        As for `TimeCourse.from_anndata`; at most 2,000 cells of each time are used.
+    adata : AnnData
+        Of which at most 2,000 cells of each time are used.
     fit : callable
-        (model, time scale, steps) of (fold, seed).
-    options : SpaceOptions, optional
-    latent_dim : int, optional
-        Of the fit. W1 is taken in the 5 leading components.
-    growth : bool, str or GrowthGenes
-        What is known of it, for the fit.
-    batch_key : str, optional
+        (dynamics, steps) of (fold, seed).
+    reading : FitReading
+        That of the fit. W1 is taken in the 5 leading components.
     seed : int
+        Of the fits and the cells that are compared.
     progress : bool
         Whether to show a progress bar.
     """
     rng = np.random.default_rng((seed, 3))
-    options = options or SpaceOptions()
-    cell_times = read_times(adata, time_key)
+    options = space_options(reading)
+    cell_times = read_times(adata, reading.time_key)
     kept = np.sort(np.concatenate([_some(cell_times, at, rng) for at in np.unique(cell_times)]))
     if len(kept) < len(cell_times):
         adata = adata[kept].to_memory()
@@ -138,9 +127,12 @@ def judge(
     times = held_out_times(cell_times)
     if not times:
         return Verdict("unknown", [], [], [])
-    source, name = read_source(adata, use_rep, layer), str(adata.uns.get("name", ""))
-    batches = read_batches(adata, batch_key)
-    known_growth = read_growth(adata, growth, layer, options.genes.symbols)
+    source, name = (
+        read_source(adata, reading.use_rep, reading.layer),
+        str(adata.uns.get("name", "")),
+    )
+    batches = read_batches(adata, reading.batch_key)
+    known_growth = read_growth(adata, reading.growth, reading.layer, options.genes.symbols)
     w1, baseline = [], []
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("checking on left-out times", total=len(times))
@@ -151,15 +143,15 @@ def judge(
                 cell_times,
                 at,
                 seen,
-                latent_dim=latent_dim,
+                latent_dim=reading.n_dims,
                 n_dims=_N_DIMS,
                 growth=known_growth,
                 batches=batches,
             )(seed)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, of the fit itself
-                model, time_scale, _ = fit(fold, seed)
-            compared = _compare(model, time_scale, fold, rng)
+                dynamics, _ = fit(fold, seed)
+            compared = _compare(dynamics, fold, rng)
             w1.append(compared[0])
             baseline.append(compared[1])
             bar.advance(task)
@@ -177,14 +169,14 @@ def _some(cell_times: NDArray, at: float, rng: np.random.Generator) -> NDArray[n
 
 
 def _compare(
-    model: CellMNNModel, time_scale: TimeScale, fold: Fold, rng: np.random.Generator
+    dynamics: Dynamics, fold: Fold, rng: np.random.Generator
 ) -> tuple[list[float], list[float]]:
     """W1 of the prediction and of OT-Interpolate to random halves of the truth.
 
     As many cells are drawn of both: a prediction from two snapshots has more, and W1 falls with
     the number of cells. The halves of a snapshot spread as whole snapshots do.
     """
-    found = interpolate(model, fold.around, fold.time, time_scale)
+    found = interpolate(dynamics, fold.around, fold.time)
     earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
     before, after = fold.around.times
     straight = ot_interpolate(earlier, later, (fold.time - before) / (after - before), rng)

@@ -7,255 +7,235 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+import numpy as np
 from accelerate import Accelerator
 
-from ..data.batches import BatchEffects
 from ..data.corpus_sets import CorpusEntry
-from ..data.genes import GeneOptions, GenePanel, OnDuplicates, SymbolSource
-from ..data.growth_genes import Growth, GrowthGenes, read_growth
-from ..data.latent_space import LatentSpace, SpaceOptions, SubspaceMode
-from ..data.reading import read_batches, read_source, read_times, time_unit
-from ..data.shared_subspace import SharedSubspace
+from ..data.genes import GeneOptions
+from ..data.growth_genes import GrowthGenes
+from ..data.options import FineTuningMode, FitReading, Preset, ReadingOptions, Start
 from ..data.tasks import SamplingConfig
-from ..data.time_course import TimeCourse, TimeScale
+from ..data.time_course import ReadCourse, TimeCourse, read_course
 from ..data.times import TimeKey
+from ..dynamics.snapshots import Dynamics
 from ..evaluation.candidates import fit_preset
 from ..evaluation.folds import FitFold, Fold
-from ..evaluation.verdict import Verdict, judge
+from ..evaluation.verdict import judge
 from ..model.errors import InputError, require_known
 from ..model.modeling_cellmnn import CellMNNModel
-from ..training.adaptation import Start, adapt, extended, of_dataset
-from ..training.configs import Preset, TrainingConfig, preset_configs
-from ..training.finetuning import FineTuningMode, finetune
+from ..training.adaptation import adapt, extended, of_dataset
+from ..training.configs import TrainingConfig, preset_configs
+from ..training.finetuning import finetune
 from ..training.one_course import train
+from .fitted_model import Cells, FittedModel
 from .foundation import Foundation, KnownDataset
 from .record import FitRecord
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-
 _ABOUT = ("publication", "source", "licence", "species")  # of uns
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How the cells of a file become latent states.
+class Run:
+    """What fits have in common, whatever they start from.
 
     Parameters
     ----------
-    time_key, use_rep, layer
-        As for `TimeCourse.from_anndata`.
-    options : SpaceOptions
-    n_dims : int, optional
-        As for :meth:`LatentSpace.fit`.
-    growth : bool, str or GrowthGenes
-        See :func:`cellmnn_fm.data.reading.read_growth`.
-    batch_key : str, optional
-        Column of `obs`, see :class:`cellmnn_fm.data.batches.BatchEffects`.
+    seed : int
+        Of the principal components, the weights and the cells drawn.
+    verdict : bool
+        Whether to compare predictions of left-out times with OT-Interpolate at the end.
+    folder : Path, optional
+        Where the state of the training is kept, so that the same call resumes it.
+    progress : bool
+        Whether to show progress bars.
     """
 
-    time_key: str | TimeKey
-    use_rep: str | None
-    layer: str | None
-    options: SpaceOptions
-    n_dims: int | None = None
-    growth: Growth = False
-    batch_key: str | None = None
+    seed: int = 0
+    verdict: bool = True
+    folder: Path | None = None
+    progress: bool = False
 
-    def course(self, adata: AnnData, seed: int = 0) -> tuple[TimeCourse, LatentSpace]:
-        """The time course of a file, in a latent space that is fitted to it."""
-        source, cell_times = (
-            read_source(adata, self.use_rep, self.layer),
-            read_times(adata, self.time_key),
-        )
-        space = LatentSpace.fit(source, cell_times, self.options, n_dims=self.n_dims, seed=seed)
-        growth = read_growth(adata, self.growth, self.layer, self.options.genes.symbols)
-        states, _ = space.project(source, self.options.genes)
-        batches = read_batches(adata, self.batch_key)
-        if batches is not None:
-            effects = BatchEffects.fit(states, cell_times, batches)
-            states = effects.removed(states, batches, cell_times)
-            space = replace(space, batches=effects)
-        return TimeCourse.from_cells(states, cell_times, space.subspace, growth), space
-
-    def record(
-        self, adata: AnnData, course: TimeCourse, space: LatentSpace, **others: Any
-    ) -> FitRecord:
-        """The record of a fit to a time course that was read in this way."""
-        key = self.time_key if isinstance(self.time_key, TimeKey) else TimeKey(self.time_key)
-        labelled, stated = time_unit(adata, key)
-        time_map = None if key.time_map is None else dict(key.time_map)
-        return FitRecord(
-            time_key=key.column,
-            time_unit=labelled or stated,
-            time_map=time_map,
-            use_rep=self.use_rep,
-            layer=self.layer,
-            subspace_mode=space.mode,
-            gene_options=self.options.genes,
-            coverage=space.coverage,
-            times=course.times.tolist(),
-            cells=[len(snapshot) for snapshot in course.snapshots],
-            batch_key=self.batch_key,
-            batches=None if space.batches is None else space.batches.to_dict(),
-            about={key: str(adata.uns[key]) for key in _ABOUT if key in adata.uns},
-            **{"time_scale": course.time_scale, **others},
-        )
-
-    def judge(self, adata: AnnData, fit: FitFold, *, seed: int, progress: bool) -> Verdict:
-        """See :func:`cellmnn_fm.evaluation.verdict.judge`."""
-        return judge(
-            adata,
-            fit,
-            time_key=self.time_key,
-            use_rep=self.use_rep,
-            layer=self.layer,
-            options=self.options,
-            latent_dim=self.n_dims,
-            growth=self.growth,
-            batch_key=self.batch_key,
-            seed=seed,
-            progress=progress,
-        )
-
-
-Fitted = tuple[CellMNNModel, FitRecord, GenePanel]
+    def judge(self, adata: AnnData, fit: FitFold, reading: FitReading) -> dict[str, Any] | None:
+        """See :func:`cellmnn_fm.evaluation.verdict.judge`; None if nobody asked."""
+        if not self.verdict:
+            return None
+        return judge(adata, fit, reading, seed=self.seed, progress=self.progress).to_dict()
 
 
 def fit_from_scratch(
     adata: AnnData,
-    reading: Reading,
+    reading: FitReading,
+    run: Run,
     *,
     preset: Preset,
     frame: bool,
     steps: int | None,
-    seed: int,
-    verdict: bool,
     name: str,
-    folder: Path | None,
-    progress: bool,
-) -> Fitted:
+) -> FittedModel:
     """A model of one time course that knows nothing else; see :meth:`CellMNNPipeline.fit`."""
-    course, space = reading.course(adata, seed)
+    read = read_course(adata, reading, run.seed)
     growth = reading.growth
-    config, training = preset_configs(preset, course, frame=frame, growth=growth)
+    config, training = preset_configs(preset, read.course, frame=frame, growth=growth)
     if steps is not None:
         training = replace(training, steps=steps)
-    trained = train(course, config, training, seed=seed, folder=folder, progress=progress)
-    found = None
-    if verdict:
-        fit = fit_preset(preset, frame, growth=growth, steps=steps)
-        found = reading.judge(adata, fit, seed=seed, progress=progress).to_dict()
-    record = reading.record(
+    trained = train(
+        read.course, config, training, seed=run.seed, folder=run.folder, progress=run.progress
+    )
+    record = _record(
         adata,
-        course,
-        space,
+        reading,
+        read,
         time_scale=trained.time_scale,
         settings={
             "preset": preset,
             "frame": frame,
             "growth": asdict(growth) if isinstance(growth, GrowthGenes) else growth,
-            "seed": seed,
+            "seed": run.seed,
             **asdict(training),
         },
         losses=trained.losses,
         seconds=trained.seconds,
         name=name,
-        verdict=found,
+        verdict=run.judge(adata, fit_preset(preset, frame, growth=growth, steps=steps), reading),
     )
-    return trained.model, record, space.panel
+    return FittedModel(trained.model, record, read.space.panel)
 
 
 def adapt_base(
-    base: CellMNNModel,
-    foundation: Foundation,
+    base: Foundation,
     adata: AnnData,
-    reading: Reading,
+    options: ReadingOptions,
     *,
-    start: str,
-    name: str,
-    origin: dict[str, str | None] | None,
-) -> Fitted:
-    """What a base says of a time course without any training."""
-    row = _row(foundation, start)
-    course, space = reading.course(adata)
-    settings = {"start": start, "steps": 0}
-    record = reading.record(
-        adata, course, space, settings=settings, losses=[], seconds=0.0, name=name, base=origin
+    start: str = "encoder",
+    origin: dict[str, str | None] | None = None,
+) -> Cells:
+    """What a base says of a time course without any training: its cells, and a model of them."""
+    row, reading = _row(base, start), base.reading(options)
+    read = read_course(adata, reading)
+    record = _record(
+        adata,
+        reading,
+        read,
+        settings={"start": start, "steps": 0},
+        losses=[],
+        seconds=0.0,
+        name=name_of(adata),
+        base=origin,
     )
-    return adapt(base, course, row), record, space.panel
+    fitted = FittedModel(adapt(base.model, read.course, row), record, read.space.panel)
+    # the model may have more dimensions than the data set, whose states are 0 there
+    padding = base.model.config.latent_dim - read.course.latent_dim
+    states = np.pad(read.states, ((0, 0), (0, padding)))
+    genes = record.gene_options
+    return Cells(fitted, adata, read.source, genes, states, read.times.values, record.coverage)
 
 
 def finetune_base(
-    base: CellMNNModel,
-    foundation: Foundation,
+    base: Foundation,
     adatas: Mapping[str, AnnData],
-    reading: Reading,
+    options: ReadingOptions,
+    run: Run,
     *,
     mode: FineTuningMode,
     start: str,
     anchor: float,
     training: TrainingConfig,
     sampling: SamplingConfig | None = None,
-    seed: int,
-    verdict: bool,
     origin: dict[str, str | None] | None,
     accelerator: Accelerator | None = None,
-    folder: Path | None,
-    progress: bool,
-) -> tuple[CellMNNModel, Foundation]:
+) -> Foundation:
     """A base that knows these time courses too, all of them learned together.
 
-    See :meth:`CellMNNPipeline.fit` and :func:`cellmnn_fm.training.finetuning.finetune`.
+    See :meth:`CellMNNPipeline.finetune` and :func:`cellmnn_fm.training.finetuning.finetune`.
     """
     for name in adatas:
         if not name.strip(". ") or not name.isprintable() or set(name) & set("/\\"):
             expected = "letters, digits and signs but / and \\"
             raise InputError("data set name", expected, repr(name), "rename it")
-        if name in foundation.datasets:
+        if name in base.datasets:
             raise InputError("data set", "a new name", f"{name}, which the base has", "name it")
     require_known("mode", mode, get_args(FineTuningMode))
-    options: dict[str, Any] = {
+    how: dict[str, Any] = {
         "mode": mode,
-        "start": _row(foundation, start),
+        "start": _row(base, start),
         "anchor": anchor,
         "training": training,
         "sampling": sampling,
-        "seed": seed,
+        "seed": run.seed,
         "accelerator": accelerator,
     }
-    read = {name: reading.course(adata, seed) for name, adata in adatas.items()}
-    courses = {name: course for name, (course, _) in read.items()}
-    tuned = finetune(base, courses, folder=folder, progress=progress, **options)
-    settings = {"mode": mode, "start": start, "anchor": anchor, "seed": seed, **asdict(training)}
-    datasets = dict(foundation.datasets)
-    for number, (name, (course, space)) in enumerate(read.items()):
-        found = None
-        if verdict:
-            fit = _without_a_time(base, courses, name, options)
-            found = reading.judge(adatas[name], fit, seed=seed, progress=progress).to_dict()
-        record = reading.record(
+    reading = base.reading(options)
+    read = {name: read_course(adata, reading, run.seed) for name, adata in adatas.items()}
+    courses = {name: one.course for name, one in read.items()}
+    tuned = finetune(base.model, courses, folder=run.folder, progress=run.progress, **how)
+    settings = {"mode": mode, "start": start, "anchor": anchor, "seed": run.seed}
+    settings |= asdict(training)
+    datasets = dict(base.datasets)
+    for number, (name, one) in enumerate(read.items()):
+        record = _record(
             adatas[name],
-            course,
-            space,
+            reading,
+            one,
             settings={**settings, "jointly_with": [other for other in courses if other != name]},
             losses=tuned.losses,
             seconds=tuned.seconds,
             name=name,
             base=origin,
-            verdict=found,
+            verdict=run.judge(
+                adatas[name], _without_a_time(base.model, courses, name, how), reading
+            ),
         )
-        row = base.config.num_datasets + number
-        entry = CorpusEntry(name, record.times, record.cells, course.latent_dim)
-        subspace = space.subspace.padded(base.config.latent_dim)
-        datasets[name] = KnownDataset(row, entry, space.panel, subspace, record)
-    return extended(base, tuned.model), replace(foundation, datasets=datasets)
+        row = base.model.config.num_datasets + number
+        entry = CorpusEntry(name, record.times, record.cells, one.course.latent_dim)
+        subspace = one.space.subspace.padded(base.model.config.latent_dim)
+        datasets[name] = KnownDataset(row, entry, one.space.panel, subspace, record)
+    return replace(base, model=extended(base.model, tuned.model), datasets=datasets)
 
 
-def _row(foundation: Foundation, start: str) -> Start | int:
+def dataset_of(base: Foundation, name: str) -> FittedModel:
+    """What a base says of one of the data sets that it knows, as a model of that one.
+
+    Raises
+    ------
+    InputError
+        If it does not know the data set, or its genes.
+    """
+    known = base.dataset(name)
+    if known.panel is None or known.subspace is None:
+        raise InputError(name, "a data set with genes", "one of coordinates", "take another")
+    record = known.record or FitRecord.of_entry(known.entry, base.subspace_mode, len(known.panel))
+    return FittedModel(of_dataset(base.model, known.row, known.subspace), record, known.panel)
+
+
+def _record(adata: AnnData, reading: FitReading, read: ReadCourse, **others: Any) -> FitRecord:
+    """The record of a fit to a time course that was read from a file."""
+    time_key = reading.time_key
+    key = time_key if isinstance(time_key, TimeKey) else TimeKey(str(time_key))
+    course, space = read.course, read.space
+    return FitRecord(
+        time_key=key.column,
+        time_unit=read.times.unit,
+        time_map=None if key.time_map is None else dict(key.time_map),
+        use_rep=reading.use_rep,
+        layer=reading.layer,
+        subspace_mode=space.mode,
+        gene_options=GeneOptions(reading.symbols, reading.on_duplicates or "error"),
+        coverage=space.coverage,
+        times=course.times.tolist(),
+        cells=[len(snapshot) for snapshot in course.snapshots],
+        batch_key=reading.batch_key,
+        batches=None if space.batches is None else space.batches.to_dict(),
+        about={key: str(adata.uns[key]) for key in _ABOUT if key in adata.uns},
+        **{"time_scale": course.time_scale, **others},
+    )
+
+
+def _row(base: Foundation, start: str) -> Start | int:
     """A way to start, or the row of the data set of that name."""
-    return cast(Start, start) if start in get_args(Start) else foundation.dataset(start).row
+    return cast(Start, start) if start in get_args(Start) else base.dataset(start).row
 
 
 def _without_a_time(
@@ -266,36 +246,16 @@ def _without_a_time(
 ) -> FitFold:
     """The same fine-tuning, with a fold in place of one of the time courses."""
 
-    def fit(fold: Fold, seed: int) -> tuple[CellMNNModel, TimeScale, int]:
+    def fit(fold: Fold, seed: int) -> tuple[Dynamics, int]:
         tuned = finetune(base, {**courses, name: fold.training}, **options)
         model = of_dataset(tuned.model, list(courses).index(name))
-        return model, fold.training.time_scale, len(tuned.losses)
+        return Dynamics(model, fold.training.time_scale), len(tuned.losses)
 
     return fit
-
-
-def refuse(options: Mapping[str, Any], why: str, fix: str) -> None:
-    """Refuse options that are given, not None."""
-    for name, value in options.items():
-        if value is not None:
-            raise InputError(name, f"none: {why}", str(value), fix)
-
-
-def space_options(
-    subspace: SharedSubspace | str | Path | None,
-    mode: SubspaceMode | None,
-    symbols: SymbolSource,
-    on_duplicates: OnDuplicates,
-) -> SpaceOptions:
-    """Options of the latent space; the shared subspace may be in a folder."""
-    if isinstance(subspace, (str, Path)):
-        subspace = SharedSubspace.load(subspace)
-    mode = mode or ("own" if subspace is None else "aligned")
-    return SpaceOptions(mode, subspace, GeneOptions(symbols, on_duplicates))
 
 
 def name_of(adata: AnnData) -> str:
     """What the file calls the data set, as a name."""
     named = str(adata.uns.get("name", "course"))
-    found = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in named)
-    return found if found.strip(". ") else "course"
+    name = "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in named)
+    return name if name.strip(". ") else "course"

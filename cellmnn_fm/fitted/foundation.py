@@ -1,4 +1,4 @@
-"""What a model of many data sets has beside it: the shared subspace, and each data set by name."""
+"""A model of many data sets: its shared subspace, and each data set by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from ..data.corpus import Corpus
 from ..data.corpus_sets import CorpusEntry
 from ..data.genes import GenePanel
-from ..data.latent_space import SubspaceMode
+from ..data.options import FitReading, ReadingOptions, SubspaceMode
 from ..data.saved_json import as_type, read_json, require_sound_times
 from ..data.shared_subspace import SharedSubspace
 from ..data.subspace import Subspace
@@ -58,10 +58,12 @@ class KnownDataset:
 
 @dataclass(frozen=True)
 class Foundation:
-    """The shared subspace of a pretrained model, and its data sets.
+    """A pretrained model, with all that it needs to adapt itself to other data sets.
 
     Attributes
     ----------
+    model : CellMNNModel
+        A row of its tables for each data set.
     subspace_mode : {"shared", "aligned"}
         How a new data set gets its latent states.
     shared : SharedSubspace
@@ -71,6 +73,7 @@ class Foundation:
         How the model was trained.
     """
 
+    model: CellMNNModel
     subspace_mode: SubspaceMode
     shared: SharedSubspace
     datasets: dict[str, KnownDataset]
@@ -89,9 +92,14 @@ class Foundation:
             raise InputError("data set", f"one of {known}", name, "choose one of those")
         return self.datasets[name]
 
+    def reading(self, options: ReadingOptions) -> FitReading:
+        """How the cells of a new data set are read: in the shared subspace."""
+        given: dict[str, Any] = vars(options)
+        return FitReading(**given, subspace=self.shared, subspace_mode=self.subspace_mode)
+
     @classmethod
-    def of_corpus(cls, corpus: Corpus, record: dict[str, Any]) -> Foundation:
-        """That of a model that was trained on a corpus.
+    def of_corpus(cls, model: CellMNNModel, corpus: Corpus, record: dict[str, Any]) -> Foundation:
+        """A model that was trained on a corpus.
 
         Data sets that the run left out, by the groups in `record["leave_out"]`, are not named, nor
         is anything of them kept; synthetic ones neither.
@@ -102,11 +110,11 @@ class Foundation:
             if groups[name] not in left_out and not entry.synthetic:
                 panel, subspace = corpus.subspace(name) or (None, None)
                 datasets[name] = KnownDataset(row, entry, panel, subspace)
-        return cls(corpus.subspace_mode, corpus.shared, datasets, record)
+        return cls(model, corpus.subspace_mode, corpus.shared, datasets, record)
 
-    def save(self, folder: Path, model: CellMNNModel, *, with_code: bool = False) -> None:
-        """Save the model with all that a query needs."""
-        model.save_pretrained(folder, with_code=with_code)
+    def save(self, folder: Path, *, with_code: bool = False) -> None:
+        """Save the model with all that a question needs."""
+        self.model.save_pretrained(folder, with_code=with_code)
         self.shared.panel.save(folder / GENES_FILE)
         arrays, entries, panels, records = {}, [], [], {}
         for name, known in self.datasets.items():
@@ -129,8 +137,15 @@ class Foundation:
         (folder / FOUNDATION_FILE).write_text(json.dumps(content))
 
     @classmethod
-    def load(cls, folder: Path, model: CellMNNModel) -> Foundation:
-        """What :meth:`save` wrote beside the model."""
+    def load(cls, folder: Path) -> Foundation:
+        """What :meth:`save` wrote.
+
+        Raises
+        ------
+        InputError
+            On files that are not of one model.
+        """
+        model = CellMNNModel.from_pretrained(folder)
         what = str(folder / FOUNDATION_FILE)
         content = read_json(folder / FOUNDATION_FILE)
         arrays = load_file(folder / _SUBSPACES_FILE)
@@ -163,13 +178,13 @@ class Foundation:
         )
         mode, about = content["subspace_mode"], as_type(dict, content["record"], what)
         require_known("subspace mode", mode, ("shared", "aligned"))
-        return cls(mode, shared, datasets, about)
+        return cls(model, mode, shared, datasets, about)
 
 
 def save_foundation(
     folder: Path, model: CellMNNModel, corpus: Corpus, record: dict[str, Any]
 ) -> None:
-    """Save a model that was trained on a corpus, with all that a query needs.
+    """Save a model that was trained on a corpus, with all that a question needs.
 
     Parameters
     ----------
@@ -187,4 +202,4 @@ def save_foundation(
         noise_variance=np.full(len(shared.panel), shared.noise_variance),
     )
     with whole_or_nothing(folder) as staging:
-        Foundation.of_corpus(corpus, record).save(staging, saved)
+        Foundation.of_corpus(saved, corpus, record).save(staging)

@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ..data.corpus_sets import CorpusEntry
 from ..data.genes import Coverage, GeneOptions
-from ..data.latent_space import SubspaceMode
-from ..data.reading import read_times, time_unit
+from ..data.options import SubspaceMode
+from ..data.reading import read_cell_times
 from ..data.saved_json import as_type, read_json, require_sound_times
 from ..data.time_course import TimeScale
 from ..data.times import TimeKey, in_unit
@@ -104,7 +104,7 @@ class FitRecord:
     def time_key_for(self, time_key: str | TimeKey | None) -> TimeKey:
         """How the times of another file are read: in the unit of the fit."""
         if isinstance(time_key, TimeKey):
-            return time_key
+            return replace(time_key, column=time_key.column or self.time_key)
         return TimeKey(time_key or self.time_key, self.time_map, self.time_unit)
 
     def times_of(self, adata: AnnData, time_key: str | TimeKey | None) -> NDArray:
@@ -122,9 +122,8 @@ class FitRecord:
         """
         key = self.time_key_for(time_key)
         # cells of a single time may be asked about; a time course checks its own
-        times = read_times(adata, key, dynamics=False)
-        labelled, stated = time_unit(adata, key)
-        unit = labelled or stated
+        read = read_cell_times(adata, key, dynamics=False)
+        times, unit = read.values, read.unit
         if self.time_unit is None or unit is None:
             if self.time_unit != unit and key.time_map is None:
                 of_fit, of_file = (

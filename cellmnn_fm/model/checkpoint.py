@@ -287,6 +287,17 @@ def verify(folder: Path) -> None:
             inside(folder, path.name)
 
 
+def weights_hash(folder: Path) -> str:
+    """The sha256 of the weights; as the manifest has it, which loading compares with the file."""
+    files = weight_files(folder)
+    if len(files) == 1 and (listed := _listed_files(folder).get(files[0].name)):
+        return listed["sha256"]
+    digest = sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def require_tensors(folder: Path, expected: Mapping[str, Sequence[int]]) -> None:
     """Refuse weights that do not fit a model, before anything is allocated for them.
 

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .checkpoint import SHARED_FILES, find, weight_files
+from .checkpoint import SHARED_FILES, find, weights_hash
 from .errors import InputError
 
 # of the HTTP library, which differs between versions of the client
@@ -167,13 +166,10 @@ def origin(name_or_path: str | Path, folder: Path, revision: str | None) -> dict
     Of a local folder only the last part is kept.
     """
     local = revision is None
-    digest = sha256()
-    for path in weight_files(folder):
-        digest.update(path.read_bytes())
     return {
         "name": Path(name_or_path).name if local else str(name_or_path),
         "revision": revision,
-        "sha256": digest.hexdigest(),
+        "sha256": weights_hash(folder),
     }
 
 

@@ -14,9 +14,12 @@ from rich.progress import track
 
 from ..data.time_course import TimeCourse
 from ..dynamics.rollout import roll_out
+from ..dynamics.snapshots import Dynamics
 from ..evaluation.metrics import permuted_within
+from ..fitted.fitted_model import Cells
 from ..model.errors import InputError, listed
 from ..model.modeling_cellmnn import CellMNNModel
+from ..training.adaptation import adapt
 from .fates import TerminalGroups
 
 FitCourse = Callable[[TimeCourse], CellMNNModel]
@@ -108,7 +111,9 @@ def compare_conditions(
         for side in (mask, ~mask):
             course = TimeCourse.from_cells(states[side], times[side])
             model = fit(course)
-            found = roll_out(model, start, common[0], common[1:], course.time_scale, n_steps=1)
+            found = roll_out(
+                Dynamics(model, course.time_scale), start, common[0], common[1:], n_steps=1
+            )
             ends.append(found.states)
         distance = np.linalg.norm((ends[0] - ends[1]) / spread, axis=-1).mean(axis=-1)
         if terminal is None:
@@ -149,3 +154,37 @@ def compare_conditions(
             index=pd.Index(terminal.names, name="group"),
         )
     return ConditionComparison((str(names[0]), str(names[1])), table, fates)
+
+
+def compare(
+    cells: Cells,
+    base: CellMNNModel,
+    condition: str,
+    *,
+    groups: str | None = None,
+    permutations: int = 200,
+    seed: int = 0,
+    progress: bool = False,
+) -> ConditionComparison:
+    """Adapt a base to the cells of either condition, in one latent space.
+
+    Parameters
+    ----------
+    cells : Cells
+        Of both.
+    base : CellMNNModel
+    condition, groups : str
+        Columns of `obs`, see :meth:`CellMNNPipeline.compare`.
+    permutations, seed, progress
+        See :func:`compare_conditions`.
+    """
+    return compare_conditions(
+        cells.states,
+        cells.times,
+        cells.adata.obs[condition].astype(str).to_numpy(),
+        lambda course: adapt(base, course),
+        groups=None if groups is None else cells.labels(groups),
+        permutations=permutations,
+        seed=seed,
+        progress=progress,
+    )

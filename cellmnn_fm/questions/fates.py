@@ -1,10 +1,10 @@
-"""Where cells end up, which genes decide it, and what changes when genes are set by hand."""
+"""Where cells end up, and which genes decide it."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,18 +14,50 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from ..data.reading import observed_time
 from ..data.subspace import Subspace
-from ..data.time_course import TimeScale
 from ..dynamics.rollout import path
-from ..dynamics.snapshots import padded
-from ..model.errors import InputError, listed
-from ..model.modeling_cellmnn import CellMNNModel
+from ..dynamics.snapshots import Dynamics, as_shares, padded
+from ..fitted.fitted_model import Cells
+from ..model.errors import InputError, listed, require_count, require_number
 
-DEFAULT_STEPS = 4  # between two stops, see `roll_out`
+STEPS_TO_END = 4  # between two stops, see `roll_out`
 
 _MIN_CELLS = 5  # of a terminal group
-_DRAWS = 200
 _CHUNK = 4_096  # cells followed at once, with all that their gradients need
+
+
+@dataclass(frozen=True)
+class FateTable:
+    """Where cells end up.
+
+    Attributes
+    ----------
+    probabilities : DataFrame
+        A row for each cell, a column for each terminal group.
+    drivers : DataFrame
+        A row for each gene: the mean change of each group's probability when the gene is one
+        standard deviation higher, to first order.
+    accuracy : float
+        Of telling the terminal groups apart, on the cells that they were learned from.
+    descendants : Series
+        How many each cell has at the end, relative to the mean of the cells of its time; 1 in a
+        model without growth.
+    rows : (cells,)
+        Which of the cells of the file these are.
+    """
+
+    probabilities: pd.DataFrame
+    drivers: pd.DataFrame
+    accuracy: float
+    descendants: pd.Series
+    rows: NDArray[np.int64]
+
+    @property
+    def shares(self) -> pd.Series:
+        """Of the descendants at the end, those in each group."""
+        weighted = self.probabilities.mul(self.descendants, axis=0)
+        return weighted.sum() / self.descendants.sum()
 
 
 @dataclass(frozen=True)
@@ -161,20 +193,19 @@ class Fates:
 
 
 def cell_fates(
-    model: CellMNNModel,
+    dynamics: Dynamics,
     states: NDArray,
     times: NDArray,
     groups: TerminalGroups,
     end: float,
-    time_scale: TimeScale,
     *,
-    n_steps: int = DEFAULT_STEPS,
+    n_steps: int = STEPS_TO_END,
 ) -> Fates:
     """Follow cells to the end, and say which group they are in then.
 
     Parameters
     ----------
-    model : CellMNNModel
+    dynamics : Dynamics
         Of one data set.
     states : (cells, latent_dim)
     times : (cells,)
@@ -182,7 +213,6 @@ def cell_fates(
     groups : TerminalGroups
     end : float
         When the groups are looked at.
-    time_scale : TimeScale
     n_steps : int
         Between two stops.
     """
@@ -192,8 +222,8 @@ def cell_fates(
     final = np.empty((count, dims), dtype=np.float32)
     log_growth = np.empty(count, dtype=np.float32)
     stopped = np.empty(count, dtype=bool)
-    for rows, to_end in _paths(model, times, end, time_scale, n_steps):
-        z = padded(model, states[rows]).requires_grad_(True)
+    for rows, to_end in paths_to(dynamics, times, end, n_steps):
+        z = padded(dynamics.model, states[rows]).requires_grad_(True)
         last, grown, out = to_end(z)
         found = groups.probabilities(last)
         for group in range(found.shape[1]):
@@ -206,8 +236,8 @@ def cell_fates(
     return Fates(probabilities, gradient, final, log_growth, stopped)
 
 
-def _paths(
-    model: CellMNNModel, times: NDArray, end: float, time_scale: TimeScale, n_steps: int
+def paths_to(
+    dynamics: Dynamics, times: NDArray, end: float, n_steps: int
 ) -> Iterator[tuple[NDArray[np.int64], Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]]:
     """Rows of cells of the same time, and what becomes of them until the end, as a function.
 
@@ -215,14 +245,14 @@ def _paths(
     """
     if (times > end).any():
         raise InputError("cells", f"none after time {end:g}", f"{times.max():g}", "leave them out")
-    wanted = np.array([time_scale.to_model(end)])
+    wanted = np.array([dynamics.time_scale.to_model(end)])
     for time in np.unique(times):
-        start = time_scale.to_model(float(time))
+        start = dynamics.time_scale.to_model(float(time))
         every = np.flatnonzero(times == time)
         for rows in np.array_split(every, -(-len(every) // _CHUNK)):
 
             def to_end(z: Tensor, start: float = start) -> tuple[Tensor, Tensor, Tensor]:
-                followed = path(model, z, start, wanted, n_steps)
+                followed = path(dynamics.model, z, start, wanted, n_steps)
                 return followed.states[0], followed.log_growth[0], followed.stopped[0]
 
             yield rows, to_end
@@ -258,118 +288,134 @@ def driver_genes(
     return pd.DataFrame(effect, index=list(genes), columns=list(groups.names))
 
 
-class LinearResponse(NamedTuple):
-    """What becomes of cells until the end, and of small moves of them."""
-
-    final: NDArray[np.float32]  # (cells, latent_dim)
-    moved: NDArray[np.float32]  # (cells, latent_dim)
-    log_growth: NDArray[np.float32]  # (cells,)
-    log_growth_moved: NDArray[np.float32]  # (cells,)
-    stopped: NDArray[np.bool_]  # (cells,)
-
-    @property
-    def followed(self) -> NDArray[np.bool_]:
-        """As in :class:`Fates`."""
-        return ~self.stopped & np.isfinite(self.moved).all(axis=1)
-
-
-def linear_response(
-    model: CellMNNModel,
-    states: NDArray,
-    moves: NDArray,
-    times: NDArray,
-    end: float,
-    time_scale: TimeScale,
-    *,
-    n_steps: int = DEFAULT_STEPS,
-) -> LinearResponse:
-    """Where cells are at the end, and how far they are moved then if they are moved now.
-
-    To first order: the model is asked where cells were observed, since far from them it knows
-    nothing.
-
-    Parameters
-    ----------
-    model, states, times, end, time_scale, n_steps
-        As for :func:`cell_fates`.
-    moves : (cells, latent_dim)
-    """
-    dims = states.shape[1]
-    count = len(states)
-    found = LinearResponse(
-        final=np.empty(states.shape, dtype=np.float32),
-        moved=np.empty(states.shape, dtype=np.float32),
-        log_growth=np.empty(count, dtype=np.float32),
-        log_growth_moved=np.empty(count, dtype=np.float32),
-        stopped=np.empty(count, dtype=bool),
-    )
-    for rows, to_end in _paths(model, times, end, time_scale, n_steps):
-        z, move = (padded(model, part[rows]) for part in (states, moves))
-
-        def moving(z: Tensor, to_end: Any = to_end) -> tuple[tuple[Tensor, Tensor], Tensor]:
-            states, log_growth, stopped = to_end(z)
-            return (states, log_growth), stopped
-
-        both: Any = torch.func.jvp(moving, (z,), (move,), has_aux=True)
-        (final, grown), (moved, grown_more), out = both
-        parts = (final[:, :dims], moved[:, :dims], grown, grown_more, out)
-        for whole, part in zip(found, parts, strict=True):
-            whole[rows] = part.detach().cpu().numpy()
-    return found
-
-
 @dataclass(frozen=True)
-class Perturbation:
-    """What changes when genes are set to values: a prediction, to be tested in cells.
+class FateQuestion:
+    """Which cells are followed, and the groups that they may end in.
 
     Attributes
     ----------
-    fates : DataFrame
-        By group: mean probability "before" and "after", the "shift", and its 95 % interval over
-        resampled cells ("low", "high"). With growth, cells count as their descendants at the end.
-    genes : DataFrame
-        By gene the same for mean expression at the end; the largest shifts first.
-    inferred : list of str
-        Genes that the subspace does not have: how they move the latent states is a regression.
+    cells : Cells
+        All of a file.
+    rows : (followed,)
+        Those that are followed.
+    groups : TerminalGroups
+    end : float
+        When the groups count.
     """
 
-    fates: pd.DataFrame
-    genes: pd.DataFrame
-    inferred: list[str]
+    cells: Cells
+    rows: NDArray[np.int64]
+    groups: TerminalGroups
+    end: float
 
+    @property
+    def states(self) -> NDArray[np.float32]:
+        """Of the cells that are followed, (followed, latent_dim)."""
+        return self.cells.states[self.rows]
 
-def compared(
-    before: NDArray,
-    after: NDArray,
-    names: Sequence[str],
-    seed: int = 0,
-    weights: tuple[NDArray, NDArray] | None = None,
-) -> pd.DataFrame:
-    """Means of columns before and after, their shift, and its 95 % interval over cells.
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Of the cells that are followed, (followed,)."""
+        return self.cells.times[self.rows]
 
-    `weights` of the cells (cells,) are two, since they may change too.
-    """
-    cells = len(before)
-    both = weights or (np.ones(cells), np.ones(cells))
+    def only(self, kept: NDArray[np.bool_]) -> FateQuestion:
+        """Without the cells that run away, which are not in the mask (followed,); with a warning.
 
-    def means(counts: NDArray) -> tuple[NDArray, NDArray]:
-        first, second = (
-            (counts * weight) @ values / (counts @ weight)[:, None]
-            for weight, values in zip(both, (before, after), strict=True)
+        Raises
+        ------
+        InputError
+            If none is left.
+        """
+        if kept.all():
+            return self
+        lost = int((~kept).sum())
+        if lost == len(kept):
+            raise InputError("cells", "some that can be followed", "none", "fit in a frame")
+        warnings.warn(
+            f"{lost} of {len(kept)} cells run away in this model, and are left out",
+            stacklevel=3,
         )
-        return first, second
+        return replace(self, rows=self.rows[kept])
 
-    rng = np.random.default_rng(seed)
-    resampled = means(rng.multinomial(cells, np.full(cells, 1 / cells), size=_DRAWS))
-    low, high = np.quantile(resampled[1] - resampled[0], [0.025, 0.975], axis=0)
-    first, second = (part[0] for part in means(np.ones((1, cells))))
-    return pd.DataFrame(
-        {
-            "before": first,
-            "after": second,
-            "shift": second - first,
-            "low": low,
-            "high": high,
-        },
-        index=list(names),
+    def relative(self, log_growth: NDArray) -> NDArray[np.float64]:
+        """Descendants of the cells that are followed, relative to the mean of their time.
+
+        Both (followed,); from the log of their numbers.
+        """
+        descendants = np.empty(len(log_growth))
+        for time in np.unique(self.times):
+            same = self.times == time
+            descendants[same] = as_shares(log_growth[same]) * same.sum()
+        return descendants
+
+
+def fate_question(
+    cells: Cells, groups: str | int, start: float | None, end: float | None
+) -> FateQuestion:
+    """Find the cells that are followed and the groups at the end, see :func:`fates`.
+
+    Raises
+    ------
+    InputError
+        On a column or time that is not there, and with less than two groups of 5 cells at the end.
+    """
+    fitted, times, obs = cells.fitted, cells.times, cells.adata.obs
+    if isinstance(groups, str) and groups not in obs:
+        found = f"{groups}; columns {listed(obs)}"
+        raise InputError("groups", "a column of obs, or how many clusters", found, "name one")
+    end = float(
+        times.max() if end is None else observed_time(require_number("end", end), times, "end")
+    )
+    last = times == end
+    if isinstance(groups, int):
+        labels = clusters(cells.states[last], fitted.subspace, fitted.panel.names, groups)
+    else:
+        last &= obs[groups].notna().to_numpy()
+        labels = obs[groups][last].astype(str).tolist()
+    terminal = TerminalGroups.fit(cells.states[last], labels)
+    if start is not None:
+        start = observed_time(require_number("start", start), times, "start")
+    rows = np.flatnonzero(times <= end if start is None else times == start)
+    return FateQuestion(cells, rows, terminal, end)
+
+
+def fates(
+    cells: Cells,
+    groups: str | int,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    n_steps: int = STEPS_TO_END,
+) -> FateTable:
+    """Follow cells to the end, and say in which group they are then.
+
+    Parameters
+    ----------
+    cells : Cells
+    groups, start, end, n_steps
+        See :meth:`CellMNNPipeline.fates`.
+
+    Raises
+    ------
+    InputError
+        On a column that is not there, and with less than two groups of 5 cells at the end.
+    """
+    require_count("n_steps", n_steps)
+    fitted, asked = cells.fitted, fate_question(cells, groups, start, end)
+    ends = cell_fates(
+        fitted.dynamics, asked.states, asked.times, asked.groups, asked.end, n_steps=n_steps
+    )
+    kept = ends.followed
+    asked, ends = asked.only(kept), Fates(*(part[kept] for part in vars(ends).values()))
+    spread = fitted.subspace.spread(asked.states)
+    drivers = driver_genes(ends, asked.groups, fitted.subspace, fitted.panel.names, spread)
+    index = cells.adata.obs_names[asked.rows]
+    return FateTable(
+        probabilities=pd.DataFrame(
+            ends.probabilities, index=index, columns=list(asked.groups.names)
+        ),
+        drivers=drivers,
+        accuracy=asked.groups.accuracy,
+        descendants=pd.Series(asked.relative(ends.log_growth), index=index, name="descendants"),
+        rows=asked.rows,
     )

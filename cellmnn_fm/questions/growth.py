@@ -1,13 +1,16 @@
-"""How many cells there are: what snapshots do not tell, from counts at some of the times."""
+"""How fast cells multiply and die, and how many there are, which snapshots alone do not tell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from ..dynamics.snapshots import growth_rates
+from ..fitted.fitted_model import Cells
 from ..model.errors import InputError, listed
 from ..model.modeling_cellmnn import CellMNNModel
 
@@ -85,3 +88,73 @@ def require_growth(model: CellMNNModel) -> None:
     """Refuse a model in which cells do not multiply."""
     if not model.config.growth:
         raise InputError("model", "one with growth", "one without", "fit it with growth=True")
+
+
+@dataclass(frozen=True)
+class GrowthTable:
+    """How fast cells multiply: births less deaths, per unit of time.
+
+    Attributes
+    ----------
+    rates : Series
+        Of each cell; relative to the mean of the cells of its time, unless `absolute`.
+    groups : DataFrame, optional
+        For each "time" and "group": mean "rate", "cells", their "share" of the snapshot and, if
+        `absolute`, the "size" of the group.
+    absolute : bool
+        Whether counts told what all cells have in common.
+    """
+
+    rates: pd.Series
+    groups: pd.DataFrame | None
+    absolute: bool
+
+
+def read_population(counts: Sequence[str]) -> dict[float, float]:
+    """Counts by time from "TIME=CELLS", as a command line has them."""
+    try:
+        return {float(time): float(cells) for time, cells in (one.split("=") for one in counts)}
+    except ValueError:
+        raise InputError("population", "TIME=CELLS", listed(counts), "give two numbers") from None
+
+
+def growth(
+    cells: Cells,
+    groups: str | None = None,
+    *,
+    population: Mapping[float, float] | None = None,
+    absolute: bool = False,
+) -> GrowthTable:
+    """How fast cells multiply; see :meth:`CellMNNPipeline.growth`.
+
+    Parameters
+    ----------
+    cells : Cells
+    groups, population, absolute
+        See there.
+
+    Raises
+    ------
+    InputError
+        If the model was fitted without growth, and on columns or counts that cannot be used.
+    """
+    fitted, adata, times = cells.fitted, cells.adata, cells.times
+    require_growth(fitted.model)
+    if groups is not None and groups not in adata.obs:
+        raise InputError("groups", f"one of {listed(adata.obs.columns)}", groups, "name one")
+    absolute = absolute or population is not None
+    size = PopulationSize.of(population) if absolute else None
+    rates = growth_rates(fitted.dynamics, cells.states, times)
+    if size is not None:
+        rates = rates + size.common_rate(times)
+    of_cells = pd.Series(rates, index=adata.obs_names, name="rate")
+    if groups is None:
+        return GrowthTable(of_cells, None, absolute)
+    labels = adata.obs[groups].astype(object).to_numpy()
+    named = pd.DataFrame({"time": times, "group": labels, "rate": rates}).dropna()
+    table = named.groupby(["time", "group"])["rate"].agg(rate="mean", cells="size")
+    table = table.reset_index()
+    table["share"] = table["cells"] / table.groupby("time")["cells"].transform("sum")
+    if size is not None:
+        table["size"] = table["share"] * size.at(table["time"].to_numpy())
+    return GrowthTable(of_cells, table, absolute)

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from ..data.genes import Coverage, GenePanel
+from ..data.genes import Coverage
 from ..data.outputs import CELLS, require_file, write_zarr, written_whole
 from ..data.subspace import Subspace
-from ..dynamics.rollout import Trajectory
-from ..dynamics.snapshots import Interpolation, as_shares
 from ..model.errors import InputError, listed
-from .uncertainty import MeanRegion
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -161,160 +157,6 @@ def require_cells_file(file: str | Path | None) -> None:
         require_file(file, CELLS, "file")
 
 
-def predicted_snapshot(
-    predicted: Interpolation,
-    velocity: NDArray,
-    times: NDArray,
-    names: Sequence[pd.Index],
-    panel: GenePanel,
-    subspace: Subspace,
-    coverage: Coverage,
-) -> Result:
-    """A predicted snapshot, in gene space.
-
-    Parameters
-    ----------
-    predicted : Interpolation
-    velocity : (cells, latent_dim)
-        Of the predicted cells.
-    times : (snapshots,)
-        Observed times.
-    names : sequence of Index
-        Names of the observed cells at each of them.
-    panel : GenePanel
-    subspace : Subspace
-    coverage : Coverage
-        Of the panel by the observed cells.
-    """
-    import anndata
-
-    pairs = zip(predicted.source_index, predicted.source_cell, strict=True)
-    source_cell = [str(names[index][cell]) for index, cell in pairs]
-    obs = pd.DataFrame(
-        {
-            "time": np.full(len(source_cell), predicted.time),
-            "weight": predicted.weights,
-            "source_time": times[predicted.source_index],
-            "source_cell": source_cell,
-            "stopped": predicted.stopped,
-        },
-        index=[f"{name}@{predicted.time:g}" for name in source_cell],
-    )
-    result = anndata.AnnData(
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(panel.names)),
-        obsm={"X_cellmnn": predicted.states, "cellmnn_velocity": velocity},
-        varm={"cellmnn_loadings": subspace.loadings},
-        uns={"cellmnn": {"at": predicted.time, "coverage": _written(coverage)}},
-    )
-    result.obs_names_make_unique()
-    return Result(result, subspace, ("X",), ("layers", "cellmnn_velocity"))
-
-
-def add_region(result: AnnData, region: MeanRegion, subspace: Subspace) -> None:
-    """Add to a predicted snapshot how far its mean may be off, in place."""
-    result.var["cellmnn_mean"] = subspace.reconstruct(region.mean[None])[0]
-    result.var["cellmnn_margin"] = region.margins(subspace.loadings)
-    result.uns["cellmnn"] |= {"mean_radius": region.radius, "level": region.level}
-
-
-def followed_cells(
-    trajectory: Trajectory,
-    names: Sequence[str],
-    panel: GenePanel,
-    subspace: Subspace,
-    settings: dict[str, Any],
-) -> Result:
-    """Cells that were followed through time, in gene space: one row for each cell and time.
-
-    Parameters
-    ----------
-    trajectory : Trajectory
-    names : sequence of str
-        Of the cells.
-    panel : GenePanel
-    subspace : Subspace
-    settings : dict
-        For `uns["cellmnn"]`.
-    """
-    import anndata
-
-    count, cells, dims = trajectory.states.shape
-    flat, velocity = (part.reshape(-1, dims) for part in (trajectory.states, trajectory.velocity))
-    obs = pd.DataFrame(
-        {"time": np.repeat(trajectory.times, cells), "source_cell": np.tile(names, count)},
-        index=[f"{name}@{time:g}" for time in trajectory.times for name in names],
-    )
-    if trajectory.log_growth.any():
-        obs["descendants"] = (cells * as_shares(trajectory.log_growth)).ravel()
-    obs["stopped"] = trajectory.stopped.ravel()
-    if trajectory.error is not None:
-        obs["error"] = trajectory.error.ravel()
-    result = anndata.AnnData(
-        obs=obs,
-        var=pd.DataFrame(index=pd.Index(panel.names)),
-        obsm={"X_cellmnn": flat, "cellmnn_velocity": velocity},
-        varm={"cellmnn_loadings": subspace.loadings},
-        uns={"cellmnn": {"source_time": trajectory.source_time, **settings}},
-    )
-    result.obs_names_make_unique()
-    return Result(result, subspace, ("X",), ("layers", "cellmnn_velocity"))
-
-
-def annotated(
-    adata: AnnData,
-    states: NDArray,
-    velocity: NDArray,
-    growth: NDArray | None,
-    coverage: Coverage,
-    genes: tuple[Subspace, NDArray[np.bool_]] | None,
-    *,
-    layers: bool,
-    to_h5ad: bool,
-) -> Result:
-    """The cells of `adata` with what a model says of them.
-
-    Parameters
-    ----------
-    adata : AnnData
-    states, velocity : (cells, latent_dim)
-    growth : (cells,), optional
-    coverage : Coverage
-    genes : (Subspace, (genes,) mask), optional
-        What states mean for the genes of `adata`, and which of their loadings are a regression's.
-    layers : bool
-        Whether to add matrices of cells and genes: expression and velocity.
-    to_h5ad : bool
-        Whether matrices of a backed `adata` stay on disk, to be copied from file to file.
-    """
-    import anndata
-
-    source = None
-    if not adata.isbacked:
-        result = adata.copy()
-    elif to_h5ad and not adata.is_view:
-        source = Path(adata.filename)
-        parts = {name: dict(getattr(adata, name)) for name in ("obsm", "varm")}
-        uns = dict(adata.uns)
-        result = anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=uns, **parts)
-    else:
-        result = adata.to_memory()
-    result.obsm["X_cellmnn"] = states
-    result.obsm["cellmnn_velocity"] = velocity
-    if growth is not None:
-        result.obs["cellmnn_growth"] = growth
-    result.uns["cellmnn"] = {"coverage": _written(coverage)}
-    if genes is None:
-        return Result(result, None, source=source)
-    subspace, inferred = genes
-    result.varm["cellmnn_loadings"] = subspace.loadings
-    result.var["cellmnn_inferred"] = inferred
-    if not layers:
-        return Result(result, subspace, source=source)
-    places = ("layers", "cellmnn_expression"), ("layers", "cellmnn_velocity")
-    return Result(result, subspace, *places, source=source)
-
-
-def _written(coverage: Coverage) -> dict[str, float]:
+def written_coverage(coverage: Coverage) -> dict[str, float]:
     """As it goes into a file, which has no place for what is not known."""
     return {name: value for name, value in asdict(coverage).items() if value is not None}

@@ -13,12 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..data.time_course import TimeCourse, TimeScale
-from ..dynamics.snapshots import velocity_at
+from ..data.time_course import TimeCourse
+from ..dynamics.snapshots import Dynamics, velocity_at
 from ..evaluation.evaluation import Evaluation
 from ..evaluation.subspaces import SubspaceReport
 from ..model.errors import InputError, listed
-from ..model.modeling_cellmnn import CellMNNModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,17 +55,13 @@ def plot_interpolation(
     return figure
 
 
-def plot_velocity_field(
-    model: CellMNNModel, course: TimeCourse, time_scale: TimeScale, *, arrows: int = 60
-) -> Figure:
+def plot_velocity_field(dynamics: Dynamics, course: TimeCourse, *, arrows: int = 60) -> Figure:
     """Velocities dz/dt at observed cells of every time, in the first two dimensions.
 
     Parameters
     ----------
-    model : CellMNNModel
+    dynamics : Dynamics
     course : TimeCourse
-    time_scale : TimeScale
-        That of the model.
     arrows : int
         At most so many for each time.
     """
@@ -75,7 +70,7 @@ def plot_velocity_field(
     _scatter_course(axis, course)
     for time, snapshot in zip(course.times, course.snapshots, strict=True):
         cells = snapshot[:: max(1, len(snapshot) // arrows)]
-        velocity = velocity_at(model, cells, time, time_scale)
+        velocity = velocity_at(dynamics, cells, time)
         axis.quiver(*_two_dims(cells), *_two_dims(velocity), angles="xy", width=0.003, alpha=0.7)
     _time_colorbar(figure, axis, course)
     return figure

@@ -7,16 +7,20 @@ import io
 import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from ..data.options import FitKeywords, ReadingKeywords
 from ..data.outputs import PAGES, require_file, save_text
-from ..data.times import TimeKey
 from ..evaluation.folds import held_out_times
+from ..fitted.fitted_model import Cells
+from ..fitted.record import FitRecord
 from ..model.errors import InputError
 from ..pipeline import CellMNNPipeline
+from ..questions.grn.question import cell_states
 from .figures import (
     plot_evaluation,
     plot_fates,
@@ -59,10 +63,10 @@ def write_report(
     adata: AnnData,
     file: str | Path,
     *,
-    time_key: str | TimeKey | None = None,
     groups: str | int | None = None,
     evaluate: bool = True,
     progress: bool = False,
+    **reading: Unpack[ReadingKeywords],
 ) -> None:
     """Write a page (.html) about what a model says of a data set, and how far to trust it.
 
@@ -71,14 +75,14 @@ def write_report(
     pipeline : CellMNNPipeline
     adata : AnnData
     file : path
-    time_key : str or TimeKey, optional
-        Where it differs from that of the fit; needed by a pretrained pipeline.
     groups : str or int, optional
         For the fates: column of `obs`, or how many clusters of the last cells.
     evaluate : bool
         Whether to leave each interior time out and fit again, with one seed, beside baselines.
     progress : bool
         Whether to show a progress bar.
+    **reading
+        Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
 
     Raises
     ------
@@ -90,19 +94,20 @@ def write_report(
     require_file(file, PAGES)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        fitted = pipeline.fitted_to(adata, time_key)
+        cells = pipeline.cells(adata, **reading)
+        asked = CellMNNPipeline(cells.fitted)
         sections = [
-            _data(fitted, adata, time_key),
-            _training(fitted),
-            *_evaluation(pipeline, fitted, adata, time_key, evaluate, progress),
-            _snapshots(fitted, adata, time_key),
-            *_fates(fitted, adata, time_key, groups),
-            *_network(fitted, adata, time_key),
+            _data(cells),
+            _training(cells.fitted.record),
+            *_evaluation(pipeline, cells, evaluate, progress, reading),
+            _snapshots(asked, cells),
+            *_fates(asked, cells, groups),
+            *_network(asked, cells),
         ]
     said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.from_string(_TEMPLATE.read_text()).render(
-        title=f"Cell-MNN: {fitted.record.name or 'time course'}",
+        title=f"Cell-MNN: {cells.fitted.record.name or 'time course'}",
         version=version("cellmnn-fm"),
         sections=sections,
         notices=list(dict.fromkeys(said)),
@@ -110,20 +115,20 @@ def write_report(
     save_text(page, file)
 
 
-def _data(fitted: CellMNNPipeline, adata: AnnData, time_key: str | TimeKey | None) -> Section:
+def _data(cells: Cells) -> Section:
     import pandas as pd
 
-    course, record = fitted.time_course(adata, time_key), fitted.record
+    course, fitted = cells.course, cells.fitted
     sizes = [len(snapshot) for snapshot in course.snapshots]
-    cells = fitted.cell_states(adata, time_key)
+    states = cell_states(cells)
     text = (
-        f"{sum(sizes):,} cells at {len(sizes)} times, {adata.n_vars:,} variables; "
-        f"{record.coverage}. {course.latent_dim} latent dimensions"
+        f"{sum(sizes):,} cells at {len(sizes)} times, {cells.adata.n_vars:,} variables; "
+        f"{fitted.record.coverage}. {course.latent_dim} latent dimensions"
     )
-    if cells.expression is not None:
-        kept = _captured(cells.expression, fitted.subspace.reconstruct(cells.states))
+    if states.expression is not None:
+        kept = _captured(states.expression, fitted.subspace.reconstruct(states.states))
         text += f" keep {kept:.1%} of the variance of these genes"
-    unit = f" ({record.time_unit}s)" if record.time_unit else ""
+    unit = f" ({fitted.record.time_unit}s)" if fitted.record.time_unit else ""
     return Section("Data", f"{text}.", pd.DataFrame({f"time{unit}": course.times, "cells": sizes}))
 
 
@@ -132,8 +137,7 @@ def _captured(measured: Any, reconstructed: np.ndarray) -> float:
     return float(1 - (dense - reconstructed).var(axis=0).sum() / dense.var(axis=0).sum())
 
 
-def _training(fitted: CellMNNPipeline) -> Section:
-    record = fitted.record
+def _training(record: FitRecord) -> Section:
     base = "" if record.base is None else f" Base: {record.base['name']}."
     if not record.losses:
         return Section("Model", f"Without training on this data set.{base}")
@@ -145,97 +149,80 @@ def _training(fitted: CellMNNPipeline) -> Section:
 
 def _evaluation(
     pipeline: CellMNNPipeline,
-    fitted: CellMNNPipeline,
-    adata: AnnData,
-    time_key: str | TimeKey | None,
+    cells: Cells,
     evaluate: bool,
     progress: bool,
+    reading: ReadingKeywords,
 ) -> list[Section]:
     import pandas as pd
 
-    title, verdict = "How far to trust it", fitted.record.verdict
+    record = cells.fitted.record
+    title, verdict = "How far to trust it", record.verdict
     said = "" if verdict is None else verdict["sentence"]
-    key = fitted.record.time_key_for(time_key)
-    cell_times = key.read(adata.obs[key.column]).values
-    if not evaluate or not held_out_times(cell_times):
+    if not evaluate or not held_out_times(cells.times):
         return [Section(title, said or "Not checked: no time was left out.")]
     judge = pipeline if pipeline.is_pretrained else CellMNNPipeline()
-    found = judge.evaluate(
-        adata,
-        time_key=key,
-        use_rep=fitted.record.use_rep,
-        layer=fitted.record.layer,
-        seeds=1,
-        progress=progress,
-    )
+    of_fit: FitKeywords = {"use_rep": record.use_rep, "layer": record.layer}
+    of_fit |= {**reading, "time_key": record.time_key_for(reading.get("time_key"))}
+    evaluation = judge.evaluate(cells.adata, seeds=1, progress=progress, **of_fit)
     rows = [
         {
             "method": method.replace("_", " "),
             "W1": f"{row['w1_mean']:.3f}",
             "ratio to OT-Interpolate": f"{row['ratio_to_ot_interpolate']:.3f}",
         }
-        for method, row in found.summary.items()
+        for method, row in evaluation.summary.items()
     ]
     text = (
         f"{said} Each interior time left out and predicted from the others by a new fit (strict, "
         "one seed): W1 to what was measured, in 5 dimensions. Lower is better; floor is two halves "
         "of a snapshot."
     )
-    figure = ("Left-out W1", _image(plot_evaluation(found)))
+    figure = ("Left-out W1", _image(plot_evaluation(evaluation)))
     return [Section(title, text.strip(), pd.DataFrame(rows), [figure])]
 
 
-def _snapshots(fitted: CellMNNPipeline, adata: AnnData, time_key: str | TimeKey | None) -> Section:
-    course, scale = fitted.time_course(adata, time_key), fitted.record.time_scale
-    images = []
-    for before, after in zip(course.times, course.times[1:], strict=False):
-        at = float(before + after) / 2
-        predicted = fitted.interpolate(adata, at, time_key=time_key)
-        found = predicted.obsm["X_cellmnn"][~predicted.obs["stopped"].to_numpy()]
-        caption = f"Observed snapshots, and the predicted one at {at:g}"
-        images.append((caption, _image(plot_interpolation(course, at, found))))
-    images.append(
-        ("Where cells are going", _image(plot_velocity_field(fitted.model, course, scale)))
-    )
-    followed = fitted.trajectory(adata, time_key=time_key, cells=_FOLLOWED, n_steps=4)
+def _snapshots(asked: CellMNNPipeline, cells: Cells) -> Section:
+    course, images = cells.course, []
+    for before, after in pairwise(course.times):
+        time = float(before + after) / 2
+        predicted = asked.interpolate(cells, time)
+        states = predicted.obsm["X_cellmnn"][~predicted.obs["stopped"].to_numpy()]
+        caption = f"Observed snapshots, and the predicted one at {time:g}"
+        images.append((caption, _image(plot_interpolation(course, time, states))))
+    velocity = plot_velocity_field(cells.fitted.dynamics, course)
+    images.append(("Where cells are going", _image(velocity)))
+    followed = asked.trajectory(cells, cells=_FOLLOWED, n_steps=4)
     images.append(("Cells of the first time, followed", _image(plot_trajectories(followed))))
     return Section("Snapshots and dynamics", "In the first two latent dimensions.", images=images)
 
 
-def _fates(
-    fitted: CellMNNPipeline,
-    adata: AnnData,
-    time_key: str | TimeKey | None,
-    groups: str | int | None,
-) -> list[Section]:
+def _fates(asked: CellMNNPipeline, cells: Cells, groups: str | int | None) -> list[Section]:
     import pandas as pd
 
     if groups is None:
         return []
-    found = fitted.fates(adata, groups, time_key=time_key)
-    annotated = fitted.annotate(adata, time_key=time_key, layers=False)
-    states = annotated.obsm["X_cellmnn"][found.rows]
+    table = asked.fates(cells, groups)
+    states = cells.states[table.rows]
     rows = []
-    for group in found.drivers:
-        order = found.drivers[group].sort_values(ascending=False, kind="stable")
+    for group in table.drivers:
+        order = table.drivers[group].sort_values(ascending=False, kind="stable")
         rows.append(
             {
                 "group": group,
-                "share at the end": f"{found.shares[group]:.1%}",
+                "share at the end": f"{table.shares[group]:.1%}",
                 "genes that go with it": ", ".join(order.index[:_DRIVERS]),
                 "genes that go against it": ", ".join(order.index[::-1][:_DRIVERS]),
             }
         )
     text = "Cells are followed to the last time. Associations, not causes."
-    images = [("Probability of each group", _image(plot_fates(states, found.probabilities)))]
+    images = [("Probability of each group", _image(plot_fates(states, table.probabilities)))]
     return [Section("Fates", text, pd.DataFrame(rows), images)]
 
 
-def _network(
-    fitted: CellMNNPipeline, adata: AnnData, time_key: str | TimeKey | None
-) -> list[Section]:
+def _network(asked: CellMNNPipeline, cells: Cells) -> list[Section]:
     try:
-        edges = fitted.grn(adata, time_key=time_key).to_dataframe(top_k=_EDGES)
+        edges = asked.grn(cells).to_dataframe(top_k=_EDGES)
     except InputError:  # coordinates have no genes
         return []
     edges = edges.drop(columns="sign", errors="ignore")

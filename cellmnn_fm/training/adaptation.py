@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..data.options import Start
 from ..data.subspace import Subspace
 from ..data.time_course import TimeCourse
 from ..model.errors import InputError
 from ..model.gaussian_frame import FrameState, fit_frame
 from ..model.modeling_cellmnn import CellMNNModel
 from ..model.seeding import seeded
-
-Start = Literal["encoder", "mean"]
 
 
 @torch.no_grad()

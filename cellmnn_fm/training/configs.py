@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ..data.growth_genes import Growth, GrowthGenes
+from ..data.options import Preset
 from ..data.time_course import TimeCourse
 from ..model.configuration_cellmnn import CellMNNConfig
 from ..model.errors import InputError
 
-Preset = Literal["default", "sliced", "paper"]
 Distance = Literal["energy", "mmd", "sliced"]
 
 

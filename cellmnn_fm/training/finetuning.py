@@ -7,25 +7,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..data.corpus_sets import CoursesInMemory
+from ..data.options import FineTuningMode, Start
 from ..data.tasks import MIN_TARGET_CELLS, SamplingConfig, TaskSampler, held_out_able
 from ..data.time_course import TimeCourse
 from ..model.errors import listed, require_known, require_number, require_seed
 from ..model.modeling_cellmnn import CellMNNModel
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
-from .adaptation import Start, adapt_jointly
+from .adaptation import adapt_jointly
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
 from .pretraining import HeldOutStep, TaskBatch, task_losses
-
-FineTuningMode = Literal["embedding", "full", "lora"]
 
 DEFAULT_STEPS = 50
 DEFAULT_ANCHOR = 30.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.time_course import TimeCourse, TimeScale
 from ..dynamics.rollout import log_descendants
-from ..dynamics.snapshots import as_shares
+from ..dynamics.snapshots import Dynamics, as_shares
 from ..model.configuration_cellmnn import CellMNNConfig
 from ..model.errors import InputError, require_seed
 from ..model.gaussian_frame import FrameState, fit_frame
@@ -50,6 +50,11 @@ class TrainedModel(Optimised):
 
     time_scale: TimeScale
 
+    @property
+    def dynamics(self) -> Dynamics:
+        """The model, in the user's time."""
+        return Dynamics(self.model, self.time_scale)
+
 
 @with_torch_defaults
 def train(
@@ -59,7 +64,7 @@ def train(
     *,
     seed: int = 0,
     folder: Path | None = None,
-    validate: Callable[[CellMNNModel, TimeScale], float] | None = None,
+    validate: Callable[[Dynamics], float] | None = None,
     progress: bool = False,
 ) -> TrainedModel:
     """Fit a model to one time course.
@@ -130,7 +135,7 @@ def train(
         run,
         step=step,
         folder=folder,
-        validate=validate and (lambda model: {"held_out": validate(model, time_scale)}),
+        validate=validate and (lambda model: {"held_out": validate(Dynamics(model, time_scale))}),
         progress=progress,
     )
     return TrainedModel(**vars(found), time_scale=time_scale)
@@ -365,5 +370,5 @@ def _descendants(
     """
     frameless = config.replaced(frame=False, mean_head=False)
     found = train(course, frameless, training, seed=seed)
-    log_growth = log_descendants(found.model, course, found.time_scale)
+    log_growth = log_descendants(found.dynamics, course)
     return [torch.as_tensor(as_shares(one), dtype=torch.float32) for one in log_growth]

@@ -44,7 +44,7 @@ def test_fit_and_interpolate(file, tmp_path):
 
 def test_evaluate_writes_json_and_a_figure(file, tmp_path):
     table, figure = tmp_path / "table.json", tmp_path / "table.png"
-    options = ["--n-dims", "2", "--seeds", "1", "--json", table, "--figure", figure, "--frame"]
+    options = ["--n-dims", "2", "--seeds", "1", "-o", table, "--figure", figure, "--frame"]
     result = run("evaluate", file, "--time-key", "day", *options)
     assert result.exit_code == 0, result.output
     assert "untrained_two_sided" in result.output
@@ -152,7 +152,7 @@ def test_subspaces_are_fitted_extended_and_reported(two_files, tmp_path):
     result = run("subspace", "add", folder, two_files[1])
     assert result.exit_code == 0, result.output
     assert "3 dimensions over 8 genes of 2 data sets" in result.output
-    options = ["--time-key", "day", "--json", table, "--figure", figure]
+    options = ["--time-key", "day", "-o", table, "--figure", figure]
     result = run("subspace", "report", folder, two_files[0], *options)
     assert result.exit_code == 0, result.output
     found = json.loads(table.read_text())

@@ -9,8 +9,10 @@ from scipy import sparse
 from cellmnn_fm import InputError
 from cellmnn_fm.data.genes import GeneOptions
 from cellmnn_fm.data.latent_space import LatentSpace, SpaceOptions
+from cellmnn_fm.data.options import FitReading
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.shared_subspace import fit_shared_subspace
+from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.evaluation.evaluation import Candidate, evaluate
 from cellmnn_fm.evaluation.folds import seen_only
 from cellmnn_fm.evaluation.subspaces import report_subspaces
@@ -235,7 +237,7 @@ def test_strict_never_shows_the_held_out_time(courses, shared, mode):
             self.fold = fold
             torch.manual_seed(seed)
             config = CellMNNConfig(latent_dim=fold.training.latent_dim, rank=1)
-            return CellMNNModel(config).eval(), fold.training.time_scale, 0
+            return Dynamics(CellMNNModel(config).eval(), fold.training.time_scale), 0
 
     spoilt = courses["a"].copy()
     held_out = (spoilt.obs["day"] == 1.0).to_numpy()
@@ -248,9 +250,7 @@ def test_strict_never_shows_the_held_out_time(courses, shared, mode):
             evaluate(
                 adata,
                 [Candidate(spy, {"spy": "two_sided"})],
-                time_key="day",
-                n_dims=3,
-                options=SpaceOptions(mode, members),
+                FitReading(time_key="day", n_dims=3, subspace=members, subspace_mode=mode),
                 protocol=protocol,
                 seeds=1,
             )
@@ -271,9 +271,12 @@ def test_aligned_scores_are_in_the_same_components_as_own_ones(courses, shared):
         mode: evaluate(
             adata,
             [],
-            time_key="day",
-            n_dims=3,
-            options=SpaceOptions(mode, None if mode == "own" else shared),
+            FitReading(
+                time_key="day",
+                n_dims=3,
+                subspace=None if mode == "own" else shared,
+                subspace_mode=mode,
+            ),
             seeds=1,
         ).summary
         for mode in ("own", "aligned", "shared")

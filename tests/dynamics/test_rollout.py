@@ -12,7 +12,7 @@ from cellmnn_fm import CellMNNConfig, CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS
 from cellmnn_fm.data.time_course import TimeScale
 from cellmnn_fm.dynamics.rollout import roll_out
-from cellmnn_fm.dynamics.snapshots import push
+from cellmnn_fm.dynamics.snapshots import Dynamics, push
 from cellmnn_fm.model.gaussian_frame import fit_frame
 
 SCALE = TimeScale(10.0, 2.0)
@@ -68,7 +68,7 @@ def solved(model, cells, time, times, scale=SCALE):
 def test_it_follows_the_models_own_ode(model, cells):
     """Within the estimate, in 95 % of the cells, forward and backward."""
     times = np.array([11.0, 13.0, 9.5])
-    found = roll_out(model, cells, 10.5, times, SCALE, rtol=3e-3, atol=3e-3)
+    found = roll_out(Dynamics(model, SCALE), cells, 10.5, times, rtol=3e-3, atol=3e-3)
     truth = solved(model, cells, 10.5, times)
     error = np.linalg.norm(found.states - truth, axis=-1)
     assert (error <= found.error + 1e-5).mean() >= 0.95
@@ -83,15 +83,15 @@ def test_the_estimate_bounds_the_error_on_fitted_nonlinear_systems(recovered, na
     course = KNOWN_SYSTEMS[name].course(cells=16, seed=5)
     scale = fitted.time_scale
     times = course.times[[3, 6, 8]]
-    found = roll_out(fitted.model, course.snapshots[0], course.times[0], times, scale)
+    found = roll_out(Dynamics(fitted.model, scale), course.snapshots[0], course.times[0], times)
     truth = solved(fitted.model, course.snapshots[0], course.times[0], times, scale)
     error = np.linalg.norm(found.states - truth, axis=-1)
     assert (error <= found.error + 1e-5).mean() >= 0.95
 
 
 def test_a_fixed_number_of_steps_is_push(model, cells):
-    found = roll_out(model, cells, 10.0, np.array([12.0]), SCALE, n_steps=4)
-    expected = push(model, cells, 10.0, 12.0, SCALE, n_steps=4)
+    found = roll_out(Dynamics(model, SCALE), cells, 10.0, np.array([12.0]), n_steps=4)
+    expected = push(Dynamics(model, SCALE), cells, 10.0, 12.0, n_steps=4)
     np.testing.assert_allclose(found.states[0], expected, rtol=1e-4, atol=1e-5)
     assert found.error is None
     assert set(found.steps) == {4}
@@ -102,24 +102,24 @@ def test_a_fixed_number_of_steps_is_push(model, cells):
 
 
 def test_there_and_back(model, cells):
-    there = roll_out(model, cells, 10.0, [13.0], SCALE, n_steps=64)
-    back = roll_out(model, there.states[0], 13.0, [10.0], SCALE, n_steps=64)
+    there = roll_out(Dynamics(model, SCALE), cells, 10.0, [13.0], n_steps=64)
+    back = roll_out(Dynamics(model, SCALE), there.states[0], 13.0, [10.0], n_steps=64)
     np.testing.assert_allclose(back.states[0], cells, atol=0.05)
 
 
 def test_times_in_any_order_and_the_start_itself(model, cells):
-    found = roll_out(model, cells, 11.0, [13.0, 11.0, 10.0, 12.0], SCALE, n_steps=2)
+    found = roll_out(Dynamics(model, SCALE), cells, 11.0, [13.0, 11.0, 10.0, 12.0], n_steps=2)
     np.testing.assert_array_equal(found.states[1], cells)
     for at, time in ((0, 13.0), (2, 10.0), (3, 12.0)):
-        alone = roll_out(model, cells, 11.0, [time], SCALE, n_steps=2)
+        alone = roll_out(Dynamics(model, SCALE), cells, 11.0, [time], n_steps=2)
         if time != 13.0:  # on the way there, the step begins anew at the other times
             np.testing.assert_allclose(found.states[at], alone.states[0], rtol=1e-5, atol=1e-6)
 
 
 def test_chunks_and_cells_do_not_matter(model, cells, monkeypatch):
-    whole = roll_out(model, cells, 10.0, [13.0], SCALE)
+    whole = roll_out(Dynamics(model, SCALE), cells, 10.0, [13.0])
     monkeypatch.setattr("cellmnn_fm.dynamics.rollout._CHUNK", 7)
-    parts = roll_out(model, cells, 10.0, [13.0], SCALE)
+    parts = roll_out(Dynamics(model, SCALE), cells, 10.0, [13.0])
     np.testing.assert_allclose(parts.states, whole.states, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(parts.steps, whole.steps)
 
@@ -130,11 +130,11 @@ def test_what_cannot_be_followed(model, cells):
         ({"rtol": 0.0, "atol": 0.0}, "rtol and atol: expected one above 0, found 0 and 0"),
     ):
         with pytest.raises(InputError, match=message):
-            roll_out(model, cells, 10.0, [12.0], SCALE, **options)
+            roll_out(Dynamics(model, SCALE), cells, 10.0, [12.0], **options)
     with pytest.raises(InputError, match="times: expected finite ones"):
-        roll_out(model, cells, 10.0, [np.nan], SCALE)
+        roll_out(Dynamics(model, SCALE), cells, 10.0, [np.nan])
     with pytest.warns(UserWarning, match="cells are not followed to the tolerance within 256"):
-        roll_out(model, cells * 3, 10.0, [12.0], SCALE, rtol=0.0, atol=1e-9)
+        roll_out(Dynamics(model, SCALE), cells * 3, 10.0, [12.0], rtol=0.0, atol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:.*not followed to the tolerance")

@@ -9,6 +9,8 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from cellmnn_fm import CellMNNPipeline, InputError
+from cellmnn_fm.data.options import FitReading
+from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.evaluation.evaluation import Candidate, evaluate
 from cellmnn_fm.evaluation.metrics import half_split_floor, ot_interpolate, wasserstein1
 
@@ -95,7 +97,7 @@ class Spy:
         self.folds.append(fold)
         torch.manual_seed(seed)
         model = CellMNNModel(CellMNNConfig(latent_dim=fold.training.latent_dim, rank=1)).eval()
-        return model, fold.training.time_scale, 0
+        return Dynamics(model, fold.training.time_scale), 0
 
 
 def test_strict_never_shows_the_held_out_time(drifting):
@@ -109,7 +111,9 @@ def test_strict_never_shows_the_held_out_time(drifting):
         spies = [Spy(), Spy()]
         for spy, data in zip(spies, (drifting, spoilt), strict=True):
             candidate = Candidate(spy, {"spy": "two_sided"})
-            evaluate(data, [candidate], time_key="day", n_dims=3, protocol=protocol, seeds=1)
+            evaluate(
+                data, [candidate], FitReading(time_key="day", n_dims=3), protocol=protocol, seeds=1
+            )
         first, other = (spy.folds[0].training for spy in spies)
         assert 1.0 not in first.times
         seen[protocol] = [
@@ -122,7 +126,8 @@ def test_strict_never_shows_the_held_out_time(drifting):
 def test_large_snapshots_are_capped(drifting):
     big = anndata.concat(dict.fromkeys(map(str, range(40)), drifting), index_unique="-")
     spy = Spy()
-    evaluate(big, [Candidate(spy, {"spy": "two_sided"})], time_key="day", n_dims=2, seeds=1)
+    reading = FitReading(time_key="day", n_dims=2)
+    evaluate(big, [Candidate(spy, {"spy": "two_sided"})], reading, seeds=1)
     fold = spy.folds[0]
     assert max(map(len, fold.around.snapshots)) == len(fold.truth) == 1000
     assert len(fold.training.snapshots[0]) == 1600  # a fit may use them all

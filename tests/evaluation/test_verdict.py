@@ -9,8 +9,11 @@ import pytest
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.data.latent_space import LatentSpace
+from cellmnn_fm.data.options import FitReading
 from cellmnn_fm.evaluation.candidates import fit_preset
 from cellmnn_fm.evaluation.verdict import Verdict, judge
+
+READING = FitReading(time_key="day", use_rep="X")
 
 
 def turning(cells=120, seed=0, times=5, radius=6.0):
@@ -28,12 +31,13 @@ def frame_bent(bend):
     frame = fit_preset("default", True, steps=0)
 
     def fit(fold, seed):
-        model, scale, steps = frame(fold, seed)
+        dynamics, steps = frame(fold, seed)
+        model = dynamics.model
         state = model.frame_state()
         centre = state.mean.mean(0)
         away = (state.mean[1:] + state.mean[:-1]) / 2 - centre
         model.bent = lambda found: replace(found, mean_bend=bend * away)
-        return model, scale, steps
+        return dynamics, steps
 
     return fit
 
@@ -41,10 +45,9 @@ def frame_bent(bend):
 def test_it_tells_better_from_worse():
     """On a half circle the mean is off the chord, outwards: better if bent so, worse inwards."""
     adata = turning()
-    common = {"time_key": "day", "use_rep": "X"}
-    better = judge(adata, frame_bent(0.3), **common)
-    worse = judge(adata, frame_bent(-0.6), **common)
-    same = judge(adata, frame_bent(0.0), **common)
+    better = judge(adata, frame_bent(0.3), READING)
+    worse = judge(adata, frame_bent(-0.6), READING)
+    same = judge(adata, frame_bent(0.0), READING)
     assert (better.outcome, worse.outcome, same.outcome) == ("better", "worse", "no better")
     assert better.ratio < 0.95 < 1.05 < worse.ratio
     assert same.ratio == pytest.approx(1.0, abs=0.04)
@@ -52,17 +55,16 @@ def test_it_tells_better_from_worse():
         assert verdict.times == [1.0, 2.0, 3.0]
         assert verdict.interval[0] < verdict.ratio < verdict.interval[1]
         assert verdict.ratio == pytest.approx(sum(verdict.w1) / sum(verdict.baseline))
-    again = judge(adata, frame_bent(0.3), **common)
+    again = judge(adata, frame_bent(0.3), READING)
     assert again == better
 
 
 @pytest.mark.slow
 def test_the_interval_covers_and_shrinks():
     """It covers what other samples of the cells say, and halves with four times as many."""
-    common = {"time_key": "day", "use_rep": "X"}
     widths = []
     for cells in (30, 120):
-        found = [judge(turning(cells, seed), frame_bent(0.0), **common) for seed in range(10)]
+        found = [judge(turning(cells, seed), frame_bent(0.0), READING) for seed in range(10)]
         expected = np.mean([one.ratio for one in found])
         assert np.mean([one.interval[0] < expected < one.interval[1] for one in found]) >= 0.9
         widths.append(np.mean([one.interval[1] - one.interval[0] for one in found]))
@@ -82,11 +84,11 @@ def test_what_is_said():
 
 
 def test_nothing_to_check():
-    verdict = judge(turning(times=2), frame_bent(0.0), time_key="day", use_rep="X")
+    verdict = judge(turning(times=2), frame_bent(0.0), READING)
     assert verdict.outcome == "unknown"
     assert str(verdict).startswith("No verdict: no time between two others has 15 or more cells")
     few = turning(cells=10)
-    assert judge(few, frame_bent(0.0), time_key="day", use_rep="X").outcome == "unknown"
+    assert judge(few, frame_bent(0.0), READING).outcome == "unknown"
 
 
 def test_it_sees_nothing_of_a_left_out_time(monkeypatch):
@@ -106,7 +108,7 @@ def test_it_sees_nothing_of_a_left_out_time(monkeypatch):
         courses.append(set(fold.training.times))
         return frame(fold, seed)
 
-    judge(turning(), fit, time_key="day")
+    judge(turning(), fit, FitReading(time_key="day"))
     everything = {0.0, 1.0, 2.0, 3.0, 4.0}
     assert seen == courses == [everything - {at} for at in (1.0, 2.0, 3.0)]
 
@@ -120,7 +122,7 @@ def test_large_snapshots_are_thinned_out():
         sizes.extend(len(one) for one in fold.training.snapshots)
         return frame(fold, seed)
 
-    judge(adata, fit, time_key="day", use_rep="X")
+    judge(adata, fit, READING)
     assert set(sizes) == {2000}
 
 

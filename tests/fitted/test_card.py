@@ -82,7 +82,7 @@ def test_a_fit_says_what_it_knows(adata, tmp_path):
     assert "cellmnn fit FILE.h5ad --time-key day" in card.content
     assert card.data.base_model is None
     base = CellMNNPipeline.from_pretrained("cellmnn-base")
-    base.fit(adata, time_key="day", steps=1, verdict=False).save_pretrained(tmp_path)
+    base.finetune(adata, time_key="day", steps=1, verdict=False).save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == "cellmnn-base"
     assert "Not measured" in card.content

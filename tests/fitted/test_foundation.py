@@ -66,7 +66,7 @@ def test_a_new_data_set_needs_no_training(base, make_adata, tmp_path):
     np.testing.assert_array_equal(
         annotated.obsm["X_cellmnn"], adapted.annotate(adata).obsm["X_cellmnn"]
     )
-    assert pipeline.time_course(adata, "day").times.tolist() == [0.0, 1.0, 2.0, 4.0]
+    assert pipeline.time_course(adata, time_key="day").times.tolist() == [0.0, 1.0, 2.0, 4.0]
     with pytest.raises(InputError, match="time_key: expected the column of times, found none"):
         pipeline.interpolate(adata, 1.5)
 

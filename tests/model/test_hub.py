@@ -574,7 +574,7 @@ def test_the_whole_cycle(hub, make_base, make_adata, tmp_path):
     import anndata, json
     from cellmnn_fm import CellMNNPipeline
     base = CellMNNPipeline.from_pretrained("me/base")
-    tuned = base.fit(anndata.read_h5ad("new.h5ad"), time_key="day", steps=3, verdict=False)
+    tuned = base.finetune(anndata.read_h5ad("new.h5ad"), time_key="day", steps=3, verdict=False)
     tuned.push_to_hub("me/tuned")
     print(json.dumps(tuned.record.base))
     """

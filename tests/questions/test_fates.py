@@ -10,8 +10,9 @@ from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.cli.app import app
 from cellmnn_fm.data.gene_networks import GeneNetwork
 from cellmnn_fm.dynamics.rollout import roll_out
-from cellmnn_fm.questions import fates as fates_module
-from cellmnn_fm.questions.fates import TerminalGroups, cell_fates, compared, linear_response
+from cellmnn_fm.questions import fates, perturbation
+from cellmnn_fm.questions.fates import TerminalGroups, cell_fates
+from cellmnn_fm.questions.perturbation import compared, linear_response
 from cellmnn_fm.report.figures import (
     embedded_velocity,
     plot_embedded_velocity,
@@ -59,18 +60,19 @@ def test_driver_genes_are_those_of_the_switch(simulated):
 def test_gradients_are_slopes(simulated):
     """By central differences, in double precision."""
     adata, fitted = simulated
-    _, states, times, _ = fitted._read(adata, None)
+    cells = fitted.cells(adata)
+    states, times = cells.states, cells.times
     late = times == 4
     groups = TerminalGroups.fit(states[late], adata.obs["fate"][late].tolist())
     rows = np.flatnonzero(times == 2)[:5]
-    about = (times[rows], groups, 4.0, fitted.record.time_scale)
-    found = cell_fates(fitted.model, states[rows], *about)
+    about = (times[rows], groups, 4.0)
+    found = cell_fates(fitted.fitted.dynamics, states[rows], *about)
     step = 1e-2
     for dim in (0, 1):
         shift = np.zeros(states.shape[1], dtype=np.float32)
         shift[dim] = step
         ahead, behind = (
-            cell_fates(fitted.model, states[rows] + sign * shift, *about).probabilities
+            cell_fates(fitted.fitted.dynamics, states[rows] + sign * shift, *about).probabilities
             for sign in (1, -1)
         )
         slope = (ahead - behind) / (2 * step)
@@ -108,18 +110,19 @@ def test_genes_outside_the_fit_are_flagged(simulated):
 def test_the_response_is_that_of_a_small_move(simulated):
     """Finite differences of the path, for moves that are small."""
     adata, fitted = simulated
-    _, states, times, _ = fitted._read(adata, None)
+    cells = fitted.cells(adata)
+    states, times = cells.states, cells.times
     rows = np.flatnonzero(times == 2)[:20]
     moves = 1e-2 * np.random.default_rng(0).normal(size=states[rows].shape).astype(np.float32)
-    about = (4.0, fitted.record.time_scale)
-    response = linear_response(fitted.model, states[rows], moves, times[rows], *about)
+    dynamics = fitted.fitted.dynamics
+    response = linear_response(dynamics, states[rows], moves, times[rows], 4.0)
     ends = [
-        roll_out(fitted.model, states[rows] + sign * moves, 2.0, [4.0], about[1], n_steps=4).states
+        roll_out(dynamics, states[rows] + sign * moves, 2.0, [4.0], n_steps=4).states
         for sign in (1, -1)
     ]
     moved = (ends[0] - ends[1])[0] / 2
     np.testing.assert_allclose(response.moved, moved, rtol=0.2, atol=3e-3)
-    unmoved = roll_out(fitted.model, states[rows], 2.0, [4.0], about[1], n_steps=4).states[0]
+    unmoved = roll_out(dynamics, states[rows], 2.0, [4.0], n_steps=4).states[0]
     assert not response.log_growth.any()
     np.testing.assert_allclose(response.final, unmoved, rtol=1e-4, atol=1e-5)
 
@@ -161,10 +164,8 @@ def test_cells_that_run_away_are_left_out(simulated, monkeypatch):
 
         return lost
 
-    for name in ("cell_fates", "linear_response"):
-        monkeypatch.setattr(
-            f"cellmnn_fm.questions.fate_queries.{name}", explode(getattr(fates_module, name))
-        )
+    for module, name in ((fates, "cell_fates"), (perturbation, "linear_response")):
+        monkeypatch.setattr(module, name, explode(getattr(module, name)))
     with pytest.warns(UserWarning, match="1 of 200 cells run away in this model"):
         found = fitted.fates(adata, "fate", start=1.0)
     assert len(found.probabilities) == 199

@@ -13,7 +13,7 @@ from cellmnn_fm.data.growth_genes import read_growth
 from cellmnn_fm.data.reading import read_source
 from cellmnn_fm.data.synthetic import GROWING_SWITCH as SWITCH
 from cellmnn_fm.dynamics.rollout import log_descendants, roll_out
-from cellmnn_fm.dynamics.snapshots import as_shares, growth_rates, interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, as_shares, growth_rates, interpolate
 from cellmnn_fm.questions.growth import PopulationSize
 from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.one_course import train
@@ -173,17 +173,19 @@ def test_growth_adds_up(adata, fitted):
     model, scale = fitted.model, fitted.record.time_scale
     course = fitted.time_course(adata)
     cells = course.snapshots[2]
-    whole = roll_out(model, cells, 1.0, [1.5], scale, n_steps=2)
-    half = roll_out(model, cells, 1.0, [1.25], scale, n_steps=1)
-    rest = roll_out(model, half.states[0], 1.25, [1.5], scale, n_steps=1)
+    whole = roll_out(Dynamics(model, scale), cells, 1.0, [1.5], n_steps=2)
+    half = roll_out(Dynamics(model, scale), cells, 1.0, [1.25], n_steps=1)
+    rest = roll_out(Dynamics(model, scale), half.states[0], 1.25, [1.5], n_steps=1)
     np.testing.assert_allclose(
         whole.log_growth[0], half.log_growth[0] + rest.log_growth[0], rtol=1e-3, atol=1e-4
     )
     step = 1e-2
-    ahead = roll_out(model, cells, 1.0, [1.0 + step], scale, n_steps=1).log_growth[0] / step
-    rates = growth_rates(model, cells, np.full(len(cells), 1.0), scale)
+    ahead = (
+        roll_out(Dynamics(model, scale), cells, 1.0, [1.0 + step], n_steps=1).log_growth[0] / step
+    )
+    rates = growth_rates(Dynamics(model, scale), cells, np.full(len(cells), 1.0))
     np.testing.assert_allclose(ahead - ahead.mean(), rates, rtol=1e-3, atol=1e-4)
-    predicted = interpolate(model, course, 1.25, scale)
+    predicted = interpolate(Dynamics(model, scale), course, 1.25)
     np.testing.assert_allclose(predicted.weights.sum(), 1.0)
     np.testing.assert_allclose(
         predicted.weights[: len(cells)], as_shares(half.log_growth[0]) / 2, rtol=1e-4
@@ -205,7 +207,7 @@ def test_a_frame_is_that_of_descendants(adata):
     frame = trained.model.frame_state()
     assert frame.mean[0, 0].item() == pytest.approx(truth, abs=0.03)
     np.testing.assert_allclose(frame.mean[-1].numpy(), last.mean(axis=0), atol=1e-5)
-    log_growth = log_descendants(trained.model, course, trained.time_scale)
+    log_growth = log_descendants(trained.dynamics, course)
     assert np.corrcoef(log_growth[0], log_truth)[0, 1] > 0.9
 
 
@@ -243,7 +245,7 @@ def test_scores_have_a_learned_scale(adata):
         config, training = preset_configs("default", course, growth=GrowthGenes())
         assert training.growth_prior == "scores"
         trained = train(course, config, training)
-        rates = growth_rates(trained.model, states, times, trained.time_scale)
+        rates = growth_rates(trained.dynamics, states, times)
         assert difference(rates, adata, late) == pytest.approx(expected, rel=0.25)
 
 
@@ -261,8 +263,8 @@ def test_what_is_refused(adata, growth, message):
 
 def test_growth_is_of_fits_from_scratch(adata, mass_preserving):
     base = CellMNNPipeline.from_pretrained("cellmnn-base")
-    with pytest.raises(InputError, match="growth: expected none: a pretrained model has its own"):
-        base.fit(adata, time_key="time", growth=True)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'growth'"):
+        base.finetune(adata, time_key="time", growth=True)
     with pytest.raises(InputError, match="growth: expected none in joint training, found growth"):
         corpus_config(None, growth=True)
     with pytest.raises(InputError, match="model: expected one with growth, found one without"):

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNPipeline, InputError, TimeCourse, TimeKey
 from cellmnn_fm.cli.app import app
-from cellmnn_fm.cli.console import print_table
 from cellmnn_fm.cli.grn import read_decay
+from cellmnn_fm.cli.output import print_table
 from cellmnn_fm.data.genes import GenePanel, human_symbols
 from cellmnn_fm.data.outputs import save_table
 from cellmnn_fm.data.reading import read_source, read_times, same_times
 from cellmnn_fm.dynamics.rollout import roll_out
-from cellmnn_fm.dynamics.snapshots import interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
 from cellmnn_fm.dynamics.trust_region import TrustRegion
 from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 from cellmnn_fm.questions.grn.reference import Reference
@@ -335,7 +335,9 @@ def explosive():
 def test_cells_are_stopped_where_the_snapshots_end(explosive, options, start):
     course, model, scale = explosive
     with pytest.warns(UserWarning, match="40 cells would leave what the snapshots show"):
-        found = roll_out(model, course.snapshots[start], start, course.times, scale, **options)
+        found = roll_out(
+            Dynamics(model, scale), course.snapshots[start], start, course.times, **options
+        )
     assert np.isfinite(found.states).all()
     assert np.isfinite(found.velocity).all()
     assert found.stopped[2 - start].all()
@@ -344,7 +346,7 @@ def test_cells_are_stopped_where_the_snapshots_end(explosive, options, start):
     assert np.abs(found.states).max() < 40
     if not options:
         assert np.isfinite(found.error).all()
-    between = interpolate(model, course, 0.5, scale, n_steps=3)
+    between = interpolate(Dynamics(model, scale), course, 0.5, n_steps=3)
     assert between.weights.sum() == pytest.approx(1)
     assert np.isfinite(between.states).all()
     some = between.stopped.any() and not between.stopped.all()
@@ -382,7 +384,7 @@ def test_models_without_a_stored_frame_return_no_nan(explosive):
     assert not plain.model.config.num_frame_times
     wild = Explosive(plain.model)
     with pytest.warns(UserWarning, match="would leave what the snapshots show"):
-        found = roll_out(wild, course.snapshots[0], 0.0, course.times, scale, n_steps=4)
+        found = roll_out(Dynamics(wild, scale), course.snapshots[0], 0.0, course.times, n_steps=4)
     assert np.isfinite(found.states).all()
 
 
@@ -509,7 +511,7 @@ def test_json_to_the_standard_output(adata, fitted, tmp_path, monkeypatch):
     fitted.save_pretrained(tmp_path / "model")
     adata.write_h5ad(tmp_path / "cells.h5ad")
     (tmp_path / "edges.tsv").write_text("source\ttarget\ng0\tg1\ng2\tg3\n")
-    words = ["grn-evaluate", "model", "cells.h5ad", "--reference", "edges.tsv", "--json", "-"]
+    words = ["grn-evaluate", "model", "cells.h5ad", "--reference", "edges.tsv", "--json"]
     result = run(*words, "--no-trees", "-q")
     assert result.exit_code == 0, result.output
     assert "methods" in json.loads(result.stdout)

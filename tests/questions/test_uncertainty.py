@@ -8,7 +8,7 @@ import pytest
 
 from cellmnn_fm import CellMNNPipeline, InputError, TimeCourse
 from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS
-from cellmnn_fm.dynamics.snapshots import Interpolation, interpolate, velocity_at
+from cellmnn_fm.dynamics.snapshots import Dynamics, Interpolation, interpolate, velocity_at
 from cellmnn_fm.fitted.record import Recipe
 from cellmnn_fm.questions.uncertainty import (
     CALIBRATION_FILE,
@@ -109,7 +109,7 @@ def test_interpolations_carry_it(adata):
     scratch = CellMNNPipeline().fit(adata, time_key="day", steps=3, verdict=False)
     assert scratch.record.recipe == "scratch"
     assert base.adapt(adata, time_key="day").record.recipe == "zero_shot"
-    tuned = base.fit(adata, time_key="day", steps=1, verdict=False)
+    tuned = base.finetune(adata, time_key="day", steps=1, verdict=False)
     assert tuned.record.recipe == "fine_tuned"
     assert base.of_dataset("hesc_endoderm").record.recipe == "zero_shot"
     found = scratch.interpolate(adata, 2.0)
@@ -137,14 +137,14 @@ def test_a_blend_is_half_way(adata):
     adapted = base.adapt(adata, time_key="day")
     course = adapted.time_course(adata)
     fit = train(course, *preset_configs("sliced", course))
-    own = interpolate(fit.model, course, 2.0, fit.time_scale)
+    own = interpolate(fit.dynamics, course, 2.0)
     half = (alone.obsm["X_cellmnn"] + own.states) / 2
     np.testing.assert_allclose(found.obsm["X_cellmnn"], half, rtol=1e-5, atol=1e-5)
     assert (found.obs_names == alone.obs_names).all()
     assert found.uns["cellmnn"]["blend"]
     assert "cellmnn_margin" in found.var
     velocities = [
-        velocity_at(model, found.obsm["X_cellmnn"], 2.0, fit.time_scale)
+        velocity_at(Dynamics(model, fit.time_scale), found.obsm["X_cellmnn"], 2.0)
         for model in (adapted.model, fit.model)
     ]
     np.testing.assert_allclose(

@@ -221,10 +221,10 @@ def test_bad_options_are_refused(base, options, message):
 # From AnnData
 
 
-def test_fit_on_a_base(base, folder, make_adata, tmp_path):
+def test_finetune_one(base, folder, make_adata, tmp_path):
     adata = make_adata(7, range(3, 23))
     adata.uns["name"] = "seven"
-    tuned = base.fit(adata, time_key="day", steps=3)
+    tuned = base.finetune(adata, time_key="day", steps=3)
     record = tuned.record
     assert record.name == "seven"
     assert record.base == {
@@ -245,13 +245,17 @@ def test_fit_on_a_base(base, folder, make_adata, tmp_path):
     assert record.verdict["sentence"] in card
     assert record.base["sha256"] in card
     assert str(folder.parent) not in card + (tmp_path / "tuned" / "pipeline.json").read_text()
-    with pytest.raises(InputError, match="fit: expected a pipeline without a model, or a pretr"):
+    with pytest.raises(InputError, match="fit: expected a pipeline without a model, found one th"):
         tuned.fit(adata, time_key="day")
+    with pytest.raises(InputError, match="a pretrained one; call its finetune"):
+        base.fit(adata, time_key="day")
+    with pytest.raises(InputError, match="pipeline: expected a fitted one"):
+        tuned.finetune(adata, time_key="day")
 
 
-def test_fit_on_several(base, make_adata, tmp_path):
+def test_finetune_several(base, make_adata, tmp_path):
     adatas = {"seven": make_adata(7, range(3, 23)), "eight": make_adata(8, range(6, 26))}
-    grown = base.fit(adatas, time_key="day", steps=3, mode="embedding", verdict=False)
+    grown = base.finetune(adatas, time_key="day", steps=3, mode="embedding", verdict=False)
     assert list(grown.foundation.datasets) == ["one", "two", "seven", "eight"]
     grown.save_pretrained(tmp_path / "grown")
     loaded = CellMNNPipeline.from_pretrained(tmp_path / "grown")
@@ -266,10 +270,10 @@ def test_fit_on_several(base, make_adata, tmp_path):
             one.of_dataset(name).trajectory(times=[0.0, 2.0], cells=5) for one in (base, loaded)
         )
         np.testing.assert_array_equal(before.X, after.X)
-    again = loaded.fit(make_adata(9, range(20)), time_key="day", steps=2, verdict=False)
+    again = loaded.finetune(make_adata(9, range(20)), time_key="day", steps=2, verdict=False)
     assert again.record.base["name"] == "grown"
     with pytest.raises(InputError, match="data set: expected a new name, found one, which the ba"):
-        base.fit({"one": adatas["seven"]}, time_key="day")
+        base.finetune({"one": adatas["seven"]}, time_key="day")
 
 
 def test_a_known_data_set_is_asked_with_its_file(base, make_adata):
@@ -286,20 +290,20 @@ def test_a_known_data_set_is_asked_with_its_file(base, make_adata):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_dims": 3}, "n_dims: expected none: a pretrained model has its own, found 3"),
-        ({"frame": True}, "frame: expected none: a pretrained model has its own"),
-        ({"preset": "paper"}, "preset: expected none: a pretrained model has its own"),
         ({"start": "nobody"}, "data set: expected one of one, two, found nobody"),
         ({"mode": "some"}, "mode: expected embedding or full or lora, found some"),
     ],
 )
-def test_options_of_the_other_kind_are_refused(base, make_adata, options, message):
+def test_options_that_are_refused(base, make_adata, options, message):
     with pytest.raises(InputError, match=message):
-        base.fit(make_adata(7, range(3, 23)), time_key="day", **options)
+        base.finetune(make_adata(7, range(3, 23)), time_key="day", **options)
 
 
-def test_options_of_fine_tuning_need_a_base(adata):
-    with pytest.raises(InputError, match="mode: expected none: a fit from scratch has no base"):
+def test_options_of_the_other_kind_are_unknown(base, adata):
+    for name, value in {"n_dims": 3, "frame": True, "preset": "paper", "growth": True}.items():
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            base.finetune(adata, time_key="day", **{name: value})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mode'"):
         CellMNNPipeline().fit(adata, time_key="day", mode="full")
     with pytest.raises(InputError, match="adata: expected one AnnData, found several"):
         CellMNNPipeline().fit({"a": adata}, time_key="day")
@@ -309,7 +313,7 @@ def test_a_data_set_of_the_base_is_no_test(base, make_adata):
     adata = make_adata(0, range(20))
     adata.uns["name"] = "one"
     with pytest.warns(UserWarning, match="the model was pretrained on one, held-out times incl"):
-        base.fit(adata, time_key="day", steps=1, name="again")
+        base.finetune(adata, time_key="day", steps=1, name="again")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -77,12 +77,12 @@ class Stop:
     def __init__(self, at=None):
         self.left = at
 
-    def __call__(self, model, time_scale):
+    def __call__(self, dynamics):
         if self.left is not None:
             self.left -= 1
             if self.left == 0:
                 raise KeyboardInterrupt
-        return float(sum(p.detach().abs().sum() for p in model.parameters()))
+        return float(sum(p.detach().abs().sum() for p in dynamics.model.parameters()))
 
 
 @pytest.mark.parametrize("frame", [False, True])
@@ -121,9 +121,9 @@ def test_patience_stops_and_keeps_the_best():
     scores = iter([3.0, 1.0, 2.0, 2.0, 2.0, 0.0])
     kept = {}
 
-    def validate(model, _):
+    def validate(dynamics):
         score = next(scores)
-        kept[score] = {name: value.clone() for name, value in model.state_dict().items()}
+        kept[score] = {name: value.clone() for name, value in dynamics.model.state_dict().items()}
         return score
 
     trained = train(
@@ -250,7 +250,7 @@ def test_any_number_of_dimensions_trains(dim, frame):
         assert abs(after - before) < 0.1
     else:
         assert after < before
-    halfway = interpolate(trained.model, course, 0.5, trained.time_scale)
+    halfway = interpolate(trained.dynamics, course, 0.5)
     assert halfway.states.shape == (200, dim)
     assert abs(halfway.states.mean() - 0.5) < 0.3
 

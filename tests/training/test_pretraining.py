@@ -22,7 +22,7 @@ from cellmnn_fm.data.shared_subspace import Member, SharedSubspace
 from cellmnn_fm.data.synthetic import branching_course
 from cellmnn_fm.data.tasks import SamplingConfig, TaskSampler
 from cellmnn_fm.dynamics.rollout import roll_out
-from cellmnn_fm.dynamics.snapshots import draw_cells, interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, draw_cells, interpolate
 from cellmnn_fm.model.gaussian_frame import FrameState, fit_frame
 from cellmnn_fm.training.adaptation import adapt, of_dataset
 from cellmnn_fm.training.configs import TrainingConfig
@@ -239,7 +239,9 @@ def test_adapted_models_are_their_base(corpus):
         model = adapt(base, course, start)
         assert model.config.num_datasets == 1
         assert torch.equal(model.hypernetwork.head.weight, base.hypernetwork.head.weight)
-        found = interpolate(model, course, float(course.times[:2].mean()), course.time_scale)
+        found = interpolate(
+            Dynamics(model, course.time_scale), course, float(course.times[:2].mean())
+        )
         assert found.states.shape[1] == 3
         assert np.isfinite(found.states).all()
     assert torch.equal(model.dataset_embeddings.weight[0], base.dataset_embeddings.weight[2])
@@ -259,11 +261,13 @@ def test_cells_of_a_stored_set_are_followed_through_its_snapshots(corpus):
     single = of_dataset(model, row)
     cells = draw_cells(single, 4000)[:4000]
     np.testing.assert_array_equal(draw_cells(model, 4000, row)[:4000], cells)
-    states = roll_out(single, cells, course.times[0], course.times, course.time_scale).states
+    states = roll_out(
+        Dynamics(single, course.time_scale), cells, course.times[0], course.times
+    ).states
     for found, snapshot in zip(states, course.snapshots, strict=True):
         assert not found[:, 3:].any()
         np.testing.assert_allclose(found[:, :3].mean(0), snapshot.mean(0), atol=0.15)
-    again = roll_out(single, cells, course.times[0], course.times[[2]], course.time_scale)
+    again = roll_out(Dynamics(single, course.time_scale), cells, course.times[0], course.times[[2]])
     np.testing.assert_allclose(again.states[0], states[2], atol=1e-5)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,17 +11,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 
+from ...data.options import Decay, Part
 from ...data.subspace import Subspace
 from ...data.time_course import TimeScale
-from ...dynamics.snapshots import padded
+from ...dynamics.snapshots import Dynamics, padded
 from ...evaluation.metrics import permuted_within
 from ...model.errors import InputError, listed, require_number
 from ...model.modeling_cellmnn import CellMNNModel
 from .network import Factors, GeneRegulatoryNetwork
-
-Estimator = Literal["production", "operator", "jacobian"]
-Part = Literal["learned", "frame", "all"]
-Decay = float | Mapping[str, float] | Literal["data"] | None
 
 DEFAULT_DECAY = 2.4  # per mean gap between snapshots
 DEFAULT_RIDGE = 0.3
@@ -185,11 +181,10 @@ def _decay_rates(
 
 
 def operator_network(
-    model: CellMNNModel,
+    dynamics: Dynamics,
     cells: CellStates,
     subspace: Subspace,
     genes: tuple[str, ...],
-    time_scale: TimeScale,
     *,
     part: Part = "learned",
     jacobian: bool = False,
@@ -198,7 +193,7 @@ def operator_network(
 
     Parameters
     ----------
-    model : CellMNNModel
+    dynamics : Dynamics
         Of one data set.
     cells : CellStates
     subspace, genes, time_scale
@@ -210,7 +205,7 @@ def operator_network(
         ∂ velocity/∂z, through the network too, in place of A.
     """
     total = np.zeros((cells.states.shape[1],) * 2)
-    for _, operators in _by_chunk(model, cells, time_scale, part, jacobian):
+    for _, operators in _by_chunk(dynamics, cells, part, jacobian):
         total += operators.sum(axis=0)
     operator = total / len(cells.states)
     x = subspace.reconstruct(cells.states).astype(np.float64)
@@ -222,9 +217,8 @@ def operator_network(
 
 
 def cell_operators(
-    model: CellMNNModel,
+    dynamics: Dynamics,
     cells: CellStates,
-    time_scale: TimeScale,
     *,
     part: Part = "learned",
     jacobian: bool = False,
@@ -235,22 +229,22 @@ def cell_operators(
     """
     dims = cells.states.shape[1]
     found = np.empty((len(cells.states), dims, dims))
-    for rows, operators in _by_chunk(model, cells, time_scale, part, jacobian):
+    for rows, operators in _by_chunk(dynamics, cells, part, jacobian):
         found[rows] = operators
     return found
 
 
 def _by_chunk(
-    model: CellMNNModel, cells: CellStates, time_scale: TimeScale, part: Part, jacobian: bool
+    dynamics: Dynamics, cells: CellStates, part: Part, jacobian: bool
 ) -> Iterator[tuple[NDArray, NDArray]]:
     """Rows, and the operators of these cells per unit of the user's time."""
     dims, find = cells.states.shape[1], _jacobians if jacobian else _operators
     for time in np.unique(cells.times):
         every = np.flatnonzero(cells.times == time)
         for rows in np.array_split(every, -(-len(every) // _CHUNK)):
-            at = time_scale.to_model(float(time))
-            operators = find(model, cells.states[rows], at, part)
-            yield rows, operators[:, :dims, :dims] / time_scale.unit
+            at = dynamics.time_scale.to_model(float(time))
+            operators = find(dynamics.model, cells.states[rows], at, part)
+            yield rows, operators[:, :dims, :dims] / dynamics.time_scale.unit
 
 
 @torch.no_grad()

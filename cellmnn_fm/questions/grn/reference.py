@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...data.times import TimeKey
+from ...data.options import Decay
+from ...fitted.fitted_model import Cells
 from ...model.errors import InputError
 from .baselines import BASELINES
-from .estimators import Decay, operator_network
-from .question import GRNQueries
+from .estimators import operator_network
+from .question import cell_states, network
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    pass
 
 _SIGNS = {
     **dict.fromkeys(("+", "activation", "activates", "up", "positive"), 1),
@@ -324,11 +325,10 @@ class Comparison:
     @classmethod
     def of(
         cls,
-        pipeline: GRNQueries,
-        adata: AnnData,
+        cells: Cells,
         reference: Reference,
         *,
-        time_key: str | TimeKey | None = None,
+        where: NDArray[np.bool_] | None = None,
         decay: Decay = None,
         most_for_trees: int | None = None,
         seed: int = 0,
@@ -337,42 +337,42 @@ class Comparison:
 
         Parameters
         ----------
-        pipeline : CellMNNPipeline
-            Fitted.
-        adata : AnnData
+        cells : Cells
+            Of a fitted model.
         reference : Reference
-            Over the genes of the pipeline.
-        time_key : str, optional
+            Over the genes of the model.
+        where : (cells,) mask, optional
+            Those that the networks are about.
         decay
             As for :meth:`CellMNNPipeline.grn`.
         most_for_trees : int, optional
             No forests for more genes: they are slow.
         seed : int
         """
-        pipeline = pipeline.fitted_to(adata, time_key)
-        network = pipeline.grn(adata, time_key=time_key, decay=decay)
+        edges = network(cells, where=where, decay=decay)
         involved = set(reference.edges["source"]) | set(reference.edges["target"])
-        genes = [gene for gene in network.genes if gene in involved]
+        genes = [gene for gene in edges.genes if gene in involved]
         if len(genes) < 3:
             raise InputError(
                 "reference", "3 or more genes of the network", len(genes), "take another"
             )
-        at = [network.genes.index(gene) for gene in genes]
-        cells = pipeline.cell_states(adata, time_key)
-        assert cells.expression is not None
-        x = cells.expression[:, at].astype(np.float64)
-        about = (cells, pipeline.subspace, network.genes, pipeline.record.time_scale)
+        rows = [edges.genes.index(gene) for gene in genes]
+        states = cell_states(cells, where)
+        assert states.expression is not None
+        x = states.expression[:, rows].astype(np.float64)
         others = [
-            operator_network(pipeline.model, *about, jacobian=jacobian)
+            operator_network(
+                cells.fitted.dynamics, states, cells.fitted.subspace, edges.genes, jacobian=jacobian
+            )
             for jacobian in (False, True)
         ]
         weights = {
-            str(one.record["estimator"]): one.left[at] @ one.right[:, at]
-            for one in (network, *others)
+            str(estimated.record["estimator"]): estimated.left[rows] @ estimated.right[:, rows]
+            for estimated in (edges, *others)
         }
         for name, baseline in BASELINES.items():
             if name != "trees" or most_for_trees is None or len(genes) <= most_for_trees:
-                weights[name] = baseline(x, cells.times, seed)
+                weights[name] = baseline(x, states.times, seed)
         rng = np.random.default_rng(seed)
         weights["always_activation"] = np.ones((len(genes),) * 2)
         weights["shuffled_signs"] = rng.choice([-1.0, 1.0], (len(genes),) * 2)

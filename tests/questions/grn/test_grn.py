@@ -12,6 +12,7 @@ from cellmnn_fm.cli.app import app
 from cellmnn_fm.data.gene_networks import GeneNetwork
 from cellmnn_fm.data.subspace import Subspace
 from cellmnn_fm.data.time_course import TimeScale
+from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.questions.grn.estimators import (
     DEFAULT_DECAY,
     CellStates,
@@ -219,7 +220,7 @@ def test_the_operator_is_projected(simulated):
     _, adata, fits = simulated
     fitted = fits[False]
     cells = fitted.cell_states(adata)
-    operators = cell_operators(fitted.model, cells, fitted.record.time_scale)
+    operators = cell_operators(fitted.fitted.dynamics, cells)
     network = fitted.grn(adata, estimator="operator")
     spread = fitted.subspace.reconstruct(cells.states).std(0)
     loadings, projection = fitted.subspace.loadings, fitted.subspace.projection
@@ -234,7 +235,7 @@ def test_the_jacobian_is_the_slope_of_the_velocity(simulated, frame):
     fitted = fits[frame]
     cells = fitted.cell_states(adata)[np.arange(300, 304)]  # all of one time
     scale = fitted.record.time_scale
-    jacobian = cell_operators(fitted.model, cells, scale, part="all", jacobian=True)
+    jacobian = cell_operators(Dynamics(fitted.model, scale), cells, part="all", jacobian=True)
     model = fitted.model.double()
     at = torch.tensor([scale.to_model(float(cells.times[0]))], dtype=torch.float64)
     z = torch.tensor(cells.states[None], dtype=torch.float64)
@@ -360,7 +361,7 @@ def test_figures(simulated):
         time: fitted.grn(adata[adata.obs["time"] == time].copy()) for time in (1.0, 2.0, 3.0)
     }
     cells = fitted.cell_states(adata)[::10]
-    operators = cell_operators(fitted.model, cells, fitted.record.time_scale)
+    operators = cell_operators(fitted.fitted.dynamics, cells)
     figures = [
         plot_network(network, top_k=10),
         plot_heat_map(network),
@@ -420,7 +421,7 @@ def test_the_commands(simulated, tmp_path):
     network.reference().to_csv(tmp_path / "truth.tsv", sep="\t", index=False)
     result = run(
         *("grn-evaluate", tmp_path / "model", tmp_path / "cells.h5ad"),
-        *("--reference", tmp_path / "truth.tsv", "--json", tmp_path / "scores.json"),
+        *("--reference", tmp_path / "truth.tsv", "-o", tmp_path / "scores.json"),
     )
     assert result.exit_code == 0, result.output
     for method in ("production", "operator", "trees", "scode", "always_activation"):

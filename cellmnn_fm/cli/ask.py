@@ -1,0 +1,347 @@
+"""The commands that ask a model: about snapshots, cells, fates, genes set by hand, growth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..data.files import read_file
+from ..data.outputs import CELLS, FIGURES, TABLES, require_outputs, save_figure, save_table
+from .options import (
+    Asked,
+    Base,
+    Dataset,
+    File,
+    FileOrDataset,
+    Model,
+    OfCourse,
+    column_or_count,
+    command,
+    load_pipeline,
+)
+from .output import Columns, Terminal
+
+# heavy modules are imported inside the commands: --help must answer at once
+
+Groups = Annotated[
+    str,
+    typer.Option(help="Column of obs with the groups at the end, or how many clusters of them."),
+]
+End = Annotated[float | None, typer.Option(help="When the groups count; the last time if absent.")]
+
+
+@command
+def interpolate(
+    model: Model,
+    file: File,
+    at: Annotated[float, typer.Option(help="Time to predict, in the unit of the time course.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad or .zarr.")
+    ],
+    reading: Asked,
+    terminal: Terminal,
+    dataset: Dataset = None,
+    two_sided: Annotated[
+        bool, typer.Option(help="Push the snapshots before and after, or only the one before.")
+    ] = True,
+    n_steps: Annotated[int, typer.Option(help="Steps on the way, each with a new operator.")] = 1,
+    level: Annotated[float, typer.Option(help="How often the region of the mean holds.")] = 0.9,
+    blend: Annotated[
+        bool, typer.Option(help="Also fit from scratch, and predict half-way between the two.")
+    ] = False,
+) -> None:
+    """Predict the snapshot at any time from those around it."""
+    require_outputs([model, file, *reading.files], {"output": (output, CELLS)})
+    adata = read_file(file)
+    predicted = load_pipeline(model, dataset).interpolate(
+        adata,
+        at,
+        two_sided=two_sided,
+        n_steps=n_steps,
+        level=level,
+        blend=blend,
+        file=output,
+        **reading.keywords,
+    )
+    text, margin = f"{output}: {predicted.n_obs} cells at time {at:g}", None
+    if "cellmnn_margin" in predicted.var:
+        margins = predicted.var["cellmnn_margin"]
+        margin = margins[margins > 0].median()
+        text += f"\nmean of a gene: within {margin:.2g} at {level:.0%} (median of genes)"
+    about = {"time": at, "median_margin": margin, "level": level}
+    terminal.say(text, output=str(output), cells=predicted.n_obs, **about)
+
+
+@command
+def trajectory(
+    model: Model,
+    reading: Asked,
+    terminal: Terminal,
+    file: FileOrDataset = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Cells by time, .h5ad or .zarr.")
+    ] = Path("trajectory.h5ad"),
+    dataset: Dataset = None,
+    start: Annotated[
+        float | None, typer.Option(help="The time whose cells are followed; the first if absent.")
+    ] = None,
+    times: Annotated[
+        list[float] | None,
+        typer.Option("--time", help="May be repeated; the observed times if absent."),
+    ] = None,
+    cells: Annotated[
+        int | None, typer.Option(help="At most so many; all of a file, else 200.")
+    ] = None,
+    rtol: Annotated[float, typer.Option(help="Of the steps, relative.")] = 1e-2,
+    atol: Annotated[float, typer.Option(help="Of the steps, absolute.")] = 1e-2,
+    n_steps: Annotated[
+        int | None, typer.Option(help="So many steps between two times, in place of a tolerance.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the cells.")] = 0,
+    figure: Annotated[Path | None, typer.Option(help="The trajectories as a figure.")] = None,
+    genes: Annotated[
+        list[str] | None, typer.Option("--gene", help="To be drawn over time; may be repeated.")
+    ] = None,
+    trends: Annotated[Path, typer.Option(help="The figure of these genes.")] = Path("trends.png"),
+) -> None:
+    """Follow cells through time: observed ones, or those of a data set that a model knows."""
+    drawn = {"figure": (figure, FIGURES), "trends": (trends if genes else None, FIGURES)}
+    require_outputs([model, file, *reading.files], {"output": (output, CELLS), **drawn})
+    adata = None if file is None else read_file(file)
+    followed = load_pipeline(model, dataset).trajectory(
+        adata,
+        times,
+        start=start,
+        cells=cells,
+        n_steps=n_steps,
+        rtol=rtol,
+        atol=atol,
+        seed=seed,
+        file=output,
+        **reading.keywords,
+    )
+    if genes is not None:
+        from ..questions.result import read_expression
+        from ..report.figures import plot_gene_trends
+
+        expression = read_expression(output, followed, genes)
+        save_figure(plot_gene_trends(expression, genes), trends)
+    if figure is not None:
+        from ..report.figures import plot_trajectories
+
+        save_figure(plot_trajectories(followed), figure)
+    every_time = sorted(followed.obs["time"].unique().tolist())
+    count = followed.n_obs // len(every_time)
+    text = f"{output}: {count} cells at {len(every_time)} times"
+    terminal.say(text, output=str(output), cells=count, times=every_time)
+
+
+@command
+def annotate(
+    model: Model,
+    file: File,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The same cells, .h5ad or .zarr.")],
+    reading: Asked,
+    terminal: Terminal,
+    dataset: Dataset = None,
+    layers: Annotated[
+        bool, typer.Option(help="Add expression and velocity of every gene, dense.")
+    ] = True,
+    figure: Annotated[Path | None, typer.Option(help="The velocities as a figure.")] = None,
+    basis: Annotated[
+        str, typer.Option(help="Key of obsm with the embedding of the figure.")
+    ] = "X_cellmnn",
+) -> None:
+    """Add latent states, velocities and loadings to observed cells."""
+    outputs = {"output": (output, CELLS), "figure": (figure, FIGURES)}
+    require_outputs([model, file, *reading.files], outputs)
+    adata = read_file(file)
+    pipeline = load_pipeline(model, dataset)
+    annotated = pipeline.annotate(adata, layers=layers, file=output, **reading.keywords)
+    if figure is not None:
+        from ..report.figures import plot_embedded_velocity
+
+        save_figure(plot_embedded_velocity(annotated, basis), figure)
+    terminal.say(f"{output}: {annotated.n_obs} cells", output=str(output), cells=annotated.n_obs)
+
+
+@command
+def fates(
+    model: Model,
+    file: File,
+    groups: Groups,
+    reading: Asked,
+    terminal: Terminal,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Probabilities of every cell, .tsv.")
+    ] = Path("fates.tsv"),
+    drivers: Annotated[Path | None, typer.Option(help="Driver genes of every group, .tsv.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="The fate map as a figure.")] = None,
+    dataset: Dataset = None,
+    start: Annotated[
+        float | None, typer.Option(help="Only cells of this time; all if absent.")
+    ] = None,
+    end: End = None,
+) -> None:
+    """Follow cells to the end, and say in which group they are then."""
+    tables = {"output": (output, TABLES), "drivers": (drivers, TABLES)}
+    require_outputs([model, file, *reading.files], {**tables, "figure": (figure, FIGURES)})
+    adata = read_file(file)
+    pipeline = load_pipeline(model, dataset)
+    cells = pipeline.cells(adata, **reading.keywords)
+    table = pipeline.fates(cells, column_or_count(groups, adata), start=start, end=end)
+    save_table(table.probabilities, output, index_label="cell")
+    if drivers is not None:
+        save_table(table.drivers, drivers, index_label="gene")
+    if figure is not None:
+        from ..report.figures import plot_fates
+
+        save_figure(plot_fates(cells.states[table.rows], table.probabilities), figure)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in table.shares.items())
+    terminal.say(
+        f"{output}: {len(table.probabilities)} cells; {shares}",
+        output=str(output),
+        cells=len(table.probabilities),
+        shares=table.shares.to_dict(),
+        accuracy=table.accuracy,
+    )
+
+
+@command
+def growth(
+    model: Model,
+    file: File,
+    reading: Asked,
+    terminal: Terminal,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Rate of every cell, .tsv.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="Column of obs, such as cell types, to take means over.")
+    ] = None,
+    population: Annotated[
+        list[str] | None,
+        typer.Option(help="TIME=CELLS, how many cells there were; repeat, for absolute rates."),
+    ] = None,
+) -> None:
+    """How fast cells multiply, births less deaths, in a model that was fitted with growth.
+
+    Without counts of the population rates are relative to the mean of the cells of the same time.
+    """
+    require_outputs([model, file, *reading.files], {"output": (output, TABLES)})
+    adata = read_file(file)
+    from ..questions.growth import read_population
+
+    counts = None if population is None else read_population(population)
+    table = load_pipeline(model).growth(adata, groups, population=counts, **reading.keywords)
+    if output is not None:
+        save_table(table.rates.to_frame(), output, index_label="cell")
+    title = "absolute rates" if table.absolute else "rates, relative to all cells of a time"
+    if table.groups is None:
+        text = f"{title}: {table.rates.min():.3g} to {table.rates.max():.3g}"
+        terminal.say(text, absolute=table.absolute, groups=None)
+        return
+    rows = table.groups.to_dict("records")
+    columns: Columns = {"time": "{:g}".format, "group": str, "rate": "{:.3f}".format}
+    columns |= {"cells": str, "share": "{:.1%}".format}
+    if table.absolute:
+        columns["size"] = "{:,.0f}".format
+    terminal.table(f"{groups}: {title}", rows, columns)
+    if terminal.as_json:
+        terminal.say("", absolute=table.absolute, groups=rows)
+
+
+@command
+def perturb(
+    model: Model,
+    file: File,
+    groups: Groups,
+    genes: Annotated[
+        list[str],
+        typer.Option("--gene", help="GENE (knocked out), GENE=over-express or GENE=value; repeat."),
+    ],
+    reading: Asked,
+    terminal: Terminal,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Shift of every gene at the end, .tsv.")
+    ] = Path("perturbation.tsv"),
+    dataset: Dataset = None,
+    start: Annotated[
+        float | None, typer.Option(help="The time whose cells are perturbed; the first if absent.")
+    ] = None,
+    end: End = None,
+    seed: Annotated[int, typer.Option(help="Of the resampled cells.")] = 0,
+) -> None:
+    """Set genes to values, and say how fates and expression at the end shift.
+
+    A prediction of a model that knows associations: to be tested in cells.
+    """
+    require_outputs([model, file, *reading.files], {"output": (output, TABLES)})
+    adata = read_file(file)
+    from ..questions.perturbation import read_settings
+
+    shifts = load_pipeline(model, dataset).perturb(
+        adata,
+        read_settings(genes),
+        column_or_count(groups, adata),
+        start=start,
+        end=end,
+        seed=seed,
+        **reading.keywords,
+    )
+    save_table(shifts.genes, output, index_label="gene")
+    rows = shifts.fates.reset_index(names="group").to_dict("records")
+    columns: Columns = {"group": str}
+    columns |= dict.fromkeys(("before", "after", "shift", "low", "high"), "{:.3f}".format)
+    terminal.table("probability of each group at the end", rows, columns)
+    if terminal.as_json:
+        terminal.say("", fates=rows, inferred=shifts.inferred)
+    elif shifts.inferred:
+        terminal.say(f"placed by regression: {', '.join(shifts.inferred)}")
+
+
+@command
+def compare(
+    base: Base,
+    file: File,
+    condition: Annotated[str, typer.Option(help="Column of obs with two values.")],
+    reading: OfCourse,
+    terminal: Terminal,
+    groups: Annotated[
+        str | None, typer.Option(help="Column of obs with the groups at the end, for the fates.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Distance by time, .tsv.")
+    ] = None,
+    permutations: Annotated[int, typer.Option(help="Of the labels, within times.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
+) -> None:
+    """Compare two conditions: where they lead the same cells, and to which fates."""
+    require_outputs([base, file, *reading.files], {"output": (output, TABLES)})
+    adata = read_file(file)
+    compared = load_pipeline(base).compare(
+        adata,
+        condition,
+        groups=groups,
+        permutations=permutations,
+        seed=seed,
+        progress=terminal.progress,
+        **reading.keywords,
+    )
+    distances = compared.trajectories
+    if output is not None:
+        save_table(distances, output, index_label=str(distances.index.name))
+    first, second = compared.conditions
+    every_table = {"trajectories": distances, "fates": compared.fates}
+    titles = {"trajectories": f"{first} and {second}", "fates": "fates"}
+    content: dict[str, Any] = dict.fromkeys(every_table)
+    for name, table in every_table.items():
+        if table is not None:
+            content[name] = table.reset_index().to_dict("records")
+            columns: Columns = {str(table.index.name): str}
+            columns |= dict.fromkeys(table.columns, "{:.3f}".format)
+            terminal.table(titles[name], content[name], columns)
+    if terminal.as_json:
+        terminal.say("", conditions=compared.conditions, **content)

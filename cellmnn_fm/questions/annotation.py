@@ -1,0 +1,52 @@
+"""Observed cells with their latent states, velocities and growth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..dynamics.snapshots import growth_rates
+from ..fitted.fitted_model import Cells
+from .result import Result, written_coverage
+
+
+def annotation(cells: Cells, *, layers: bool = True, to_h5ad: bool = False) -> Result:
+    """Where observed cells are, and where they are going; see :meth:`CellMNNPipeline.annotate`.
+
+    Parameters
+    ----------
+    cells : Cells
+    layers : bool
+        Whether to add matrices of cells and genes: expression and velocity.
+    to_h5ad : bool
+        Whether matrices of a file on disk stay there, to be copied from file to file.
+    """
+    import anndata
+
+    fitted, adata, source = cells.fitted, cells.adata, None
+    genes = None  # of an embedding, or of `.raw`, the file has no place for them
+    if cells.source.var.index.equals(adata.var.index):  # read before `to_memory` closes the file
+        genes = fitted.latent_space.over_genes(cells.source, cells.states, cells.genes)
+    if not adata.isbacked:
+        result = adata.copy()
+    elif to_h5ad and not adata.is_view:
+        source = Path(adata.filename)
+        parts = {name: dict(getattr(adata, name)) for name in ("obsm", "varm")}
+        uns = dict(adata.uns)
+        result = anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=uns, **parts)
+    else:
+        result = adata.to_memory()
+    result.obsm["X_cellmnn"] = cells.states
+    result.obsm["cellmnn_velocity"] = cells.velocity
+    if fitted.model.config.growth:
+        rates = growth_rates(fitted.dynamics, cells.states, cells.times)
+        result.obs["cellmnn_growth"] = rates
+    result.uns["cellmnn"] = {"coverage": written_coverage(cells.coverage)}
+    if genes is None:
+        return Result(result, None, source=source)
+    subspace, inferred = genes
+    result.varm["cellmnn_loadings"] = subspace.loadings
+    result.var["cellmnn_inferred"] = inferred
+    if not layers:
+        return Result(result, subspace, source=source)
+    places = ("layers", "cellmnn_expression"), ("layers", "cellmnn_velocity")
+    return Result(result, subspace, *places, source=source)

@@ -1,0 +1,241 @@
+"""What changes when genes are set by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..dynamics.snapshots import Dynamics, padded
+from ..fitted.fitted_model import Cells
+from ..model.errors import InputError, listed, require_count, require_number, require_seed
+from .fates import STEPS_TO_END, FateQuestion, fate_question, paths_to
+
+KNOCK_OUT, OVER_EXPRESS = "knock-out", "over-express"
+
+
+_DRAWS = 200
+
+
+class LinearResponse(NamedTuple):
+    """What becomes of cells until the end, and of small moves of them."""
+
+    final: NDArray[np.float32]  # (cells, latent_dim)
+    moved: NDArray[np.float32]  # (cells, latent_dim)
+    log_growth: NDArray[np.float32]  # (cells,)
+    log_growth_moved: NDArray[np.float32]  # (cells,)
+    stopped: NDArray[np.bool_]  # (cells,)
+
+    @property
+    def followed(self) -> NDArray[np.bool_]:
+        """As in :class:`Fates`."""
+        return ~self.stopped & np.isfinite(self.moved).all(axis=1)
+
+
+def linear_response(
+    dynamics: Dynamics,
+    states: NDArray,
+    moves: NDArray,
+    times: NDArray,
+    end: float,
+    *,
+    n_steps: int = STEPS_TO_END,
+) -> LinearResponse:
+    """Where cells are at the end, and how far they are moved then if they are moved now.
+
+    To first order: the model is asked where cells were observed, since far from them it knows
+    nothing.
+
+    Parameters
+    ----------
+    dynamics, states, times, end, n_steps
+        As for :func:`cell_fates`.
+    moves : (cells, latent_dim)
+    """
+    dims = states.shape[1]
+    count = len(states)
+    found = LinearResponse(
+        final=np.empty(states.shape, dtype=np.float32),
+        moved=np.empty(states.shape, dtype=np.float32),
+        log_growth=np.empty(count, dtype=np.float32),
+        log_growth_moved=np.empty(count, dtype=np.float32),
+        stopped=np.empty(count, dtype=bool),
+    )
+    for rows, to_end in paths_to(dynamics, times, end, n_steps):
+        z, move = (padded(dynamics.model, part[rows]) for part in (states, moves))
+
+        def moving(z: Tensor, to_end: Any = to_end) -> tuple[tuple[Tensor, Tensor], Tensor]:
+            states, log_growth, stopped = to_end(z)
+            return (states, log_growth), stopped
+
+        both: Any = torch.func.jvp(moving, (z,), (move,), has_aux=True)
+        (final, grown), (moved, grown_more), out = both
+        parts = (final[:, :dims], moved[:, :dims], grown, grown_more, out)
+        for whole, part in zip(found, parts, strict=True):
+            whole[rows] = part.detach().cpu().numpy()
+    return found
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What changes when genes are set to values: a prediction, to be tested in cells.
+
+    Attributes
+    ----------
+    fates : DataFrame
+        By group: mean probability "before" and "after", the "shift", and its 95 % interval over
+        resampled cells ("low", "high"). With growth, cells count as their descendants at the end.
+    genes : DataFrame
+        By gene the same for mean expression at the end; the largest shifts first.
+    inferred : list of str
+        Genes that the subspace does not have: how they move the latent states is a regression.
+    """
+
+    fates: pd.DataFrame
+    genes: pd.DataFrame
+    inferred: list[str]
+
+
+def compared(
+    before: NDArray,
+    after: NDArray,
+    names: Sequence[str],
+    seed: int = 0,
+    weights: tuple[NDArray, NDArray] | None = None,
+) -> pd.DataFrame:
+    """Means of columns before and after, their shift, and its 95 % interval over cells.
+
+    `weights` of the cells (cells,) are two, since they may change too.
+    """
+    cells = len(before)
+    both = weights or (np.ones(cells), np.ones(cells))
+
+    def means(counts: NDArray) -> tuple[NDArray, NDArray]:
+        first, second = (
+            (counts * weight) @ values / (counts @ weight)[:, None]
+            for weight, values in zip(both, (before, after), strict=True)
+        )
+        return first, second
+
+    rng = np.random.default_rng(seed)
+    resampled = means(rng.multinomial(cells, np.full(cells, 1 / cells), size=_DRAWS))
+    low, high = np.quantile(resampled[1] - resampled[0], [0.025, 0.975], axis=0)
+    first, second = (part[0] for part in means(np.ones((1, cells))))
+    return pd.DataFrame(
+        {
+            "before": first,
+            "after": second,
+            "shift": second - first,
+            "low": low,
+            "high": high,
+        },
+        index=list(names),
+    )
+
+
+def perturb(
+    cells: Cells,
+    genes: Mapping[str, float | str],
+    groups: str | int,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    n_steps: int = STEPS_TO_END,
+    seed: int = 0,
+) -> Perturbation:
+    """Set genes to values: how fates and expression at the end shift.
+
+    Parameters
+    ----------
+    cells : Cells
+    genes, groups, start, end, n_steps, seed
+        See :meth:`CellMNNPipeline.perturb`.
+
+    Raises
+    ------
+    InputError
+        On genes that are not there or do not vary, by name.
+    """
+    require_seed(seed)
+    require_count("n_steps", n_steps)
+    fitted = cells.fitted
+    start = fitted.record.times[0] if start is None else start
+    asked = fate_question(cells, groups, start, end)
+    moves, inferred = _moves(asked, genes)
+    response = linear_response(
+        fitted.dynamics, asked.states, moves, asked.times, asked.end, n_steps=n_steps
+    )
+    kept = response.followed
+    asked, response = asked.only(kept), LinearResponse._make(part[kept] for part in response)
+    before, after = response.final, response.final + response.moved
+    # moved cells may have more descendants, relative to as many before
+    descendants = asked.relative(response.log_growth)
+    weights = descendants, descendants * np.exp(response.log_growth_moved)
+    shares = [
+        asked.groups.probabilities(torch.from_numpy(states)).numpy() for states in (before, after)
+    ]
+    shifts = compared(shares[0], shares[1], asked.groups.names, seed, weights)
+    ends = [fitted.subspace.reconstruct(states) for states in (before, after)]
+    changes = compared(ends[0], ends[1], fitted.panel.names, seed, weights)
+    order = changes["shift"].abs().sort_values(ascending=False, kind="stable").index
+    return Perturbation(shifts, changes.loc[order], inferred)
+
+
+_OVER_EXPRESSED = 0.99  # quantile of a gene's expression
+
+
+def _moves(
+    asked: FateQuestion, genes: Mapping[str, float | str]
+) -> tuple[NDArray[np.float32], list[str]]:
+    """How far each cell is moved, Σ E_j (value - x_j), and the genes whose E is a regression."""
+    if not genes:
+        raise InputError("genes", "one or more", "none", "name those to be set")
+    fitted, source, states = asked.cells.fitted, asked.cells.source, asked.cells.states
+    subspace, panel = fitted.subspace, list(fitted.panel.names)
+    columns = list(source.names)
+    if unknown := [gene for gene in genes if gene not in columns]:
+        raise InputError("genes", "genes of the data", listed(unknown), "correct them")
+    moves, inferred = np.zeros_like(states), []
+    for gene, wanted in genes.items():
+        x = source.column(columns.index(gene))
+        if x.var() == 0:
+            raise InputError("genes", "genes that vary between cells", gene, "leave it out")
+        if gene in panel:
+            direction = subspace.projection[panel.index(gene)]
+        else:
+            inferred.append(gene)
+            direction = (states - states.mean(axis=0)).T @ (x - x.mean()) / len(x) / x.var()
+        if not np.abs(direction).max() > 0:
+            raise InputError("genes", "genes with loadings", gene, "leave it out")
+        moves += np.outer(_value(gene, wanted, x) - x, direction).astype(states.dtype)
+    return moves[asked.rows], inferred
+
+
+def _value(gene: str, wanted: float | str, x: NDArray) -> float:
+    if isinstance(wanted, str):
+        named = {
+            "knock-out": float(x.min()),
+            "over-express": float(np.quantile(x, _OVER_EXPRESSED)),
+        }
+        if wanted not in named:
+            raise InputError(gene, "a value, knock-out or over-express", wanted, "correct it")
+        return named[wanted]
+    return require_number(f"value of {gene}", wanted)
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, float | str]:
+    """Genes and values from "GENE=value", as a command line has them."""
+    found: dict[str, float | str] = {}
+    for one in settings:
+        gene, _, value = one.partition("=")
+        try:
+            found[gene] = float(value)
+        except ValueError:
+            found[gene] = value or "knock-out"
+    return found
