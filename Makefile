@@ -57,40 +57,40 @@ peers: $(VENV)/.installed ## the methods of others, for the benchmarks; 2 GB
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[peers]'
 
 benchmarks-quick: $(VENV)/.installed ## ours beside the methods that are installed; 10 minutes
-	$(BIN)/python benchmarks/interpolation.py --tier quick
+	$(BIN)/python -m benchmarks.interpolation --tier quick
 
 benchmarks: $(VENV)/.installed ## the tables of the README that are not there yet, an afternoon
-	$(BIN)/python benchmarks/interpolation.py
-	$(BIN)/python benchmarks/quality.py
-	$(BIN)/python benchmarks/scaling.py
-	$(BIN)/python benchmarks/scale.py
-	$(BIN)/python benchmarks/recipe.py
-	$(BIN)/python benchmarks/profiles.py --compile
-	$(BIN)/python benchmarks/rank.py
-	$(BIN)/python benchmarks/fits.py
-	$(BIN)/python benchmarks/fits.py --frame
-	$(BIN)/python benchmarks/fits.py --subspace-mode aligned
-	$(BIN)/python benchmarks/fits.py --subspace-mode shared
-	$(BIN)/python benchmarks/subspaces.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/memory.py --fit
-	$(BIN)/python benchmarks/memory.py --questions
-	$(BIN)/python benchmarks/runaway.py
-	$(BIN)/python benchmarks/corpus.py
-	$(BIN)/python benchmarks/grn_simulated.py
-	$(BIN)/python benchmarks/grn_real.py
-	$(BIN)/python benchmarks/grn_speed.py
-	$(BIN)/python benchmarks/finetune_speed.py
-	$(BIN)/python benchmarks/interpolation_speed.py
+	$(BIN)/python -m benchmarks.interpolation
+	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m studies.recipe
+	$(BIN)/python -m benchmarks.profiles --compile
+	$(BIN)/python -m benchmarks.rank
+	$(BIN)/python -m benchmarks.fits
+	$(BIN)/python -m benchmarks.fits --frame
+	$(BIN)/python -m benchmarks.fits --subspace-mode aligned
+	$(BIN)/python -m benchmarks.fits --subspace-mode shared
+	$(BIN)/python -m benchmarks.subspaces
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.memory --fit
+	$(BIN)/python -m benchmarks.memory --questions
+	$(BIN)/python -m benchmarks.runaway
+	$(BIN)/python -m benchmarks.corpus
+	$(BIN)/python -m benchmarks.grn_simulated
+	$(BIN)/python -m benchmarks.grn_real
+	$(BIN)/python -m benchmarks.grn_speed
+	$(BIN)/python -m benchmarks.finetune_speed
+	$(BIN)/python -m benchmarks.interpolation_speed
 
 weights: $(VENV)/.installed
 	rm -rf corpus cellmnn_fm/model/pretrained/cellmnn-base
-	OMP_NUM_THREADS=1 $(BIN)/python pretraining/build_corpus.py corpus
-	OMP_NUM_THREADS=1 $(BIN)/python pretraining/pretrain.py corpus \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pretraining.build_corpus corpus
+	OMP_NUM_THREADS=1 $(BIN)/python -m pretraining.pretrain corpus \
 		--config pretraining/configs/base.yaml --output cellmnn_fm/model/pretrained/cellmnn-base
 
 base: weights ## cellmnn-base anew: corpus, pretraining, card, into the package; 2 minutes
-	$(BIN)/python pretraining/write_card.py
+	$(BIN)/python -m studies.write_card
 
 figures: $(VENV)/.installed ## the figures of the README, with cellmnn-base
 	mkdir -p build/figures
@@ -109,20 +109,20 @@ figures: $(VENV)/.installed ## the figures of the README, with cellmnn-base
 		--trends docs/figures/mef_neuron_trends.png
 
 release: ## weights, tables, figures and card anew, in that order; a day
-	rm -rf bases benchmarks/results pretraining/results finetune/results
+	rm -rf bases results
 	$(MAKE) weights peers
 	$(MAKE) studies
 	$(MAKE) benchmarks figures
-	$(BIN)/python pretraining/write_card.py
+	$(BIN)/python -m studies.write_card
 
 studies: $(VENV)/.installed ## the tables of pretraining and finetune that are not there yet
-	$(BIN)/python pretraining/leave_group_out.py
-	$(BIN)/python pretraining/leave_group_out.py --mode shared
-	$(BIN)/python pretraining/calibrate.py
-	$(BIN)/python pretraining/joint_against_separate.py
-	$(BIN)/python finetune/study.py steps
-	$(BIN)/python finetune/study.py small-data
-	$(BIN)/python finetune/study.py report
+	$(BIN)/python -m studies.leave_group_out
+	$(BIN)/python -m studies.leave_group_out --mode shared
+	$(BIN)/python -m studies.calibrate
+	$(BIN)/python -m studies.joint_against_separate
+	$(BIN)/python -m studies.finetuning steps
+	$(BIN)/python -m studies.finetuning small-data
+	$(BIN)/python -m studies.finetuning report
 
 clean: ## all that can be made again
 	rm -rf $(VENV) dist build demo_output .pytest_cache .ruff_cache .mypy_cache

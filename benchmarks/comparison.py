@@ -1,22 +1,19 @@
-"""Tables and the figure of interpolation.py, from its JSON files."""
+"""Tables and the figure of interpolation.py, from its results."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import markdown, new_axes, save
-from peers import PACKAGES
-
-# scripts of pretraining/ are not installed
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
-from leave_group_out import DEVELOPMENT
 
 from cellmnn_fm.evaluation.metrics import with_interval
+from studies.data_sets import DEVELOPMENT
+from studies.results import Results
+from studies.tables import markdown, new_axes, save
+
+from .peers import PACKAGES
 
 OURS = ("untrained", "zero_shot", "joint", "fine_tuned", "in_frame", "default", "sliced", "blend")
 LABELS = {
@@ -44,10 +41,9 @@ LABELS = {
 Table = dict[tuple[str, str], dict[str, float]]
 
 
-def report(folder: Path) -> None:
+def report(results: Results) -> None:
     """Tables by method and by data set, and the figure of W1 against seconds."""
-    found = [json.loads(file.read_text()) for file in sorted(folder.glob("*/*.json"))]
-    w1, seconds = tabulated([one for one in found if "scores" in one])
+    w1, seconds = tabulated([one for one in results.read().values() if "scores" in one])
     sets = sorted(w1[("ot_interpolate", "forward")])
     kinds = ("forward", "two_sided", "as_many_cells")
     rows = []
@@ -66,7 +62,7 @@ def report(folder: Path) -> None:
     header = ["method", "sets", "forward", "two-sided", "as many cells", "s a fit"]
     parts = [
         f"W1 over that of OT-Interpolate, mean over data sets with 95 % bootstrap intervals "
-        f"({folder.name.replace('_', ', ')}; one core).",
+        f"({results.name.removeprefix('interpolation_').replace('_', ', ')}; one core).",
         "",
         markdown(header, rows),
         "",
@@ -76,10 +72,8 @@ def report(folder: Path) -> None:
         "",
         by_set(w1, sets),
     ]
-    text = "\n".join(parts)
-    print(text)
-    folder.with_suffix(".md").write_text(text + "\n")
-    figure(w1, seconds, sets, folder.with_suffix(".png"))
+    results.show("\n".join(parts))
+    figure(w1, seconds, sets, results.path(".png"))
 
 
 def tabulated(found: list[dict[str, Any]]) -> tuple[Table, dict[str, dict[str, float]]]:

@@ -1,6 +1,6 @@
 """What a large corpus costs in memory and speed, and what a second process gains.
 
-    python benchmarks/corpus.py    # about 3 minutes on 2 cores
+    python -m benchmarks.corpus    # about 3 minutes on 2 cores
 
 - Pretraining steps on a corpus of 100,000 and on one of 10,000,000 synthetic cells, each in a
   process of its own: steps per second, and the anonymous resident memory (RssAnon, Linux) at the
@@ -8,7 +8,7 @@
 - Tasks per second of two processes at one thread each, over those of one process at one thread:
   with as many tasks for each process, and with as many in all.
 
-Result: benchmarks/results/corpus.json.
+Result: results/corpus.jsonl.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ import datasets
 import numpy as np
 import typer
 from accelerate import Accelerator
-from memory import apart
 
 from cellmnn_fm import TimeCourse
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.tasks import SamplingConfig
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.pretraining import corpus_config, pretrain
+from studies.results import Results
 
-RESULTS = Path(__file__).parent / "results"
+from .memory import apart
+
+RESULTS = Results("corpus")
 DIMS, TIMES, SETS = 8, 5, 10
 SMALL, LARGE = 100_000, 10_000_000
 STEPS = 100
@@ -79,8 +81,7 @@ def main(
         results["tasks_per_second"] = {name: round(rate, 1) for name, rate in rates.items()}
         results["over_one_process"] = {name: round(rate / alone, 2) for name, rate in rates.items()}
     print(json.dumps(results, indent=1))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "corpus.json").write_text(json.dumps(results, indent=1))
+    RESULTS.replace({(): results})
 
 
 def make(folder: Path, cells: int) -> None:
@@ -123,7 +124,7 @@ def launch(corpus: Path, processes: int, tasks: int) -> float:
     """Tasks per second of so many processes at one thread each."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    run = [__file__, "--corpus", str(corpus), "--tasks", str(tasks)]
+    run = ["-m", "benchmarks.corpus", "--corpus", str(corpus), "--tasks", str(tasks)]
     command = [sys.executable, *launcher, *run]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     found = json.loads(output.stdout.strip().splitlines()[-1])

@@ -1,13 +1,13 @@
 r"""Training and interpolation on a GPU beside this machine's processor. Needs CUDA.
 
-    python benchmarks/cuda.py    # 3 minutes
+    python -m benchmarks.cuda    # 3 minutes
 
 Milliseconds of a whole training step (one time course; joint training) and of an interpolation of
 100,000 cells, GPU and one thread of the processor; and whether a training step makes the host wait,
 by torch's own watch on synchronisation: it must be never.
 
-Results: results/cuda.json. Nothing of it has been run where this was written, which had no GPU; the
-tests of tests/test_hot_path.py are what stands in for it there.
+Results: results/cuda.jsonl. Nothing of it has been run where this was written, which had no GPU:
+the tests of tests/training/test_hot_path.py are what stands in for it there.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import RESULTS, machine, write_json
-from profiles import course_step, joint_step
-from scaling import course_of
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
 from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
+from studies.harness import machine
+from studies.results import Results
+
+from .profiles import course_step, joint_step
+from .scaling import course_of
 
 REPEATS = 50
 
@@ -46,7 +48,7 @@ def main() -> None:
             found["waits"] = {name: waits(call) for name, call in steps.items() if "step" in name}
     found["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
     print(found)
-    write_json(RESULTS / "cuda.json", {**found, **machine()})
+    Results("cuda").replace({(): {**found, **machine()}})
 
 
 def milliseconds(call: Callable[[], Any]) -> float:

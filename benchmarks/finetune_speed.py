@@ -1,22 +1,21 @@
 """Seconds of fine-tuning cellmnn-base on 5 times of 3,000 cells, and of its verdict.
 
-python benchmarks/finetune_speed.py    # under a minute; writes results/finetune_speed.json
+python -m benchmarks.finetune_speed    # under a minute; writes results/finetune_speed.jsonl
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 
 from cellmnn_fm import CellMNNPipeline
+from studies.results import Results
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Results("finetune_speed")
 CELLS, TIMES, GENES = 3_000, 5, 1_000
 
 
@@ -30,17 +29,17 @@ def main() -> None:
     x = states @ rng.normal(size=(10, GENES)) + rng.normal(size=(len(day), GENES))
     obs = pd.DataFrame({"day": day}, index=[f"cell{at}" for at in range(len(day))])
     adata = anndata.AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
-    base.fit(adata[::100].copy(), time_key="day", steps=2, verdict=False)  # imports and caches
+    base.finetune(adata[::100].copy(), time_key="day", steps=2, verdict=False)  # imports and caches
     found = {"cells": len(day), "times": TIMES, "genes": GENES, "cores": os.cpu_count()}
     for verdict in (False, True):
         started = time.perf_counter()
-        fitted = base.fit(adata, time_key="day", verdict=verdict)
+        fitted = base.finetune(adata, time_key="day", verdict=verdict)
         seconds = time.perf_counter() - started
         found["with_verdict_seconds" if verdict else "seconds"] = round(seconds, 2)
         found["training_seconds"] = round(fitted.record.seconds, 2)
         found["steps"] = len(fitted.record.losses)
     print(found)
-    (RESULTS / "finetune_speed.json").write_text(json.dumps(found, indent=1))
+    RESULTS.replace({(): found})
 
 
 if __name__ == "__main__":

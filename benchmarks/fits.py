@@ -1,16 +1,16 @@
 """Held-out W1 of fits to single time courses, by latent space, beside the baselines.
 
-    python benchmarks/fits.py            # strict, 3 seeds: about 7 minutes on 2 cores
-    python benchmarks/fits.py --frame    # fits in the Gaussian frame: about 9 minutes
-    python benchmarks/fits.py --quick    # one seed: about 3 minutes
-    python benchmarks/fits.py --subspace-mode aligned    # gene-level sets, 10 minutes
+    python -m benchmarks.fits            # strict, 3 seeds: about 7 minutes on 2 cores
+    python -m benchmarks.fits --frame    # fits in the Gaussian frame: about 9 minutes
+    python -m benchmarks.fits --quick    # one seed: about 3 minutes
+    python -m benchmarks.fits --subspace-mode aligned    # gene-level sets, 10 minutes
 
 With a subspace mode, models live in the 8 dimensions of a subspace that all gene-level sets share
 ("shared"), or in own components that are aligned with it ("aligned"); it is fitted anew for every
 held-out time, without that time and without sets that share cells.
 
 One JSON file for each data set lies in
-benchmarks/results/fits_PROTOCOL[_frame][_MODE][_quick];
+results/fits_PROTOCOL[_frame][_MODE][_quick];
 those that are there already are not computed again: delete a folder to measure anew. The table and
 the intervals are made from them.
 """
@@ -27,16 +27,15 @@ import anndata
 import numpy as np
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.data.genes import GeneOptions
 from cellmnn_fm.data.options import Protocol, SubspaceMode
 from cellmnn_fm.data.shared_subspace import fit_shared_subspace
 from cellmnn_fm.evaluation.metrics import with_interval
+from studies.results import Results
+from studies.tables import markdown
 
-RESULTS = Path(__file__).parent / "results"
 SHARED_DIMS = 8
 MERGE = "mean"  # genes with the same human symbol
 METHODS = ("forward", "two_sided", "two_sided_same_size", "untrained_two_sided")
@@ -57,8 +56,7 @@ def main(
     own = subspace_mode == "own"
     name = f"fits_{protocol}" + "_frame" * frame
     name += ("" if own else f"_{subspace_mode}") + "_quick" * quick
-    folder = RESULTS / name
-    folder.mkdir(parents=True, exist_ok=True)
+    results = Results(name)
     catalog = json.loads((data / "catalog.json").read_text())
     options: dict[str, Any] = {"protocol": protocol, "frame": frame, "seeds": 1 if quick else 3}
     if not own:
@@ -68,20 +66,19 @@ def main(
             adatas, n_dims=SHARED_DIMS, genes=GeneOptions(on_duplicates=MERGE), progress=True
         )
         options |= {"subspace": shared, "subspace_mode": subspace_mode, "on_duplicates": MERGE}
+    there = results.read()
     for entry in catalog:
-        result = folder / f"{entry['name']}.json"
-        if not result.exists():
-            evaluate_set(data / entry["file"], result, options)
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    report([one for one in found if "summary" in one], folder.with_suffix(".md"))
+        if (entry["name"],) not in there:
+            results.keep(evaluate_set(data / entry["file"], options), entry["name"])
+    report(results)
 
 
 # ---------------------------------------------------------------------------------------------
 # One data set
 
 
-def evaluate_set(file: Path, result: Path, options: dict[str, Any]) -> None:
-    """Evaluate one file and write its JSON; a set without a time to hold out says so there."""
+def evaluate_set(file: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate one file; a set without a time to hold out says so."""
     adata = anndata.read_h5ad(file)
     machine = {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -98,17 +95,16 @@ def evaluate_set(file: Path, result: Path, options: dict[str, Any]) -> None:
         outcome = {"skipped": str(error)}
     else:
         outcome = evaluation.to_dict()
-    partial = result.with_suffix(".tmp")
-    partial.write_text(json.dumps({"file": file.name, **machine, **outcome}, indent=1))
-    partial.replace(result)
+    return {"file": file.name, **machine, **outcome}
 
 
 # ---------------------------------------------------------------------------------------------
 # All data sets
 
 
-def report(found: list[dict], markdown: Path) -> None:
-    """Print the table of ratios to OT-Interpolate, and write it as markdown."""
+def report(results: Results) -> None:
+    """Print the table of ratios to OT-Interpolate, and keep it."""
+    found = [one for one in results.read().values() if "summary" in one]
     header = ["data set", "OT-Interpolate W1", *(m.replace("_", " ") for m in METHODS), "s a fold"]
     rows, ratios = [], {method: [] for method in METHODS}
     for one in found:
@@ -126,18 +122,7 @@ def report(found: list[dict], markdown: Path) -> None:
         f"fitted over untrained, both two-sided, paired by set: {with_interval(list(paired))}",
         f"untrained frame: {milliseconds:.0f} ms a fold (median over sets)",
     ]
-    table = Table(title="Ratio of W1 to OT-Interpolate", title_justify="left")
-    for name in header:
-        table.add_column(name, justify="left" if name == "data set" else "right")
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
-    for note in notes:
-        console.print(note)
-    lines = [header, ["---"] * len(header), *rows]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    markdown.write_text(text + "\n\n" + "".join(f"- {note}\n" for note in notes))
+    results.show(markdown(header, rows) + "\n\n" + "".join(f"- {note}\n" for note in notes))
 
 
 if __name__ == "__main__":

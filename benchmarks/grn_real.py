@@ -1,6 +1,6 @@
 """Gene networks of real time courses against known edges, beside simple baselines.
 
-    python benchmarks/grn_real.py                # about 5 minutes on one core; resumable
+    python -m benchmarks.grn_real                # about 5 minutes on one core; resumable
 
 A default fit of each data set; every method sees the same cells and the genes of the reference.
 Signs: TRRUST of the species, pooled over sets. Links: the references of SCODE, BEELINE and ESCAPE.
@@ -9,10 +9,9 @@ Intervals are 95 %, from resampled pairs. Result: results/grn_real.md, one JSON 
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import anndata
 import numpy as np
@@ -27,8 +26,12 @@ from cellmnn_fm.questions.grn.reference import (
     score_signs,
     signs_of,
 )
+from studies.data_sets import Data
+from studies.results import Results
 
-RESULTS = Path(__file__).parent / "results"
+from .runaway import DATA
+
+RESULTS = Results("grn_real")
 SIGNS = {"Homo sapiens": "trrust_human.tsv", "Mus musculus": "trrust_mouse.tsv"}
 LINKS = {
     "hesc_endoderm": ["scode_hesc_endoderm.tsv", "beeline_hesc_specific.tsv"],
@@ -57,38 +60,34 @@ OURS = ("production", "operator", "jacobian")
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")
-    ] = Path("../shared/data"),
-    results: Path = RESULTS / "grn_real",
+    data: Data = DATA,
 ) -> None:
     """Compare the sets that have no result yet, and write the table."""
     torch.set_num_threads(1)
-    results.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in LINKS if not (results / f"{name}.json").exists()]
+    there = RESULTS.read()
+    missing = [name for name in LINKS if (name,) not in there]
     print(f"{len(missing)} sets to go, {len(missing) / 2:.0f} minutes")
     for name in missing:
         started = time.perf_counter()
-        found = one_set(data, name)
-        (results / f"{name}.json").write_text(json.dumps(found))
+        RESULTS.keep(one_set(data, name), name)
         print(name, f"{time.perf_counter() - started:.0f} s", flush=True)
-    found = {name: json.loads((results / f"{name}.json").read_text()) for name in LINKS}
+    there = RESULTS.read()
+    found = {name: there[(name,)] for name in LINKS}
     lines = [*table_of_signs(found), "", *table_of_links(found)]
-    text = "\n".join(lines)
-    print(text)
-    results.with_suffix(".md").write_text(text + "\n")
+    RESULTS.show("\n".join(lines))
 
 
 def one_set(data: Path, name: str) -> dict[str, Any]:
     """Signs and strengths of the pairs of every reference, by method."""
     adata = anndata.read_h5ad(data / f"{name}.h5ad")
     pipeline = CellMNNPipeline().fit(adata, time_key="time", verdict=False)
+    cells = pipeline.cells(adata)
     found: dict[str, Any] = {"signs": None, "links": {}}
     signs = [] if name in NO_SIGNS else [SIGNS[adata.uns["species"]]]
     for file in [*signs, *LINKS[name]]:
         try:
             known = Reference.read(data / "references" / file, pipeline.panel.names)
-            compared = Comparison.of(pipeline, adata, known, most_for_trees=MOST_FOR_TREES)
+            compared = Comparison.of(cells, known, most_for_trees=MOST_FOR_TREES)
         except InputError as error:
             print(f"{name}, {file}: {error}")
             continue

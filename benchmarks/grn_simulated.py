@@ -1,6 +1,6 @@
 """Estimators of gene regulation on simulated networks whose edges are known.
 
-    python benchmarks/grn_simulated.py             # about 10 minutes on one core; resumable
+    python -m benchmarks.grn_simulated             # about 10 minutes on one core; resumable
 
 Four topologies x 5 seeds, 20 genes, 5 times x 300 cells, clean and as Poisson counts (3 where a
 gene is fully on). Settings were chosen on linear and bifurcating networks; cyclic and trifurcating
@@ -10,9 +10,7 @@ true edges whose sign is right. Result: results/grn_simulated.md, one JSON file 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -22,15 +20,16 @@ import typer
 from cellmnn_fm.data.gene_networks import GeneNetwork, Topology
 from cellmnn_fm.data.subspace import Subspace
 from cellmnn_fm.data.time_course import TimeCourse
-from cellmnn_fm.dynamics.snapshots import Dynamics, velocities
+from cellmnn_fm.dynamics.snapshots import velocities
 from cellmnn_fm.questions.grn.baselines import BASELINES
 from cellmnn_fm.questions.grn.estimators import CellStates, operator_network, production_network
 from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 from cellmnn_fm.questions.grn.reference import Reference, link_scores, sign_scores
 from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.one_course import train
+from studies.results import Results
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Results("grn_simulated")
 SEEDS = 5
 COUNTS = {"clean": None, "counts": 3.0}
 DIMS = 10
@@ -38,29 +37,26 @@ DECAYS = (0.6, 1.2, 2.4, 5.0, 10.0)  # per time, which is the gap; the true one 
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
-def main(results: Path = RESULTS / "grn_simulated") -> None:
+def main() -> None:
     """Make the cases that are not there yet, and the table."""
     torch.set_num_threads(1)
-    results.mkdir(parents=True, exist_ok=True)
     cases = [
-        (topology, seed, noise)
+        (topology, str(seed), noise)
         for topology in get_args(Topology)
         for seed in range(SEEDS)
         for noise in COUNTS
     ]
-    missing = [case for case in cases if not file_of(results, case).exists()]
+    there = RESULTS.read()
+    missing = [case for case in cases if case not in there]
     print(f"{len(missing)} cases to go, {len(missing) * 0.3:.0f} minutes")
-    for case in missing:
+    for topology, seed, noise in missing:
+        case = topology, int(seed), noise
         scores = {name: weights_scores(weights, case) for name, weights in estimates(*case)}
-        file_of(results, case).write_text(json.dumps(scores, indent=1))
+        RESULTS.keep(scores, *case)
         print(*case, f"AUPRC ratio {scores['production']['auprc_ratio']:.1f}", flush=True)
-    found = {case: json.loads(file_of(results, case).read_text()) for case in cases}
-    write_table(found, results.with_suffix(".md"))
-
-
-def file_of(results: Path, case: tuple) -> Path:
-    """Where the scores of a case are."""
-    return results / f"{'_'.join(map(str, case))}.json"
+    write_table(
+        {(kind, int(seed), noise): scores for (kind, seed, noise), scores in RESULTS.read().items()}
+    )
 
 
 def estimates(topology: Topology, seed: int, noise: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -70,19 +66,19 @@ def estimates(topology: Topology, seed: int, noise: str) -> Iterator[tuple[str, 
     x, times = np.asarray(adata.X, dtype=np.float64), adata.obs["time"].to_numpy()
     forms = [(frame, offset) for frame in (False, True) for offset in (True, False)]
     fits = {form: fitted(adata, seed, *form) for form in forms}
-    for (frame, offset), (model, cells, *space) in fits.items():
-        about = (space[0], network.names, space[1])
+    for (frame, offset), (dynamics, cells, subspace) in fits.items():
+        about = subspace, network.names
         form = f"{', in the frame' if frame else ''}{'' if offset else ', b off'}"
-        yield f"production{form}", dense(production_network(cells, *about))
+        yield f"production{form}", dense(production_network(cells, *about, dynamics.time_scale))
         for part in ("learned", "frame") if frame else ("learned",):
             named = f"{form}, {part} part" if frame else form
-            yield f"operator{named}", dense(operator_network(model, cells, *about, part=part))
+            yield f"operator{named}", dense(operator_network(dynamics, cells, *about, part=part))
             yield (
                 f"jacobian{named}",
-                dense(operator_network(model, cells, *about, part=part, jacobian=True)),
+                dense(operator_network(dynamics, cells, *about, part=part, jacobian=True)),
             )
-    _, cells, subspace, scale = fits[False, True]
-    about = (subspace, network.names, scale)
+    dynamics, cells, subspace = fits[False, True]
+    about = subspace, network.names, dynamics.time_scale
     latent = CellStates(cells.states, cells.velocity, cells.times)
     yield "production, from latent states alone", dense(production_network(latent, *about))
     yield "production, decay from the data", dense(production_network(cells, *about, decay="data"))
@@ -95,15 +91,15 @@ def estimates(topology: Topology, seed: int, noise: str) -> Iterator[tuple[str, 
 
 
 def fitted(adata: Any, seed: int, frame: bool, offset: bool) -> tuple:
-    """Model, cells, subspace and time scale of a default fit."""
+    """Dynamics, cells and subspace of a default fit."""
     x, times = np.asarray(adata.X), adata.obs["time"].to_numpy()
     subspace = Subspace.pca(x, DIMS, seed)
     states = subspace.project(x)
     course = TimeCourse.from_cells(states, times)
     config, training = preset_configs("default", course, frame=frame)
-    model = train(course, config.replaced(offset=offset), training, seed=seed).model
-    velocity = velocities(Dynamics(model, course.time_scale), states, times)
-    return model, CellStates(states, velocity, times, x), subspace, course.time_scale
+    dynamics = train(course, config.replaced(offset=offset), training, seed=seed).dynamics
+    velocity = velocities(dynamics, states, times)
+    return dynamics, CellStates(states, velocity, times, x), subspace
 
 
 def dense(network: GeneRegulatoryNetwork) -> np.ndarray:
@@ -128,7 +124,7 @@ def weights_scores(weights: np.ndarray, case: tuple) -> dict[str, float]:
 # Tables
 
 
-def write_table(found: dict[tuple, dict[str, dict[str, float]]], file: Path) -> None:
+def write_table(found: dict[tuple, dict[str, dict[str, float]]]) -> None:
     """Means over seeds, by topology; with a 95 % interval over all cases."""
     methods = list(next(iter(found.values())))
     lines = ["AUPRC ratio / signs right, means over seeds.", ""]
@@ -146,9 +142,7 @@ def write_table(found: dict[tuple, dict[str, dict[str, float]]], file: Path) -> 
     for method in [one for one in methods if one.split()[0] in ("k", "λ")]:
         row = [mean(found, method, noise, get_args(Topology)) for noise in COUNTS]
         lines.append(f"| {method} | " + " | ".join(row) + " |")
-    text = "\n".join(lines)
-    print(text)
-    file.write_text(text + "\n")
+    RESULTS.show("\n".join(lines))
 
 
 def mean(found: dict, method: str, noise: str, topologies: Sequence[str]) -> str:

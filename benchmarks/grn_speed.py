@@ -1,6 +1,6 @@
 """Seconds and memory of the 10,000 strongest edges between 2,000 and 20,000 genes.
 
-    python benchmarks/grn_speed.py    # half a minute; writes results/grn_speed.json
+    python -m benchmarks.grn_speed    # half a minute; writes results/grn_speed.jsonl
 
 Each case in a process of its own, whose peak memory is set against that before the network.
 """
@@ -12,11 +12,12 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+from studies.results import Results
+
+RESULTS = Results("grn_speed")
 CASES = {"2,000 genes, 5,000 cells": (2_000, 5_000), "20,000 genes, 2,000 cells": (20_000, 2_000)}
 
 
@@ -24,10 +25,10 @@ def main() -> None:
     """Run the cases one after another."""
     found = {}
     for label, (genes, cells) in CASES.items():
-        command = [sys.executable, __file__, str(genes), str(cells)]
+        command = [sys.executable, "-m", "benchmarks.grn_speed", str(genes), str(cells)]
         found[label] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         print(label, found[label])
-    (RESULTS / "grn_speed.json").write_text(json.dumps(found, indent=1))
+    RESULTS.replace(found)
 
 
 def one_case(genes: int, cells: int) -> None:

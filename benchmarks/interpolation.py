@@ -1,15 +1,15 @@
 r"""Held-out snapshots, ours beside the methods of others: who is closest, and who is fastest.
 
-    python benchmarks/interpolation.py --tier quick       # 2 sets, 1 time: 10 minutes on 2 cores
-    python benchmarks/interpolation.py                    # all sets, 2 times, 1 seed: 2 hours
-    python benchmarks/interpolation.py --tier full        # all times, 3 seeds: days
-    python benchmarks/interpolation.py --protocol published
-    python benchmarks/interpolation.py --only ot_cfm --only default    # some methods
-    python benchmarks/interpolation.py --tables           # tables and figure of what is there
+    python -m benchmarks.interpolation --tier quick       # 2 sets, 1 time: 10 minutes on 2 cores
+    python -m benchmarks.interpolation                    # all sets, 2 times, 1 seed: 2 hours
+    python -m benchmarks.interpolation --tier full        # all times, 3 seeds: days
+    python -m benchmarks.interpolation --protocol published
+    python -m benchmarks.interpolation --only ot_cfm --only default    # some methods
+    python -m benchmarks.interpolation --tables           # tables and figure of what is there
 
 Of a data set, interior times are held out, each in turn (of many the first and the last, but in the
 full tier); every method is fitted to the others and predicts it. Under "strict" nothing has seen
-the held-out time, components and scales included. Methods of others (see peers.py) run if their
+the held-out time, components and scales included. Methods of others (benchmarks.peers) run if their
 packages are installed. Bases never saw a cell of the group of data sets that they are evaluated on;
 they are made once, in --bases, 1 minute each.
 
@@ -18,8 +18,7 @@ snapshot. A prediction from both neighbouring snapshots has the cells of two, an
 number of cells that stand for a distribution: "as many cells" is a draw of as many as the previous
 snapshot has, which is what "forward" has. Seconds are of the processor, one thread.
 
-One JSON for each (data set, method) lies in results/interpolation/PROTOCOL_TIER; those that are
-there are not made again.
+What is in results/interpolation_PROTOCOL_TIER.jsonl is not made again.
 """
 
 from __future__ import annotations
@@ -29,44 +28,38 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cache, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import anndata
 import numpy as np
 import typer
-import yaml
-from comparison import report
-from harness import RESULTS, Cell, console, run_cells
-from numpy.typing import NDArray
-from peers import PACKAGES, Push, fit_peer, index_of, installed
 
-from cellmnn_fm.dynamics.snapshots import Dynamics
-
-# scripts of pretraining/ are not installed
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "pretraining"))
-from build_corpus import GENES, read_list
-from joint_against_separate import joint_base
-from leave_group_out import TIME_KEYS, make_base
-
-from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
-from cellmnn_fm.data.corpus import group_overlapping
+from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.data.latent_space import SpaceOptions
 from cellmnn_fm.data.options import Protocol, Start
 from cellmnn_fm.data.reading import read_source, read_times
-from cellmnn_fm.data.time_course import TimeScale
-from cellmnn_fm.dynamics.snapshots import blended, interpolate
+from cellmnn_fm.dynamics.snapshots import Dynamics, blended, interpolate
 from cellmnn_fm.evaluation.candidates import fit_preset
-from cellmnn_fm.evaluation.folds import Fold, held_out_fold, held_out_times
+from cellmnn_fm.evaluation.folds import Fold, held_out_fold
 from cellmnn_fm.evaluation.metrics import half_split_floor, ot_interpolate
 from cellmnn_fm.training.adaptation import adapt
 from cellmnn_fm.training.finetuning import finetune, finetuning_config
+from pretraining.build_corpus import GENES, read_list
+from studies.bases import base_cells, pipeline_of
+from studies.data_sets import Data, Prediction, chosen, groups_of, mixed, share_of, times_of
+from studies.harness import Cell, console, run_cells
+from studies.joint_against_separate import joint_base
+from studies.results import Results
+
+from .comparison import report
+from .fits import TIME_KEYS
+from .peers import PACKAGES, Push, fit_peer, index_of, installed
+from .runaway import DATA
 
 Tier = Literal["quick", "standard", "full"]
-Prediction = tuple[NDArray, NDArray | None]  # states and weights
 
-BASE_CONFIG = Path(__file__).resolve().parents[1] / "pretraining" / "configs" / "base.yaml"
 QUICK = ("hesc_pca5", "lung_epithelium")
 SEEDS = {"quick": 1, "standard": 1, "full": 3}
 TIMES = {"quick": 1, "standard": 2, "full": 100}  # held out of a data set, at most
@@ -95,9 +88,7 @@ OWN = ("baselines", "untrained", "default", "sliced", "in_frame", "paper", *PACK
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder with catalog.json.")
-    ] = Path("../shared/data"),
+    data: Data = DATA,
     tier: Tier = "standard",
     protocol: Protocol = "strict",
     only: Annotated[list[str] | None, typer.Option(help="A method; may be repeated.")] = None,
@@ -106,7 +97,7 @@ def main(
     tables: Annotated[bool, typer.Option(help="Tables of what is there, nothing run.")] = False,
 ) -> None:
     """Evaluate what has no result yet, then make the tables."""
-    folder = RESULTS / "interpolation" / f"{protocol}_{tier}"
+    results = Results(f"interpolation_{protocol}_{tier}")
     if not tables:
         data = data.resolve()
         catalog = json.loads((data / "catalog.json").read_text())
@@ -118,45 +109,19 @@ def main(
             raise InputError(
                 "--only", ", ".join(there), found, "choose one, or install its package"
             )
-        groups = group_overlapping({one["name"]: one.get("overlaps") or [] for one in catalog})
+        groups = groups_of(data)
         aligned = bases.resolve() / "aligned"
         if {"zero_shot", "fine_tuned", "blend"} & set(methods):
             run_cells(base_cells(data, aligned, groups, names), processes=processes)
         if "joint" in methods:
             run_cells(joint_cells(data, bases.resolve() / f"joint_{tier}", tier))
         cells = [
-            evaluation_cell(data, folder, bases.resolve(), groups, name, method, protocol, tier)
+            evaluation_cell(data, results, bases.resolve(), groups, name, method, protocol, tier)
             for name in names
             for method in methods
         ]
         run_cells(cells, processes=processes)
-    report(folder)
-
-
-def base_cells(
-    data: Path, folder: Path, groups: dict[str, str], names: Sequence[str]
-) -> list[Cell]:
-    """Bases that lack one group each."""
-    settings = yaml.safe_load(BASE_CONFIG.read_text())
-    wanted = {groups[name] for name in names}
-    wanted = {one for one in wanted if not (folder / one / "config.json").exists()}
-    return [
-        Cell(
-            folder / f"{group}.json",
-            make_one_base,
-            (folder / group, data, [name for name in groups if groups[name] == group], settings),
-            seconds=60,
-        )
-        for group in sorted(wanted)
-    ]
-
-
-def make_one_base(
-    folder: Path, data: Path, members: list[str], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """See `make_base` of pretraining/leave_group_out.py."""
-    make_base(folder, data, members, settings, "aligned")
-    return {"without": members}
+    report(results)
 
 
 def joint_cells(data: Path, folder: Path, tier: Tier) -> list[Cell]:
@@ -167,29 +132,14 @@ def joint_cells(data: Path, folder: Path, tier: Tier) -> list[Cell]:
     cells = []
     for turn in range(max(map(len, held_out.values()))):
         left_out = {name: at[turn] if turn < len(at) else None for name, at in held_out.items()}
-        made = folder / f"{turn}.json"
-        cells.append(Cell(made, joint_base, (data, folder / str(turn), left_out), seconds=60))
+        arguments = (data, folder / str(turn), left_out)
+        cells.append(Cell(Results("bases", folder), (str(turn),), joint_base, arguments, 60))
     return cells
-
-
-def times_of(file: Path) -> NDArray:
-    """The time of each cell."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of small snapshots, which are not held out
-        return read_times(anndata.read_h5ad(file, backed="r"), TIME_KEYS.get(file.stem, "time"))
-
-
-def chosen(cell_times: NDArray, most: int) -> list[float]:
-    """At most so many of the times that can be held out, evenly spread."""
-    able = held_out_times(cell_times)
-    if len(able) <= most:
-        return able
-    return [able[at] for at in np.linspace(0, len(able) - 1, most).round().astype(int)]
 
 
 def evaluation_cell(
     data: Path,
-    folder: Path,
+    results: Results,
     bases: Path,
     groups: dict[str, str],
     name: str,
@@ -207,7 +157,8 @@ def evaluation_cell(
     else:
         models = [bases / "aligned" / groups[name]] * len(held_out)
     return Cell(
-        folder / name / f"{method}.json",
+        results,
+        (name, method),
         evaluate_method,
         (file, dict(zip(held_out, models, strict=True)), method, protocol, SEEDS[tier]),
         seconds=SECONDS[method] * len(held_out) * pairs * SEEDS[tier],
@@ -303,26 +254,9 @@ def baselines(fold: Fold, seed: int) -> list[dict[str, Any]]:
     return [*rows, {"method": "floor", "kind": "", "w1": floor, "cells": cells, "seconds": 0.0}]
 
 
-def share_of(fold: Fold) -> float:
-    """How far the held-out time is on the way from the snapshot before to the one after."""
-    before, after = fold.around.times
-    return float((fold.time - before) / (after - before))
-
-
-def mixed(forward: NDArray, backward: NDArray, share: float) -> Prediction:
-    """Cells from both sides, the nearer one weighing more."""
-    weights = np.concatenate(
-        [
-            np.full(len(forward), (1 - share) / len(forward)),
-            np.full(len(backward), share / len(backward)),
-        ]
-    )
-    return np.concatenate([forward, backward]), weights
-
-
 def fitted(
     method: str, fold: Fold, pipeline: CellMNNPipeline | None, name: str, seed: int
-) -> list[tuple[CellMNNModel, TimeScale]]:
+) -> list[Dynamics]:
     """One of our own ways to a model, or two that are blended."""
     training = fold.training
     if pipeline is None:
@@ -333,31 +267,27 @@ def fitted(
             "in_frame": fit_preset("default", True),
             "paper": fit_preset("paper"),
         }
-        return [presets[method](fold, seed)[:2]]
+        return [presets[method](fold, seed)[0]]
     if method == "fine_tuned":
         steps = finetuning_config()
         found = finetune(pipeline.model, {name: training}, training=steps, seed=seed)
-        return [(found.model, training.time_scale)]
+        return [Dynamics(found.model, training.time_scale)]
     # nothing could be learned of a data set with two times
     known = method == "joint" and len(training.times) > 2
     start: Start | int = pipeline.foundation.dataset(name).row if known else "encoder"
-    models = [(adapt(pipeline.model, training, start), training.time_scale)]
+    models = [Dynamics(adapt(pipeline.model, training, start), training.time_scale)]
     if method == "blend":
-        models.append(fit_preset("sliced")(fold, seed)[:2])
+        models.append(fit_preset("sliced")(fold, seed)[0])
     return models
 
 
-def pushed_by_models(
-    models: Sequence[tuple[CellMNNModel, TimeScale]], fold: Fold
-) -> dict[str, Prediction]:
+def pushed_by_models(models: Sequence[Dynamics], fold: Fold) -> dict[str, Prediction]:
     """From the snapshot before alone, and from both."""
     found = {}
     for kind in ("forward", "two_sided"):
         predictions = [
-            interpolate(
-                Dynamics(model, scale), fold.around, fold.time, two_sided=kind == "two_sided"
-            )
-            for model, scale in models
+            interpolate(dynamics, fold.around, fold.time, two_sided=kind == "two_sided")
+            for dynamics in models
         ]
         one = reduce(blended, predictions)
         found[kind] = one.states, one.weights
@@ -374,12 +304,6 @@ def pushed_by_peer(push: Push, fold: Fold, method: str) -> dict[str, Prediction]
         backward = push(fold.around.snapshots[1], end, at)
         found["two_sided"] = mixed(forward, backward, share_of(fold))
     return found
-
-
-@cache
-def pipeline_of(folder: Path) -> CellMNNPipeline:
-    """A base; its foundation says of which data sets."""
-    return CellMNNPipeline.from_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """Seconds to interpolate 100,000 cells in 50 dimensions, both sides.
 
-python benchmarks/interpolation_speed.py    # seconds; writes results/interpolation_speed.json
+python -m benchmarks.interpolation_speed    # seconds; writes results/interpolation_speed.jsonl
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +14,9 @@ import torch
 from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
 from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
 from cellmnn_fm.model.gaussian_frame import fit_frame
+from studies.results import Results
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Results("interpolation_speed")
 CELLS, DIMS, REPEATS = 100_000, 50, 5
 
 
@@ -43,7 +42,7 @@ def main() -> None:
         assert predicted.states.shape == (CELLS, DIMS)
         found["seconds_in_frame" if frame else "seconds"] = round(min(seconds), 3)
     print(found)
-    (RESULTS / "interpolation_speed.json").write_text(json.dumps(found, indent=1))
+    RESULTS.replace({(): found})
 
 
 if __name__ == "__main__":

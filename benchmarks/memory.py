@@ -1,8 +1,8 @@
 """Memory of fitting and projecting 200,000 cells and 5,000 genes that stay on disk.
 
-    python benchmarks/memory.py           # about 5 minutes on 2 cores, 1.2 GB of temporary disk
-    python benchmarks/memory.py --fit     # a model of 500,000 cells and 3,000 genes; 6 minutes
-    python benchmarks/memory.py --questions    # 200,000 cells and 2,000 genes; 6 minutes
+    python -m benchmarks.memory           # about 5 minutes on 2 cores, 1.2 GB of temporary disk
+    python -m benchmarks.memory --fit     # a model of 500,000 cells and 3,000 genes; 6 minutes
+    python -m benchmarks.memory --questions    # 200,000 cells and 2,000 genes; 6 minutes
 
 The file is made first: Poisson counts of a rank-10 model, a tenth of them not 0, as log(x + 1). A
 process of its own then reads it backed, fits a shared subspace to it, and projects all cells in
@@ -11,12 +11,11 @@ each mode; its peak resident memory is what counts. The same for a file stored b
 With --fit: `CellMNNPipeline.fit` of one file by rows, the verdict included. With --questions: what
 the commands fit, interpolate, annotate, fates and trajectory take at most.
 
-Results: benchmarks/results/memory.json, memory_fit.json and memory_questions.json.
+Results: results/memory.jsonl, memory_fit.jsonl and memory_questions.jsonl.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 import tempfile
 import time
@@ -41,8 +40,8 @@ from cellmnn_fm.data.latent_space import LatentSpace, SpaceOptions
 from cellmnn_fm.data.options import SubspaceMode
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.shared_subspace import fit_shared_subspace
+from studies.results import Results
 
-RESULTS = Path(__file__).parent / "results"
 BLOCK = 5000  # cells, or genes, that are made at once
 RANK = 10
 
@@ -73,8 +72,7 @@ def main(
             }
             print(layout, found[layout])
             file.unlink()
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "memory.json").write_text(json.dumps(found, indent=1))
+    Results("memory").replace(found)
 
 
 def measure_fit(cells: int, genes: int) -> None:
@@ -84,7 +82,7 @@ def measure_fit(cells: int, genes: int) -> None:
         apart(make_file, file, cells, genes, "csr")
         found = {"cells": cells, "genes": genes, **apart(fit_pipeline, file)}
     print(found)
-    (RESULTS / "memory_fit.json").write_text(json.dumps(found, indent=1))
+    Results("memory_fit").replace({(): found})
 
 
 def measure_questions(cells: int, genes: int) -> None:
@@ -103,7 +101,7 @@ def measure_questions(cells: int, genes: int) -> None:
         }.items():
             found[name] = apart(run_command, [name, *map(str, words), "-q"])
             print(name, found[name])
-    (RESULTS / "memory_questions.json").write_text(json.dumps(found, indent=1))
+    Results("memory_questions").replace({(): found})
 
 
 def run_command(words: list[str]) -> dict[str, float]:

@@ -1,8 +1,8 @@
 r"""The table of the Cell-MNN paper: embryoid bodies, Cite and Multi, 5 components, W1.
 
-    python benchmarks/paper_table.py FOLDER                   # about 10 minutes on 2 cores
-    python benchmarks/paper_table.py FOLDER --protocol strict
-    python benchmarks/paper_table.py FOLDER --only paper --only ot_cfm    # an hour
+    python -m benchmarks.paper_table FOLDER                   # about 10 minutes on 2 cores
+    python -m benchmarks.paper_table FOLDER --protocol strict
+    python -m benchmarks.paper_table FOLDER --only paper --only ot_cfm    # an hour
 
 FOLDER has the three public files, or some of them; README.md says where they are. Every interior
 time is held out and predicted from the others, by fits to each data set ("default", "paper", and
@@ -15,7 +15,6 @@ One JSON for each (data set, held-out time, method) lies in results/paper_table/
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +25,6 @@ import numpy as np
 import pandas as pd
 import typer
 import yaml
-from comparison import LABELS
-from harness import RESULTS, Cell, console, markdown, run_cells
-from interpolation import BASE_CONFIG, SECONDS, baselines, pushed_by_models, scores_of
 
 from cellmnn_fm import InputError
 from cellmnn_fm.data.corpus import Corpus
@@ -40,6 +36,13 @@ from cellmnn_fm.evaluation.folds import Fold, held_out_fold, held_out_times
 from cellmnn_fm.training.adaptation import adapt
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.pretraining import corpus_config, pretrain
+from studies.bases import BASE_CONFIG
+from studies.harness import Cell, console, run_cells
+from studies.results import Results
+from studies.tables import markdown
+
+from .comparison import LABELS
+from .interpolation import SECONDS, baselines, pushed_by_models, scores_of
 
 N_DIMS = 5
 SEEDS = 3
@@ -55,14 +58,15 @@ def main(
     """Evaluate what has no result yet, then print the table."""
     folder = folder.resolve()
     adatas = read_all(folder)
-    results = RESULTS / "paper_table" / protocol
+    results = Results(f"paper_table_{protocol}")
     methods = only or ["baselines", "default", "in_frame", "joint"]
     held_out = {
         name: held_out_times(adata.obs["time"].to_numpy()) for name, adata in adatas.items()
     }
     cells = [
         Cell(
-            results / f"{name}_{at:g}_{method}.json",
+            results,
+            (name, f"{at:g}", method),
             evaluate_one,
             (folder, name, at, method, protocol),
             SEEDS * SECONDS[method],
@@ -76,7 +80,7 @@ def main(
         for turn in range(max(map(len, held_out.values()))):
             left_out = {name: at[turn] for name, at in held_out.items() if turn < len(at)}
             arguments = (folder, left_out, protocol, steps)
-            cells.append(Cell(results / f"joint_{turn}.json", evaluate_jointly, arguments, 60))
+            cells.append(Cell(results, ("joint", str(turn)), evaluate_jointly, arguments, 60))
     run_cells(cells, processes=processes)
     report(results)
 
@@ -195,7 +199,7 @@ def evaluate_jointly(
             ).model
         for row, (name, fold) in enumerate(folds.items()):
             own = adapt(model, fold.training, row)
-            found = pushed_by_models([(own, fold.training.time_scale)], fold)
+            found = pushed_by_models([Dynamics(own, fold.training.time_scale)], fold)
             for kind, (states, weights) in found.items():
                 score = {"method": "joint", "kind": kind, "w1": fold.w1(states, weights)}
                 scores.append({"dataset": name, "time": fold.time, "seed": seed, **score})
@@ -206,13 +210,9 @@ def evaluate_jointly(
 # The table
 
 
-def report(results: Path) -> None:
+def report(results: Results) -> None:
     """Mean over held-out times, with the spread over seeds."""
-    scores = [
-        score
-        for file in sorted(results.glob("*.json"))
-        for score in json.loads(file.read_text()).get("scores", [])
-    ]
+    scores = [score for outcome in results.read().values() for score in outcome.get("scores", [])]
     names = [name for name in FILES if any(score["dataset"] == name for score in scores)]
     rows = []
     for method, label in LABELS.items():
@@ -221,10 +221,9 @@ def report(results: Path) -> None:
             if own:
                 cells = [spread([s for s in own if s["dataset"] == name]) for name in names]
                 rows.append([f"{label}, {kind.replace('_', '-')}".removesuffix(", "), *cells])
-    text = f"W1, {results.name} protocol, mean ± spread over {SEEDS} seeds\n\n"
-    text += markdown(["method", *names], rows)
-    print(text)
-    results.with_suffix(".md").write_text(text + "\n")
+    protocol = results.name.removeprefix("paper_table_")
+    text = f"W1, {protocol} protocol, mean ± spread over {SEEDS} seeds\n\n"
+    results.show(text + markdown(["method", *names], rows))
 
 
 def spread(scores: list[dict[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 r"""Where a training step and an interpolation spend their time, against the floor of the machine.
 
-    python benchmarks/profiles.py             # 2 minutes on 2 cores
-    python benchmarks/profiles.py --compile   # with torch.compile too, which needs a C++ compiler
+    python -m benchmarks.profiles             # 2 minutes on 2 cores
+    python -m benchmarks.profiles --compile   # with torch.compile too, which needs a C++ compiler
 
 One thread. The floor is what the arithmetic alone would take: floating-point operations of matrix
 products, counted by torch, at the speed of a large product on this machine, and all bytes that
@@ -9,7 +9,7 @@ operations read and write at the speed of a large copy; whichever takes longer. 
 mostly the cost of starting small operations, of which there are hundreds in a step. "Pays from" is
 the number of steps from which on compilation has saved more than it took.
 
-Results: results/profiles.json and profiles.md.
+Results: results/profiles.jsonl and .md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from harness import RESULTS, machine, markdown, write_json
-from scaling import course_of, seconds_of
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -38,6 +36,13 @@ from cellmnn_fm.training.configs import TrainingConfig, preset_configs
 from cellmnn_fm.training.loop import to_device
 from cellmnn_fm.training.one_course import CourseStep, draw
 from cellmnn_fm.training.pretraining import HeldOutStep, collate
+from studies.harness import machine
+from studies.results import Results
+from studies.tables import markdown
+
+from .scaling import course_of, seconds_of
+
+RESULTS = Results("profiles")
 
 
 def main(
@@ -56,7 +61,7 @@ def main(
     if compiled:
         for name, (call, compile_it) in compilable().items():
             found[name] |= with_compile(call, compile_it, found[name]["seconds"])
-    write_json(RESULTS / "profiles.json", found)
+    RESULTS.replace({(): found})
     report(found)
 
 
@@ -261,8 +266,7 @@ def report(found: dict[str, Any]) -> None:
         if isinstance(one, dict) and "compiled_seconds" in one
     ]
     text += "".join(f"\n{line}" for line in compiled)
-    print(text)
-    (RESULTS / "profiles.md").write_text(text + "\n")
+    RESULTS.show(text)
 
 
 if __name__ == "__main__":

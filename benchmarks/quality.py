@@ -1,19 +1,18 @@
 r"""Time and memory to quality: W1 on a held-out time against seconds of training.
 
-    python benchmarks/quality.py            # two sets, about 15 minutes on 2 cores
-    python benchmarks/quality.py --slow     # scDiffEq too, half an hour more
+    python -m benchmarks.quality            # two sets, about 15 minutes on 2 cores
+    python -m benchmarks.quality --slow     # scDiffEq too, half an hour more
 
 Every method has a process of its own, so that its memory can be told, and one thread; seconds are
 of the processor and without the evaluations on the way. How long a method takes to its own final W1
 is when it first came within 1 % of it and stayed there; beside it how long ours took to be as
 close, at each number of steps a fit of its own. Two-sided where a method can. Strict.
 
-Results: results/quality/SET_METHOD.json, results/quality.md and quality.png.
+Results: results/quality.jsonl, .md and .png.
 """
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from dataclasses import replace
@@ -21,33 +20,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anndata
+import matplotlib.pyplot as plt
 import typer
-from comparison import LABELS
-from harness import RESULTS, Cell, markdown, plt, run_cells
-from interpolation import (
-    GENES,
-    OWN,
-    SECONDS,
-    base_cells,
-    chosen,
-    fitted,
-    pipeline_of,
-    pushed_by_models,
-    pushed_by_peer,
-    times_of,
-)
-from peers import PACKAGES, Push, fit_peer, installed
 
-from cellmnn_fm import CellMNNModel
-from cellmnn_fm.data.corpus import group_overlapping
 from cellmnn_fm.data.latent_space import SpaceOptions
 from cellmnn_fm.data.reading import read_source
-from cellmnn_fm.data.time_course import TimeScale
+from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.evaluation.candidates import fit_preset
 from cellmnn_fm.evaluation.folds import Fold, held_out_fold
 from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.one_course import train
+from pretraining.build_corpus import GENES
+from studies.bases import base_cells, pipeline_of
+from studies.data_sets import Data, chosen, groups_of, times_of
+from studies.harness import Cell, run_cells
+from studies.results import Results
+from studies.tables import markdown
 
+from .comparison import LABELS
+from .interpolation import OWN, SECONDS, fitted, pushed_by_models, pushed_by_peer
+from .peers import PACKAGES, Push, fit_peer, installed
+from .runaway import DATA
+
+RESULTS = Results("quality")
 SETS = ("embryoid_body_pca", "hesc_endoderm")
 OURS = ("untrained", "zero_shot", "fine_tuned", "blend", "default")
 PEERS = ("paper", "ot_cfm", "i_cfm", "sb_cfm", "mioflow", "scdiffeq")
@@ -57,17 +52,14 @@ CLOSE = 1.01
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder with catalog.json.")
-    ] = Path("../shared/data"),
+    data: Data = DATA,
     bases: Annotated[Path, typer.Option(help="Folder of models.")] = Path("bases"),
     slow: Annotated[bool, typer.Option(help="scDiffEq too.")] = False,
     processes: Annotated[int, typer.Option(help="At a time, of one thread each.")] = 2,
 ) -> None:
     """Run what has no result yet, then print table and figure."""
     data, aligned = data.resolve(), bases.resolve() / "aligned"
-    catalog = json.loads((data / "catalog.json").read_text())
-    groups = group_overlapping({one["name"]: one.get("overlaps") or [] for one in catalog})
+    groups = groups_of(data)
     run_cells(base_cells(data, aligned, groups, SETS), processes=processes)
     methods = [
         method
@@ -76,7 +68,8 @@ def main(
     ]
     cells = [
         Cell(
-            RESULTS / "quality" / f"{name}_{method}.json",
+            RESULTS,
+            (name, method),
             follow,
             (data / f"{name}.h5ad", aligned / groups[name], method),
             SECONDS[method] * (3 if "cfm" in method else 1) + 5,
@@ -144,8 +137,8 @@ def follow(file: Path, base: Path, method: str) -> dict[str, Any]:
 def follow_fit(fold: Fold, steps: int) -> Trace:
     """A default fit of so many steps, from its start."""
     trace = Trace(fold)
-    model, time_scale, _ = fit_preset("default", steps=steps)(fold, 0)
-    trace.note(steps, pushed_by_models([(model, time_scale)], fold))
+    dynamics, _ = fit_preset("default", steps=steps)(fold, 0)
+    trace.note(steps, pushed_by_models([dynamics], fold))
     return trace
 
 
@@ -161,11 +154,11 @@ def follow_paper(fold: Fold, trace: Trace) -> None:
     every = training.steps // CHECKS
     taken = 0
 
-    def look(model: CellMNNModel, time_scale: TimeScale) -> float:
+    def look(dynamics: Dynamics) -> float:
         nonlocal taken
         taken += every
         # from the snapshot before alone, as it is published
-        found = pushed_by_models([(model, time_scale)], fold)
+        found = pushed_by_models([dynamics], fold)
         trace.note(taken, {"forward": found["forward"]})
         return 0.0
 
@@ -178,7 +171,7 @@ def follow_paper(fold: Fold, trace: Trace) -> None:
 
 def report() -> None:
     """Table by data set and method, and the figure of all traces."""
-    found = [json.loads(file.read_text()) for file in sorted((RESULTS / "quality").glob("*.json"))]
+    found = list(RESULTS.read().values())
     rows = []
     figure, axes = plt.subplots(
         1, len(SETS), figsize=(4.2 * len(SETS), 3.6), layout="constrained", squeeze=False
@@ -214,10 +207,8 @@ def report() -> None:
         *("data set", "method", "final W1", "s in all", "s to its final W1"),
         *("s ours to the same", "times faster", "GB"),
     ]
-    text = markdown(header, rows)
-    print(text)
-    (RESULTS / "quality.md").write_text(text + "\n")
-    figure.savefig(RESULTS / "quality.png", dpi=120)
+    RESULTS.show(markdown(header, rows))
+    RESULTS.draw(figure)
     plt.close(figure)
 
 

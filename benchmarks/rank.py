@@ -1,12 +1,9 @@
 """Time of a training step, low-rank against dense eigenvectors, as ratios in one run.
 
-python benchmarks/rank.py    # about a minute on 2 cores
+python -m benchmarks.rank    # about a minute on 2 cores
 """
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +13,7 @@ from torch.utils.benchmark import Timer
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
 from cellmnn_fm.training.losses import energy_distance, invertibility_penalty, kinetic_energy
+from studies.results import Results
 
 DIMS = (5, 20, 50, 100)
 TIMES, CELLS, RANK = 4, 64, 4
@@ -59,4 +57,4 @@ if __name__ == "__main__":
     console = Console()
     console.print(table)
     console.print(f"low rank: log time against log dimensions has a slope of {slope:.2f}")
-    (Path(__file__).parent / "results" / "rank.json").write_text(json.dumps(rows, indent=1))
+    Results("rank").replace({row["dim"]: row for row in rows})

@@ -1,13 +1,13 @@
 """Cells that default fits would let run away, on every data set.
 
-    python benchmarks/runaway.py    # half an hour on 2 cores
+    python -m benchmarks.runaway    # half an hour on 2 cores
 
 A default fit of each file in $CELLMNN_DATA (at most 4,000 of its cells); up to 300 cells of the
 first time are followed to the last, and back, by tolerance, in 1 and in 8 steps an interval, and
 a snapshot is interpolated in 8 steps. Counted are rows that are not finite, which there must be
 none of, and cells that are stopped where the snapshots end (`cellmnn_fm.dynamics.trust_region`).
 
-Results: benchmarks/results/runaway.json and .md.
+Results: results/runaway.jsonl and .md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ import typer
 from rich.progress import track
 
 from cellmnn_fm import CellMNNPipeline
+from studies.results import Results
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Results("runaway")
 DATA = Path(os.environ.get("CELLMNN_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MOST_CELLS = 4_000
 FOLLOWED = 300
@@ -47,8 +48,8 @@ def main() -> None:
             adata = adata[np.sort(kept)].copy()
         rows.append({"data_set": one["name"], **count(adata)})
         print(rows[-1])
-    (RESULTS / "runaway.json").write_text(json.dumps(rows, indent=1))
-    (RESULTS / "runaway.md").write_text(table(rows))
+    RESULTS.replace({row["data_set"]: row for row in rows})
+    RESULTS.show(table(rows))
 
 
 def count(adata: anndata.AnnData) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 r"""A set inflated to 250,000 cells: who can be fitted at all, in what time and memory.
 
-    python benchmarks/scale.py                    # about 20 minutes on 2 cores
-    python benchmarks/scale.py --cells 20000      # a minute
+    python -m benchmarks.scale                    # about 20 minutes on 2 cores
+    python -m benchmarks.scale --cells 20000      # a minute
 
 Cells of embryoid_body_pca are drawn with replacement and moved by noise, a tenth of the spread of
 each component, until there are as many as asked for; the middle time is held out, and Laplacian
@@ -10,22 +10,18 @@ or --gigabytes is ended, which is what the table then says. OT-CFM with exact pl
 between whole snapshots, as in the scale experiment of the Cell-MNN paper; mini-batch OT-CFM draws
 128 cells of each.
 
-Results: results/scale/CELLS/METHOD.json and scale.md.
+Results: results/scale_CELLS.jsonl and .md.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import anndata
 import numpy as np
 import torch
 import typer
-from harness import RESULTS, machine, markdown, within_limits, write_json
-from peers import fit_cfm, fit_peer, index_of, installed
 from rich.progress import track
 
 from cellmnn_fm import TimeCourse
@@ -34,6 +30,13 @@ from cellmnn_fm.evaluation.metrics import ot_interpolate, wasserstein1
 from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.losses import energy_distance, mmd2
 from cellmnn_fm.training.one_course import train
+from studies.data_sets import Data
+from studies.harness import machine, within_limits
+from studies.results import Results
+from studies.tables import markdown
+
+from .peers import fit_cfm, fit_peer, index_of, installed
+from .runaway import DATA
 
 N_DIMS = 5
 NOISE = 0.1  # of the spread of a component
@@ -49,24 +52,23 @@ LABELS = {
 
 
 def main(
-    data: Annotated[
-        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")
-    ] = Path("../shared/data"),
+    data: Data = DATA,
     cells: Annotated[int, typer.Option(help="Of the inflated set.")] = 250_000,
     minutes: Annotated[float, typer.Option(help="At most, for each method.")] = 5.0,
     gigabytes: Annotated[float, typer.Option(help="At most, for each method.")] = 16.0,
 ) -> None:
     """Run the methods that have no result yet, each in a process of its own, within limits."""
-    folder = RESULTS / "scale" / str(cells)
+    results = Results(f"scale_{cells}")
     there = [name for name in METHODS if "cfm" not in name or "ot_cfm" in installed()]
-    missing = [name for name in there if not (folder / f"{name}.json").exists()]
+    done = results.read()
+    missing = [name for name in there if (name,) not in done]
     print(f"{len(missing)} methods to go, at most {minutes * len(missing):.0f} minutes")
     for name in track(missing, "methods"):
         arguments = (name, str(data.resolve() / "embryoid_body_pca.h5ad"), cells)
         found = within_limits(run, *arguments, seconds=60 * minutes, gigabytes=gigabytes)
         limits = {"limit_minutes": minutes, "limit_gb": gigabytes}
-        write_json(folder / f"{name}.json", {"method": name, **found, **limits, **machine()})
-    report(folder)
+        results.keep({"method": name, **found, **limits, **machine()}, name)
+    report(results, cells)
 
 
 def inflated(file: str, cells: int) -> tuple[TimeCourse, float, np.ndarray]:
@@ -133,27 +135,24 @@ def distances(states: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     }
 
 
-def report(folder: Path) -> None:
+def report(results: Results, cells: int) -> None:
     """One row for each method."""
-    rows = []
+    rows, outcomes = [], {name: outcome for (name,), outcome in results.read().items()}
     for name, label in LABELS.items():
-        file = folder / f"{name}.json"
-        if not file.exists():
+        if name not in outcomes:
             continue
-        one = json.loads(file.read_text())
+        one = outcomes[name]
         values = [f"{one[key]:.3f}" if key in one else "" for key in ("mmd", "w1", "energy")]
         took = f"{one['fit_seconds']:.1f}" if "fit_seconds" in one else one["outcome"]
         memory = f"{one['peak_gb']:.2f}" if "peak_gb" in one else ""
         rows.append([label, took, memory, *values])
     header = ["method", "fit, s", "GB beyond imports", "MMD", "W1", "energy distance"]
-    limits = json.loads(next(folder.glob("*.json")).read_text())
+    limits = next(iter(outcomes.values()))
     text = (
-        f"{int(folder.name):,} cells, {N_DIMS} components, one thread, from the snapshot before; "
+        f"{cells:,} cells, {N_DIMS} components, one thread, from the snapshot before; "
         f"at most {limits['limit_minutes']:g} minutes and {limits['limit_gb']:g} GB each.\n\n"
     )
-    text += markdown(header, rows)
-    print(text)
-    (folder.parent / f"{folder.name}.md").write_text(text + "\n")
+    results.show(text + markdown(header, rows))
 
 
 if __name__ == "__main__":

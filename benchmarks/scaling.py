@@ -1,7 +1,7 @@
 r"""How time and memory grow: with cells, latent dimensions, times, data sets and processes.
 
-    python benchmarks/scaling.py               # about 15 minutes on 2 cores
-    python benchmarks/scaling.py --quick       # smaller numbers: 2 minutes
+    python -m benchmarks.scaling               # about 15 minutes on 2 cores
+    python -m benchmarks.scaling --quick       # smaller numbers: 2 minutes
 
 Each point is a process of its own. Cells: a default fit and a two-sided interpolation of all cells,
 5 dimensions, 4 times. Dimensions: a training step (forward, losses, backward, update), 4 times of
@@ -10,7 +10,7 @@ step. Data sets: a step of joint training with 12 tasks, by how many data sets t
 Processes: tasks of joint training a second. Slopes are of log time against log size; for dimensions
 from 64 on, where constant costs no longer hide what grows.
 
-Results: results/scaling/AXIS_SIZE.json, results/scaling.md and scaling.png.
+Results: results/scaling.jsonl, .md and .png.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import typer
-from harness import RESULTS, Cell, markdown, run_cells
 from torch.utils.benchmark import Timer
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
@@ -43,6 +42,9 @@ from cellmnn_fm.training.configs import TrainingConfig, preset_configs
 from cellmnn_fm.training.loop import to_device
 from cellmnn_fm.training.one_course import CourseStep, draw, train
 from cellmnn_fm.training.pretraining import corpus_config, pretrain
+from studies.harness import Cell, run_cells
+from studies.results import Results
+from studies.tables import markdown
 
 CELLS = (1_000, 10_000, 100_000, 1_000_000)
 DIMS = (5, 16, 32, 64, 128, 256, 512)
@@ -64,7 +66,7 @@ def main(
     processes: Annotated[int, typer.Option(help="At a time, of one thread each.")] = 1,
 ) -> None:
     """Run the points that have no result yet, then print table and figure."""
-    folder = RESULTS / ("scaling_quick" if quick else "scaling")
+    results = Results("scaling_quick" if quick else "scaling")
     axes: dict[str, tuple[Callable[..., dict[str, Any]], tuple[int, ...], float]] = {
         "cells": (of_cells, CELLS[:-1] if quick else CELLS, 10),
         "dims": (of_dims, DIMS[:-2] if quick else DIMS, 30),
@@ -73,7 +75,7 @@ def main(
         "processes": (of_processes, PROCESSES, 40),
     }
     cells = [
-        Cell(folder / f"{axis}_{size}.json", task, (size,), seconds)
+        Cell(results, (axis, str(size)), task, (size,), seconds)
         for axis, (task, sizes, seconds) in axes.items()
         for size in sizes
         # processes share the machine with nothing else
@@ -81,8 +83,8 @@ def main(
     ]
     run_cells(cells, processes=processes, apart=True)
     task, sizes, seconds = axes["processes"]
-    run_cells([Cell(folder / f"processes_{n}.json", task, (n,), seconds) for n in sizes])
-    report(folder)
+    run_cells([Cell(results, ("processes", str(n)), task, (n,), seconds) for n in sizes])
+    report(results)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def of_processes(count: int) -> dict[str, Any]:
             port = free.getsockname()[1]
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)),
-            *("--master-port", str(port), __file__, "--worker", folder),
+            *("--master-port", str(port), "-m", "benchmarks.scaling", "--worker", folder),
         ]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         seconds = json.loads(Path(folder, "seconds.json").read_text())
@@ -220,12 +222,11 @@ def work(folder: str) -> None:
 # All of them
 
 
-def report(folder: Path) -> None:
+def report(results: Results) -> None:
     """Slopes and values by axis."""
     points: dict[str, dict[int, dict[str, float]]] = {}
-    for file in sorted(folder.glob("*.json")):
-        axis, size = file.stem.rsplit("_", 1)
-        points.setdefault(axis, {})[int(size)] = json.loads(file.read_text())
+    for (axis, size), point in results.read().items():
+        points.setdefault(axis, {})[int(size)] = point
     rows, figure = [], plt.figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots(1, 3)
     shown = {"cells": axes[0], "dims": axes[1], "sets": axes[2]}
@@ -257,9 +258,8 @@ def report(folder: Path) -> None:
     text = markdown(header, rows) + "\n\n"
     text += f"Slopes of dimensions from {SLOPE_FROM} on. Memory of a fit beyond what it had at the "
     text += "start, GB by cells: " + ", ".join(f"{n:,}: {gb:.2f}" for n, gb in memory.items())
-    print(text)
-    folder.with_suffix(".md").write_text(text + "\n")
-    figure.savefig(folder.with_suffix(".png"), dpi=120)
+    results.show(text)
+    results.draw(figure)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What latent spaces keep of every gene-level time course of a data folder, and how firm they are.
 
-    python benchmarks/subspaces.py    # about 5 minutes on 2 cores
+    python -m benchmarks.subspaces    # about 5 minutes on 2 cores
 
 One shared subspace of 8 and one of 32 dimensions are fitted over all gene-level sets. For each set:
 
@@ -13,7 +13,7 @@ One shared subspace of 8 and one of 32 dimensions are fitted over all gene-level
   the two states in each dimension (median over dimensions, mean of 3 splits), beside that of the
   own components of the halves without alignment (absolute correlation).
 
-Results: benchmarks/results/subspaces.json and subspaces.md.
+Results: results/subspaces.jsonl and .md.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from cellmnn_fm.data.options import SubspaceMode
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.shared_subspace import SharedSubspace, fit_shared_subspace
 from cellmnn_fm.evaluation.subspaces import report_subspaces
+from studies.results import Results
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Results("subspaces")
 DIMS = (8, 32)
 GENES = GeneOptions(on_duplicates="mean")
 TRANSCRIPTOME = 4000  # genes; from here on a set counts as transcriptome-wide
@@ -63,8 +64,7 @@ def main(
             adatas.items(), f"{dims} dimensions", console=Console(stderr=True)
         ):
             rows.append({"data_set": name, **measure_set(adata, name, shared)})
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "subspaces.json").write_text(json.dumps(rows, indent=1))
+    RESULTS.replace({(row["data_set"], row["n_dims"]): row for row in rows})
     table = "\n\n".join(
         render(rows, title, names, form)
         for title, names, form in (
@@ -77,8 +77,7 @@ def main(
             ),
         )
     )
-    (RESULTS / "subspaces.md").write_text(table + "\n")
-    print(table)
+    RESULTS.show(table)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -461,7 +461,7 @@ class CellMNNPipeline:
         blend : bool
             Whether to fit a model from scratch too, in a second or two, and to predict every cell
             half-way between where the two push it: the closest prediction that is known
-            (`benchmarks/recipe.py`). For models that come from a pretrained one.
+            (`studies/recipe.py`). For models that come from a pretrained one.
         file : path, optional
             Where to write the result, as for :meth:`annotate`.
         **reading

@@ -1,6 +1,6 @@
 r"""Fine-tune a pretrained model with all settings of a config, on as many processes as there are.
 
-    python finetune/finetune.py cellmnn-base course.h5ad -o model --time-key day
+    python -m finetune.finetune cellmnn-base course.h5ad -o model --time-key day
     accelerate launch --config_file pretraining/accelerate/one_node_8_gpus.yaml \
         finetune/finetune.py base one.h5ad another.h5ad -o model --time-key day \
         --config finetune/configs/lora.yaml

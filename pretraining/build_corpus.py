@@ -1,7 +1,7 @@
 """Build the corpus: time courses of datasets.toml, and synthetic ones, in one latent space.
 
-    python pretraining/build_corpus.py corpus                        # about half a minute
-    python pretraining/build_corpus.py corpus_shared --mode shared
+    python -m pretraining.build_corpus corpus                        # about half a minute
+    python -m pretraining.build_corpus corpus_shared --mode shared
 
 A killed build goes on where it was; data sets that are there are left as they are. Every file is
 checked against its checksum first.

@@ -1,6 +1,6 @@
 r"""Pretrain one model on all data sets of a corpus.
 
-    python pretraining/pretrain.py corpus -o model --config pretraining/configs/base.yaml
+    python -m pretraining.pretrain corpus -o model --config pretraining/configs/base.yaml
     accelerate launch --config_file pretraining/accelerate/one_node_8_gpus.yaml \
         pretraining/pretrain.py corpus -o model --config pretraining/configs/base.yaml
     ACCELERATE_USE_CPU=true accelerate launch \

@@ -1,8 +1,6 @@
-"""The scripts of benchmarks/, on small generated files."""
+"""Studies and benchmarks, on small generated files; and what they keep."""
 
 import importlib
-import json
-from pathlib import Path
 
 import anndata
 import numpy as np
@@ -10,24 +8,14 @@ import pandas as pd
 import pytest
 
 from cellmnn_fm import InputError, TimeCourse
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from studies.results import Results
 
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """Import a script by name; its results go elsewhere."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def load(name):
-        harness = importlib.import_module("harness")
-        monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
-        found = importlib.import_module(name)
-        if hasattr(found, "RESULTS"):
-            monkeypatch.setattr(found, "RESULTS", tmp_path / "results")
-        return found
-
-    return load
+    monkeypatch.setattr("studies.results.RESULTS", tmp_path / "results")
+    return importlib.import_module
 
 
 @pytest.fixture
@@ -55,7 +43,7 @@ def public_files(tmp_path):
 
 
 def test_public_files_are_read(script, public_files):
-    table = script("paper_table")
+    table = script("benchmarks.paper_table")
     found = table.read_all(public_files)
     assert [len(one) for one in found.values()] == [200, 160, 160]
     assert all(one.shape[1] == 5 for one in found.values())
@@ -68,7 +56,7 @@ def test_public_files_are_read(script, public_files):
 
 
 def test_other_files_are_refused(script, public_files, tmp_path):
-    table = script("paper_table")
+    table = script("benchmarks.paper_table")
     np.savez(public_files / "eb_velocity_v5.npz", data=np.zeros(3))
     with pytest.raises(InputError, match=r"expected arrays pcs and sample_labels, found data"):
         table.read_all(public_files)
@@ -81,7 +69,7 @@ def test_other_files_are_refused(script, public_files, tmp_path):
 
 @pytest.mark.slow
 def test_the_table_of_the_paper(script, public_files, monkeypatch, tmp_path):
-    table = script("paper_table")
+    table = script("benchmarks.paper_table")
     monkeypatch.setattr(table, "SEEDS", 1)
     for at in ("eb", "cite", "multi"):
         times = table.held_out_times(table.read_all(public_files)[at].obs["time"].to_numpy())
@@ -91,12 +79,11 @@ def test_the_table_of_the_paper(script, public_files, monkeypatch, tmp_path):
         assert all(0 < w1 < 2 for w1 in kinds.values())
     joint = table.evaluate_jointly(public_files, {"eb": 1, "cite": 3}, "published", 5)
     assert {score["dataset"] for score in joint["scores"]} == {"eb", "cite"}
-    folder = tmp_path / "results" / "paper_table" / "published"
-    folder.mkdir(parents=True)
-    for name, content in (("one", one), ("joint", joint)):
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    table.report(folder)
-    lines = folder.with_suffix(".md").read_text().splitlines()
+    results = Results("paper_table_published")
+    results.keep(one, "one")
+    results.keep(joint, "joint")
+    table.report(results)
+    lines = results.path(".md").read_text().splitlines()
     assert lines[2] == "| method | eb | cite | multi |"
     assert any(line.startswith("| ours: one model of all data sets, two-sided |") for line in lines)
 
@@ -123,9 +110,9 @@ def endless():
 
 @pytest.mark.slow
 def test_cells_are_kept_and_not_run_again(script, tmp_path, capsys):
-    harness = script("harness")
+    harness, results = script("studies.harness"), Results("squares")
     cells = [
-        harness.Cell(tmp_path / f"{number}.json", squared, (number,), seconds=60.0)
+        harness.Cell(results, (str(number),), squared, (number,), seconds=60.0)
         for number in (3, -1)
     ]
     found = harness.run_cells(cells)
@@ -133,17 +120,17 @@ def test_cells_are_kept_and_not_run_again(script, tmp_path, capsys):
     assert found[0]["versions"]["torch"]
     assert found[0]["machine"]["cores"] >= 1
     assert found[1]["skipped"].startswith("number: expected 0 or more, found -1")
-    kept = (tmp_path / "3.json").read_text()
+    kept = results.path(".jsonl").read_text()
     harness.run_cells(cells)
     said = capsys.readouterr().out
     assert "2 of 2 cells to go, about 2.0 minutes" in said
     assert "0 of 2 cells to go" in said
-    assert (tmp_path / "3.json").read_text() == kept
+    assert results.path(".jsonl").read_text() == kept
 
 
 @pytest.mark.slow
 def test_limits_end_what_takes_too_much(script):
-    harness = script("harness")
+    harness = script("studies.harness")
     done = harness.within_limits(hungry, 0.1, seconds=60, gigabytes=1)
     assert done["outcome"] == "done"
     assert done["peak_gb"] > 0.05
@@ -157,7 +144,7 @@ def test_limits_end_what_takes_too_much(script):
 
 
 def test_unknown_and_missing_methods_are_refused(script, monkeypatch):
-    peers = script("peers")
+    peers = script("benchmarks.peers")
     course = TimeCourse([np.zeros((3, 2)), np.ones((3, 2))], np.array([0.0, 1.0]))
     with pytest.raises(InputError, match="method: expected ot_cfm, i_cfm"):
         peers.fit_peer("nobody", course, 0)
@@ -167,7 +154,7 @@ def test_unknown_and_missing_methods_are_refused(script, monkeypatch):
 
 
 def test_times_become_indices_of_snapshots(script):
-    peers = script("peers")
+    peers = script("benchmarks.peers")
     course = TimeCourse([np.zeros((3, 2))] * 3, np.array([0.0, 1.0, 5.0]))
     assert [peers.index_of(course, at) for at in (0.0, 0.5, 3.0, 5.0)] == [0.0, 0.5, 1.5, 2.0]
 
@@ -176,7 +163,7 @@ def test_times_become_indices_of_snapshots(script):
 @pytest.mark.parametrize("name", ["ot_cfm", "i_cfm", "sb_cfm"])
 def test_flow_matching_moves_cells_to_the_next_snapshot(script, name):
     pytest.importorskip("torchcfm")
-    peers, rng = script("peers"), np.random.default_rng(0)
+    peers, rng = script("benchmarks.peers"), np.random.default_rng(0)
     snapshots = [rng.normal(size=(100, 3)).astype(np.float32) + 3 * at for at in range(3)]
     course = TimeCourse(snapshots, np.array([0.0, 1.0, 4.0]))
     push = peers.fit_cfm(name, course, rng, steps=300)

@@ -5,7 +5,6 @@ raised here, in the commit that exceeds it, with the reason; one that is far und
 """
 
 import importlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from cellmnn_fm import CellMNNConfig, CellMNNModel
 
 pytestmark = pytest.mark.slow
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # operations started, millions of floating-point operations in products, megabytes moved
 BUDGETS = {
     "training step, 5 dimensions": (394, 87.6, 25.2),
@@ -30,9 +28,7 @@ SLACK = 1.05  # versions of torch differ in details
 
 @pytest.fixture(scope="module")
 def profiles():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield importlib.import_module("profiles")
+    return importlib.import_module("benchmarks.profiles")
 
 
 def cost(profiles, call):

@@ -177,7 +177,7 @@ def blended(one: Interpolation, other: Interpolation) -> Interpolation:
     """Each cell half-way between the places where two models push it.
 
     Errors of models that know different things, a base what other data sets have in common and a
-    fit from scratch the whole of one course, cancel in part (`benchmarks/recipe.py`).
+    fit from scratch the whole of one course, cancel in part (`studies/recipe.py`).
 
     Parameters
     ----------

@@ -24,9 +24,9 @@ _TEMPLATES = (
 _TAGS = ["single-cell", "time-course", "dynamics", "gene-regulatory-network", "biology"]
 _USE_OF_BASE = """\
 `pipeline.interpolate(adata, at=2.5, time_key="day")` predicts a time that was not measured, for
-a new time course and without training; `pipeline.fit(adata, time_key="day")` fine-tunes;
-`pipeline.of_dataset(name)` answers for the data sets below without their files. Without the
-package: `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
+a new time course and without training; `pipeline.finetune(adata, time_key="day")`
+learns from it; `pipeline.of_dataset(name)` answers for the data sets below without their files.
+Without the package: `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
 _USE_OF_FIT = """\
 `pipeline.interpolate(adata, at=2.5)` predicts a time that was not measured, `pipeline.fates`,
 `pipeline.perturb` and `pipeline.grn` ask where cells go and which genes drive them."""

@@ -17,7 +17,7 @@ from ..fitted.record import Recipe
 from ..model.errors import InputError
 
 CALIBRATION_FILE = Path(__file__).with_name("calibration.json")
-"""Errors on left-out times of data sets that models had not seen (pretraining/calibrate.py)."""
+"""Errors on left-out times of data sets that models had not seen (studies/calibrate.py)."""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def preset_configs(
     ----------
     preset : {"default", "sliced", "paper"}
         "sliced" is the default with sliced W1 in place of the energy distance: closer to held-out
-        snapshots (`benchmarks/recipe.py`), while what is known of networks and growth was measured
+        snapshots (`studies/recipe.py`), while what is known of networks and growth was measured
         with the default. "paper" is the setting of the published code of Cell-MNN (ICLR 2026), but
         for its stop: that looks at the held-out time, this one at the training loss.
     course : TimeCourse

@@ -138,7 +138,7 @@ def test_predictions_and_evaluations_use_them(course):
     assert adapted.record.batches["names"] == ["a", "b"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tuned = base.fit(named, time_key="day", batch_key="run", steps=1, verdict=True)
+        tuned = base.finetune(named, time_key="day", batch_key="run", steps=1, verdict=True)
     assert tuned.record.verdict["outcome"] != "unknown"
 
 

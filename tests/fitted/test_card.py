@@ -1,7 +1,5 @@
 """Model cards: complete, valid, and figures from files alone."""
 
-import json
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.fitted.card import NOT_STATED, CardText, rendered
+from studies.results import Results
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "model_cards" / "cellmnn-base.md"
@@ -20,15 +19,13 @@ DATA = ModelCardData(license="mit", library_name="cellmnn_fm", tags=["a"])
 
 @pytest.fixture(scope="module")
 def write_card():
-    sys.path.insert(0, str(ROOT / "pretraining"))
-    import write_card
+    from studies import write_card
 
-    yield write_card
-    sys.path.remove(str(ROOT / "pretraining"))
+    return write_card
 
 
 def test_the_card_of_the_base_is_what_the_command_writes(write_card):
-    written = write_card.card(BUNDLED, ROOT / "pretraining" / "results")
+    written = write_card.card(BUNDLED, ROOT / "results")
     assert COMMITTED.read_text() == written
     assert (BUNDLED / "README.md").read_text() == written
 
@@ -40,8 +37,8 @@ def test_its_metadata_are_valid_and_its_figures_those_of_the_files():
     assert len(data.datasets) == 20
     found = {one.dataset_name: one.metric_value for one in data.eval_results}
     assert len(found) == 25
-    for file in (ROOT / "pretraining" / "results" / "leave_group_out_aligned").glob("*.json"):
-        for name, one in json.loads(file.read_text()).items():
+    for outcome in Results("leave_group_out_aligned").read().values():
+        for name, one in outcome.items():
             ratio = one["summary"]["zero_shot"]["ratio_to_ot_interpolate"]
             assert found[name] == pytest.approx(ratio, abs=5e-4)
             assert f"| {name} | {one['summary']['ot_interpolate']['w1_mean']:.3f} |" in card.content
@@ -68,7 +65,6 @@ def test_missing_metadata_are_an_error(name):
 
 
 def test_results_that_are_missing_are_an_error(write_card, tmp_path):
-    (tmp_path / "leave_group_out_aligned").mkdir()
     with pytest.raises(ValueError, match="results: expected every data set of cellmnn-base"):
         write_card.card(BUNDLED, tmp_path)
 

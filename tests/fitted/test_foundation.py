@@ -79,7 +79,7 @@ def test_evaluation_adds_what_is_said_without_training(base, make_adata):
     assert {"zero_shot", "blend", "untrained_two_sided", "two_sided"} <= set(found.summary)
     adata.uns.update(name="seven", overlaps=["one", "elsewhere"])
     with pytest.warns(UserWarning, match="the model was pretrained on one, held-out times incl"):
-        pipeline.warn_if_seen(adata)
+        pipeline.evaluate(adata, time_key="day", seeds=1, n_dims=2)
     with pytest.raises(InputError, match="subspace: expected none: a pretrained model has its own"):
         pipeline.evaluate(adata, time_key="day", subspace=pipeline.foundation.shared)
 

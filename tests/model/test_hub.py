@@ -8,6 +8,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -269,7 +270,7 @@ def missing_file(hub, fitted, monkeypatch):
     load()
 
 
-@case("the weights are missing on the Hub", "expected a saved pipeline, found files that do not")
+@case("the weights are missing on the Hub", "expected a file of the checkpoint, found nothing")
 def missing_weights(hub, fitted, monkeypatch):
     pushed(hub, fitted, {"model.safetensors": None})
     load()
@@ -289,10 +290,9 @@ def flipped_bit(hub, fitted, monkeypatch):
 @case("files of two checkpoints mixed", "expected sha256")
 def mixed_files(hub, fitted, monkeypatch):
     content = dict(pushed(hub, fitted))
-    longer = CellMNNPipeline(fitted.model, fitted.record, fitted.panel)
     other = CellMNNModel(fitted.model.config)
     other.set_subspace(**vars(fitted.subspace))
-    CellMNNPipeline(other, longer.record, longer.panel).push_to_hub("me/model")
+    CellMNNPipeline(replace(fitted.fitted, model=other)).push_to_hub("me/model")
     hub.files("me/model")["model.safetensors"] = content["model.safetensors"]
     load()
 

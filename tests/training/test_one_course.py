@@ -219,7 +219,7 @@ def test_growth_and_dense_and_mmd_train():
 @pytest.mark.slow
 def test_bf16_autocast_trains():
     code = (
-        "from tests.test_training import COURSE, CONFIG, SHORT, train\n"
+        "from tests.training.test_one_course import COURSE, CONFIG, SHORT, train\n"
         "t = train(COURSE, CONFIG, SHORT)\n"
         "assert all(p.isfinite().all() for p in t.model.parameters())\n"
         "print(t.losses[-1]['distance'] < t.losses[0]['distance'])\n"

@@ -278,7 +278,7 @@ from pathlib import Path
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.training.pretraining import corpus_config, pretrain, validator
 from dataclasses import replace
-from tests.test_joint_training import MODEL, SAMPLING, SHORT
+from tests.training.test_pretraining import MODEL, SAMPLING, SHORT
 from accelerate import Accelerator
 corpus = Corpus(sys.argv[1])
 share = float(sys.argv[3])

@@ -1,0 +1,1 @@
+"""Ours beside the methods of others, and what things cost: each a module for `python -m`."""

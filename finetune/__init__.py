@@ -1,0 +1,1 @@
+"""Fine-tuning with a configuration file, on as many processes as there are."""

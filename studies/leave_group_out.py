@@ -1,0 +1,150 @@
+r"""Zero-shot on data sets that a model never saw: pretrain without a group, evaluate on it.
+
+    python -m studies.leave_group_out                    # all groups: about 15 minutes
+    python -m studies.leave_group_out --development      # those that settings are chosen on
+    python -m studies.leave_group_out --development --set sampling.rotate=0 \
+        --results ablation_rotate --bases ablations/bases/rotate
+
+For every group of data sets that share cells or a process: the shared subspace and the model are
+fitted without the group, then every interior time of its data sets is predicted from the others,
+strictly, without training on them. Data sets of coordinates only are tested too; they are never
+pretrained on. Beside it the untrained frame in the same space, so that what pretraining adds is
+seen. Groups that have a line in results/ are not made again, and the bases are kept in --bases
+for fine-tuning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import anndata
+import typer
+import yaml
+
+from cellmnn_fm import CellMNNPipeline
+from cellmnn_fm.data.options import ReadingOptions
+from cellmnn_fm.evaluation.candidates import foundation_candidate
+from cellmnn_fm.evaluation.evaluation import evaluate
+from cellmnn_fm.evaluation.metrics import with_interval
+from pretraining.build_corpus import GENES
+
+from .bases import BASE_CONFIG, for_missing_groups, untrained
+from .data_sets import DATA, DEVELOPMENT, TIME_KEYS, Data
+from .results import Results
+
+MINUTES = 0.8  # a group, on one core
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="Model, training and sampling.")] = BASE_CONFIG,
+    data: Data = DATA,
+    mode: Annotated[Literal["shared", "aligned"], typer.Option(help="Latent space.")] = "aligned",
+    development: Annotated[bool, typer.Option(help="Development groups only.")] = False,
+    results: Annotated[str | None, typer.Option(help="Name of the results.")] = None,
+    bases: Annotated[Path, typer.Option(help="Folder of the models.")] = Path("bases"),
+    seeds: int = 3,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="section.name=value; may be repeated.")
+    ] = None,
+    part: Annotated[str, typer.Option(help="I/N: every N-th group from the I-th on.")] = "0/1",
+) -> None:
+    """Pretrain and evaluate all groups that have no result yet, then print the table."""
+    settings = yaml.safe_load(config.read_text())
+    for setting in change or []:
+        path, value = setting.split("=")
+        section, name = path.split(".")
+        settings[section][name] = yaml.safe_load(value)
+    kept = Results(results or f"leave_group_out_{mode}")
+    for group, outcome in for_missing_groups(
+        kept,
+        data,
+        bases / mode,
+        settings,
+        lambda _, path, folder: evaluate_unseen(path, folder, seeds),
+        mode=mode,
+        names=DEVELOPMENT if development else None,
+        part=part,
+        minutes=MINUTES,
+    ):
+        print(group, *(summary(name, one) for name, one in outcome.items()), flush=True)
+    report(kept)
+
+
+# ---------------------------------------------------------------------------------------------
+# One group
+
+
+def evaluate_unseen(file: Path, folder: Path, seeds: int) -> dict[str, Any]:
+    """Zero-shot and untrained beside the baselines; why not, where there is no time to hold out."""
+    pipeline = CellMNNPipeline.from_pretrained(folder)
+    base = pipeline.foundation
+    adata = anndata.read_h5ad(file)
+    if adata.uns.get("space") == "pca" and base.subspace_mode == "shared":
+        return {"skipped": "coordinates have no place in a shared subspace"}
+    try:
+        found = evaluate(
+            adata,
+            [foundation_candidate(pipeline.model), untrained(pipeline.model)],
+            base.reading(
+                ReadingOptions(
+                    time_key=TIME_KEYS.get(file.stem, "time"), on_duplicates=GENES.on_duplicates
+                )
+            ),
+            seeds=seeds,
+        )
+    except ValueError as error:
+        return {"skipped": str(error)}
+    return found.to_dict()
+
+
+# ---------------------------------------------------------------------------------------------
+# All groups
+
+
+def summary(name: str, outcome: dict[str, Any]) -> str:
+    """One data set in a line."""
+    if "skipped" in outcome:
+        return f"{name}: skipped"
+    rows = outcome["summary"]
+    ratios = [rows[method]["ratio_to_ot_interpolate"] for method in ("zero_shot", "untrained")]
+    return f"{name}: zero-shot {ratios[0]:.3f}, untrained {ratios[1]:.3f}"
+
+
+def report(results: Results) -> None:
+    """Print the table, and write it as Markdown beside the results."""
+    found = {
+        name: one["summary"]
+        for outcome in results.read().values()
+        for name, one in outcome.items()
+        if "summary" in one
+    }
+    methods = ("zero_shot", "zero_shot_same_size", "untrained")
+    ratios = {
+        method: {name: rows[method]["ratio_to_ot_interpolate"] for name, rows in found.items()}
+        for method in methods
+    }
+    lines = [
+        "| unseen data set | OT-Interpolate W1 | zero-shot | as many cells | untrained frame |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, rows in found.items():
+        cells = [f"{ratios[method][name]:.3f}" for method in methods]
+        baseline = f"{rows['ot_interpolate']['w1_mean']:.3f}"
+        lines.append("| " + " | ".join([name, baseline, *cells]) + " |")
+    parts = {
+        "all": list(found),
+        "development": [name for name in found if name in DEVELOPMENT],
+        "others": [name for name in found if name not in DEVELOPMENT],
+    }
+    for label, names in parts.items():
+        if len(names) > 1:
+            cells = [with_interval([ratios[method][name] for name in names]) for method in methods]
+            lines.append(f"| **{label}, {len(names)}** | | " + " | ".join(cells) + " |")
+            paired = [ratios["zero_shot"][name] / ratios["untrained"][name] for name in names]
+            lines.append(f"| {label}, zero-shot over untrained | | {with_interval(paired)} | | |")
+    results.show("\n".join(lines))
+
+
+if __name__ == "__main__":
+    typer.run(main)
