@@ -32,6 +32,7 @@ from cellmnn_fm.data.latent_space import SpaceOptions
 from cellmnn_fm.data.options import Protocol
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.data.tasks import SamplingConfig
+from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.evaluation.folds import Fold, held_out_fold, held_out_times
 from cellmnn_fm.training.adaptation import adapt
 from cellmnn_fm.training.configs import TrainingConfig
