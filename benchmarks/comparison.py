@@ -43,7 +43,7 @@ Table = dict[tuple[str, str], dict[str, float]]
 
 def report(results: Results) -> None:
     """Tables by method and by data set, and the figure of W1 against seconds."""
-    w1, seconds = tabulated([one for one in results.read().values() if "scores" in one])
+    w1, seconds = tabulated([outcome for outcome in results.read().values() if "scores" in outcome])
     sets = sorted(w1[("ot_interpolate", "forward")])
     kinds = ("forward", "two_sided", "as_many_cells")
     rows = []
@@ -80,12 +80,12 @@ def tabulated(found: list[dict[str, Any]]) -> tuple[Table, dict[str, dict[str, f
     """Mean W1 by (method, kind) and data set; seconds of a fit by method and data set."""
     w1: Table = {}
     seconds: dict[str, dict[str, float]] = {}
-    for one in found:
-        scores = one["scores"]
+    for outcome in found:
+        scores = outcome["scores"]
         for method, kind in {(score["method"], score["kind"]) for score in scores}:
-            own = [s for s in scores if (s["method"], s["kind"]) == (method, kind)]
-            w1.setdefault((method, kind), {})[one["dataset"]] = mean_of(own, "w1")
-            seconds.setdefault(method, {})[one["dataset"]] = mean_of(own, "seconds")
+            of_method = [s for s in scores if (s["method"], s["kind"]) == (method, kind)]
+            w1.setdefault((method, kind), {})[outcome["dataset"]] = mean_of(of_method, "w1")
+            seconds.setdefault(method, {})[outcome["dataset"]] = mean_of(of_method, "seconds")
     return w1, seconds
 
 
@@ -98,8 +98,8 @@ def ratios(
     w1: Table, one: tuple[str, str], other: tuple[str, str], names: Collection[str] | None = None
 ) -> list[float]:
     """By data set that both have, of the named ones."""
-    both = w1.get(one, {}).keys() & w1.get(other, {}).keys()
-    wanted = sorted(both if names is None else both & set(names))
+    in_common = w1.get(one, {}).keys() & w1.get(other, {}).keys()
+    wanted = sorted(in_common if names is None else in_common & set(names))
     return [w1[one][name] / w1[other][name] for name in wanted]
 
 
@@ -107,10 +107,10 @@ def ratio_cell(w1: Table, method: tuple[str, str]) -> str:
     """Mean ratio to OT-Interpolate."""
     if method == ("ot_interpolate", "forward"):
         return "1"
-    found = ratios(w1, method, ("ot_interpolate", "forward"))
-    if len(found) < 2:
-        return ", ".join(f"{one:.3f}" for one in found)
-    return with_interval(found)
+    by_set_ratios = ratios(w1, method, ("ot_interpolate", "forward"))
+    if len(by_set_ratios) < 2:
+        return ", ".join(f"{ratio:.3f}" for ratio in by_set_ratios)
+    return with_interval(by_set_ratios)
 
 
 def kind_of(w1: Table, method: str) -> str:
@@ -123,36 +123,39 @@ def paired(w1: Table, seconds: dict[str, dict[str, float]]) -> list[str]:
     ours, lines = ("blend", "two_sided"), []
     for method in ("ot_interpolate", "paper", *PACKAGES):
         theirs = (method, kind_of(w1, method))
-        found = ratios(w1, ours, theirs)
-        if len(found) < 2:
+        over_theirs = ratios(w1, ours, theirs)
+        if len(over_theirs) < 2:
             continue
-        wins = sum(one < 1 for one in found)
+        wins = sum(ratio < 1 for ratio in over_theirs)
         line = (
             f"- half-way, two-sided, over {LABELS[method]}, {theirs[1].replace('_', '-')}: "
-            f"{with_interval(found)}, closer on {wins} of {len(found)}"
+            f"{with_interval(over_theirs)}, closer on {wins} of {len(over_theirs)}"
         )
         as_close = [
-            one
-            for one in OURS
-            if (over := ratios(w1, (one, "two_sided"), theirs)) and np.mean(over) <= 1
+            ours_too
+            for ours_too in OURS
+            if (over := ratios(w1, (ours_too, "two_sided"), theirs)) and np.mean(over) <= 1
         ]
         if as_close and method != "ot_interpolate":
             fastest = min(as_close, key=lambda one: np.median(list(seconds[one].values())))
-            both = seconds[fastest].keys() & seconds[method].keys()
-            times = np.median([seconds[method][name] / seconds[fastest][name] for name in both])
+            in_common = seconds[fastest].keys() & seconds[method].keys()
+            times = np.median(
+                [seconds[method][name] / seconds[fastest][name] for name in in_common]
+            )
             line += (
                 f"; the fastest of ours that is as close on the mean, {LABELS[fastest][6:]}, "
                 f"takes {times:,.0f} times less (median over sets)"
             )
         lines.append(line)
-    others = sorted({name for one in w1.values() for name in one} - set(DEVELOPMENT))
+    others = sorted({name for by_name in w1.values() for name in by_name} - set(DEVELOPMENT))
     for method in ("sliced", "blend"):
-        found = ratios(w1, (method, "two_sided"), ("ot_interpolate", "forward"), others)
-        if len(found) > 1:
+        over_straight = ratios(w1, (method, "two_sided"), ("ot_interpolate", "forward"), others)
+        if len(over_straight) > 1:
             plain = ratios(w1, (method, "two_sided"), ("default", "two_sided"), others)
             lines.append(
-                f"- {LABELS[method]}, on {len(found)} data sets on which no setting was chosen: "
-                f"{with_interval(found)}; over the default fit {with_interval(plain)}"
+                f"- {LABELS[method]}, on {len(over_straight)} data sets on which no setting was "
+                f"chosen: {with_interval(over_straight)}; over the default fit "
+                f"{with_interval(plain)}"
             )
     return lines
 
@@ -176,15 +179,19 @@ def figure(w1: Table, seconds: dict[str, dict[str, float]], sets: list[str], fil
     """Mean ratio against seconds of a fit; down and to the left is better."""
     ax = new_axes(6, 4)
     for method in LABELS:
-        found = ratios(w1, (method, kind_of(w1, method)), ("ot_interpolate", "forward"))
-        if not found or len(found) < len(sets) / 2 or method in ("previous", "next"):
+        over_straight = ratios(w1, (method, kind_of(w1, method)), ("ot_interpolate", "forward"))
+        if (
+            not over_straight
+            or len(over_straight) < len(sets) / 2
+            or method in ("previous", "next")
+        ):
             continue
         took = max(float(np.median(list(seconds[method].values()))), 1e-3)
         ours = LABELS[method].startswith("ours")
-        ax.plot(took, np.mean(found), "o" if ours else "s", color="C0" if ours else "C1")
+        ax.plot(took, np.mean(over_straight), "o" if ours else "s", color="C0" if ours else "C1")
         ax.annotate(
             LABELS[method].removeprefix("ours: "),
-            (took, float(np.mean(found))),
+            (took, float(np.mean(over_straight))),
             xytext=(4, 4),
             textcoords="offset points",
             fontsize=7,

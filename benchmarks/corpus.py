@@ -58,18 +58,18 @@ def main(
 ) -> None:
     """Make the corpora, and measure."""
     if corpus is not None:  # one of the launched processes
-        found = train(corpus, tasks)
+        rates = train(corpus, tasks)
         if int(os.environ.get("RANK", "0")) == 0:
-            print(json.dumps(found))
+            print(json.dumps(rates))
         return
     results: dict[str, Any] = {"cells": [SMALL, large]}
     with tempfile.TemporaryDirectory() as folder:
         small, many = Path(folder, "small"), Path(folder, "large")
         apart(make, small, SMALL)
         apart(make, many, large)
-        measured = [apart(train, one) for one in (small, many, small, many)]
+        measured = [apart(train, corpus_there) for corpus_there in (small, many, small, many)]
         for name in ("rss_anon_mb", "steps_per_second"):
-            values = [np.mean([one[name] for one in measured[at::2]]) for at in (0, 1)]
+            values = [np.mean([run[name] for run in measured[first::2]]) for first in (0, 1)]
             results[name] = [round(float(value), 2) for value in values]
             results[f"{name}_ratio"] = round(float(values[1] / values[0]), 3)
         rates = {
@@ -91,7 +91,9 @@ def make(folder: Path, cells: int) -> None:
     corpus = Corpus.create(folder, latent_dim=DIMS)
     each = cells // (SETS * TIMES)
     for number in range(SETS):
-        snapshots = [rng.normal(size=(each, DIMS)).astype(np.float32) + at for at in range(TIMES)]
+        snapshots = [
+            rng.normal(size=(each, DIMS)).astype(np.float32) + time for time in range(TIMES)
+        ]
         corpus.add_course(f"set{number}", TimeCourse(snapshots, np.arange(TIMES, dtype=float)))
 
 
@@ -127,8 +129,8 @@ def launch(corpus: Path, processes: int, tasks: int) -> float:
     run = ["-m", "benchmarks.corpus", "--corpus", str(corpus), "--tasks", str(tasks)]
     command = [sys.executable, *launcher, *run]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    found = json.loads(output.stdout.strip().splitlines()[-1])
-    return found["steps_per_second"] * tasks
+    measured = json.loads(output.stdout.strip().splitlines()[-1])
+    return measured["steps_per_second"] * tasks
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("CUDA: expected a GPU, found none; run this on a machine that has one")
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for device in ("cpu", "cuda"):
         steps = {f"step_{dims}": course_step(dims, device)[0] for dims in (5, 50, 512)}
         steps["joint_step"] = joint_step(device)
@@ -43,12 +43,14 @@ def main() -> None:
         steps["interpolation"] = lambda model=model, course=course: interpolate(
             Dynamics(model, course.time_scale), course, 0.5
         )
-        found[device] = {name: milliseconds(call) for name, call in steps.items()}
+        measured[device] = {name: milliseconds(call) for name, call in steps.items()}
         if device == "cuda":
-            found["waits"] = {name: waits(call) for name, call in steps.items() if "step" in name}
-    found["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    print(found)
-    Results("cuda").replace({(): {**found, **machine()}})
+            measured["waits"] = {
+                name: waits(call) for name, call in steps.items() if "step" in name
+            }
+    measured["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    print(measured)
+    Results("cuda").replace({(): {**measured, **machine()}})
 
 
 def milliseconds(call: Callable[[], Any]) -> float:

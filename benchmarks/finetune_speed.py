@@ -27,19 +27,19 @@ def main() -> None:
     day = np.repeat(np.arange(TIMES, dtype=float), CELLS)
     states = rng.normal(size=(len(day), 10)) + day[:, None] * rng.normal(size=10)
     x = states @ rng.normal(size=(10, GENES)) + rng.normal(size=(len(day), GENES))
-    obs = pd.DataFrame({"day": day}, index=[f"cell{at}" for at in range(len(day))])
+    obs = pd.DataFrame({"day": day}, index=[f"cell{number}" for number in range(len(day))])
     adata = anndata.AnnData(x.astype(np.float32), obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
     base.finetune(adata[::100].copy(), time_key="day", steps=2, verdict=False)  # imports and caches
-    found = {"cells": len(day), "times": TIMES, "genes": GENES, "cores": os.cpu_count()}
+    measured = {"cells": len(day), "times": TIMES, "genes": GENES, "cores": os.cpu_count()}
     for verdict in (False, True):
         started = time.perf_counter()
         fitted = base.finetune(adata, time_key="day", verdict=verdict)
         seconds = time.perf_counter() - started
-        found["with_verdict_seconds" if verdict else "seconds"] = round(seconds, 2)
-        found["training_seconds"] = round(fitted.record.seconds, 2)
-        found["steps"] = len(fitted.record.losses)
-    print(found)
-    RESULTS.replace({(): found})
+        measured["with_verdict_seconds" if verdict else "seconds"] = round(seconds, 2)
+        measured["training_seconds"] = round(fitted.record.seconds, 2)
+        measured["steps"] = len(fitted.record.losses)
+    print(measured)
+    RESULTS.replace({(): measured})
 
 
 if __name__ == "__main__":

@@ -53,15 +53,15 @@ def main(
     quick: bool = False,
 ) -> None:
     """Evaluate all sets that have no result yet, then print the table."""
-    own = subspace_mode == "own"
+    in_own = subspace_mode == "own"
     name = f"fits_{protocol}" + "_frame" * frame
-    name += ("" if own else f"_{subspace_mode}") + "_quick" * quick
+    name += ("" if in_own else f"_{subspace_mode}") + "_quick" * quick
     results = Results(name)
     catalog = json.loads((data / "catalog.json").read_text())
     options: dict[str, Any] = {"protocol": protocol, "frame": frame, "seeds": 1 if quick else 3}
-    if not own:
+    if not in_own:
         catalog = [entry for entry in catalog if entry["space"] == "gene"]
-        adatas = {one["name"]: anndata.read_h5ad(data / one["file"]) for one in catalog}
+        adatas = {entry["name"]: anndata.read_h5ad(data / entry["file"]) for entry in catalog}
         shared = fit_shared_subspace(
             adatas, n_dims=SHARED_DIMS, genes=GeneOptions(on_duplicates=MERGE), progress=True
         )
@@ -104,20 +104,22 @@ def evaluate_set(file: Path, options: dict[str, Any]) -> dict[str, Any]:
 
 def report(results: Results) -> None:
     """Print the table of ratios to OT-Interpolate, and keep it."""
-    found = [one for one in results.read().values() if "summary" in one]
+    outcomes = [outcome for outcome in results.read().values() if "summary" in outcome]
     header = ["data set", "OT-Interpolate W1", *(m.replace("_", " ") for m in METHODS), "s a fold"]
     rows, ratios = [], {method: [] for method in METHODS}
-    for one in found:
-        summary = one["summary"]
+    for outcome in outcomes:
+        summary = outcome["summary"]
         for method in METHODS:
             ratios[method].append(summary[method]["ratio_to_ot_interpolate"])
         cells = [f"{ratios[method][-1]:.3f}" for method in METHODS]
         baseline = f"{summary['ot_interpolate']['w1_mean']:.3f}"
         seconds = f"{summary['two_sided']['seconds']:.2f}"
-        rows.append([one["file"].removesuffix(".h5ad"), baseline, *cells, seconds])
-    rows.append([f"mean of {len(found)}", "", *(with_interval(ratios[m]) for m in METHODS), ""])
+        rows.append([outcome["file"].removesuffix(".h5ad"), baseline, *cells, seconds])
+    rows.append([f"mean of {len(outcomes)}", "", *(with_interval(ratios[m]) for m in METHODS), ""])
     paired = np.array(ratios["two_sided"]) / np.array(ratios["untrained_two_sided"])
-    milliseconds = np.median([o["summary"]["untrained_two_sided"]["seconds"] for o in found]) * 1e3
+    milliseconds = (
+        np.median([o["summary"]["untrained_two_sided"]["seconds"] for o in outcomes]) * 1e3
+    )
     notes = [
         f"fitted over untrained, both two-sided, paired by set: {with_interval(list(paired))}",
         f"untrained frame: {milliseconds:.0f} ms a fold (median over sets)",

@@ -72,8 +72,8 @@ def main(
         RESULTS.keep(one_set(data, name), name)
         print(name, f"{time.perf_counter() - started:.0f} s", flush=True)
     there = RESULTS.read()
-    found = {name: there[(name,)] for name in LINKS}
-    lines = [*table_of_signs(found), "", *table_of_links(found)]
+    outcomes = {name: there[(name,)] for name in LINKS}
+    lines = [*table_of_signs(outcomes), "", *table_of_links(outcomes)]
     RESULTS.show("\n".join(lines))
 
 
@@ -82,7 +82,7 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
     adata = anndata.read_h5ad(data / f"{name}.h5ad")
     pipeline = CellMNNPipeline().fit(adata, time_key="time", verdict=False)
     cells = pipeline.cells(adata)
-    found: dict[str, Any] = {"signs": None, "links": {}}
+    outcome: dict[str, Any] = {"signs": None, "links": {}}
     signs = [] if name in NO_SIGNS else [SIGNS[adata.uns["species"]]]
     for file in [*signs, *LINKS[name]]:
         try:
@@ -93,16 +93,19 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
             continue
         if file in SIGNS.values():
             pairs = {m: signs_of(w, compared.reference) for m, w in compared.weights.items()}
-            found["signs"] = {
+            outcome["signs"] = {
                 "truth": pairs["production"][1].tolist(),
-                "found": {method: one.astype(int).tolist() for method, (one, _) in pairs.items()},
+                "found": {
+                    method: estimated.astype(int).tolist()
+                    for method, (estimated, _) in pairs.items()
+                },
             }
         else:
-            at, of, linked = compared.reference.pairs()
-            strengths = {m: np.abs(w[at, of]) for m, w in compared.weights.items()}
-            ratios = {m: auprc_ratio(linked, one) for m, one in strengths.items()}
-            best = max((one for one in ratios if one not in OURS), key=ratios.__getitem__)
-            found["links"][file] = {
+            rows, columns, linked = compared.reference.pairs()
+            strengths = {m: np.abs(w[rows, columns]) for m, w in compared.weights.items()}
+            ratios = {m: auprc_ratio(linked, strength) for m, strength in strengths.items()}
+            best = max((method for method in ratios if method not in OURS), key=ratios.__getitem__)
+            outcome["links"][file] = {
                 "links": int(linked.sum()),
                 "pairs": len(linked),
                 "ratios": ratios,
@@ -110,7 +113,7 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
                 "interval": interval(linked, strengths["production"]),
                 "over_best": interval(linked, strengths["production"], strengths[best]),
             }
-    return found
+    return outcome
 
 
 def interval(
@@ -118,12 +121,12 @@ def interval(
 ) -> list[float]:
     """95 % of the AUPRC ratio, or of its quotient with another, over resampled pairs."""
     rng = np.random.default_rng(0)
-    found = []
+    resampled = []
     for _ in range(DRAWS):
         rows = rng.integers(len(linked), size=len(linked))
         ratio = auprc_ratio(linked[rows], strength[rows])
-        found.append(ratio if other is None else ratio / auprc_ratio(linked[rows], other[rows]))
-    return np.quantile(found, [0.025, 0.975]).tolist()
+        resampled.append(ratio if other is None else ratio / auprc_ratio(linked[rows], other[rows]))
+    return np.quantile(resampled, [0.025, 0.975]).tolist()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -132,13 +135,13 @@ def interval(
 
 def table_of_signs(found: dict[str, Any]) -> list[str]:
     """Balanced accuracy by set and pooled, with an interval, and paired with the best baseline."""
-    signed = {name: one["signs"] for name, one in found.items() if one["signs"]}
+    signed = {name: outcome["signs"] for name, outcome in found.items() if outcome["signs"]}
     methods = [m for m in next(iter(signed.values()))["found"] if m != "trees"]
-    truth = np.concatenate([one["truth"] for one in signed.values()])
-    pooled = {m: np.concatenate([one["found"][m] for one in signed.values()]) for m in methods}
+    truth = np.concatenate([signs["truth"] for signs in signed.values()])
+    pooled = {m: np.concatenate([signs["found"][m] for signs in signed.values()]) for m in methods}
     lines = [
         f"| signs, balanced accuracy | pooled, {len(truth)} pairs | MCC | "
-        + " | ".join(f"{name}, {len(one['truth'])}" for name, one in signed.items())
+        + " | ".join(f"{name}, {len(signs['truth'])}" for name, signs in signed.items())
         + " |",
         "|---|---:|---:|" + "---:|" * len(signed),
     ]
@@ -147,12 +150,14 @@ def table_of_signs(found: dict[str, Any]) -> list[str]:
         low, high = sign_interval(found_signs, truth)
         score = score_signs(found_signs, truth)
         by_set = [
-            score_signs(np.array(one["found"][method]), np.array(one["truth"])).balanced_accuracy
-            for one in signed.values()
+            score_signs(
+                np.array(signs["found"][method]), np.array(signs["truth"])
+            ).balanced_accuracy
+            for signs in signed.values()
         ]
         lines.append(
             f"| {method} | {score.balanced_accuracy:.3f} ({low:.3f} to {high:.3f}) "
-            f"| {score.mcc:.3f} | " + " | ".join(f"{one:.2f}" for one in by_set) + " |"
+            f"| {score.mcc:.3f} | " + " | ".join(f"{accuracy:.2f}" for accuracy in by_set) + " |"
         )
     baselines = [m for m in methods if m not in OURS]
     best = max(baselines, key=lambda m: score_signs(pooled[m], truth).balanced_accuracy)
@@ -181,23 +186,26 @@ def sign_interval(
 def table_of_links(found: dict[str, Any]) -> list[str]:
     """AUPRC ratios by reference."""
     rows = [
-        (name, file, one) for name, by_set in found.items() for file, one in by_set["links"].items()
+        (name, file, compared)
+        for name, by_set in found.items()
+        for file, compared in by_set["links"].items()
     ]
-    methods = list(dict.fromkeys(m for *_, one in rows for m in one["ratios"]))
+    methods = list(dict.fromkeys(m for *_, compared in rows for m in compared["ratios"]))
     methods = [m for m in methods if m not in ("always_activation", "shuffled_signs")]
     lines = [
         "| links, AUPRC ratio | links of pairs | " + " | ".join(methods) + " | interval "
         "| over the best baseline |",
         "|---|---:|" + "---:|" * (len(methods) + 2),
     ]
-    for name, file, one in rows:
-        cells = [f"{one['ratios'][m]:.2f}" if m in one["ratios"] else "" for m in methods]
-        low, high = one["interval"]
-        lead = one["over_best"]
+    for name, file, compared in rows:
+        cells = [f"{compared['ratios'][m]:.2f}" if m in compared["ratios"] else "" for m in methods]
+        low, high = compared["interval"]
+        lead = compared["over_best"]
         lines.append(
-            f"| {name}, {file.removesuffix('.tsv')} | {one['links']:,} of {one['pairs']:,} | "
+            f"| {name}, {file.removesuffix('.tsv')} | {compared['links']:,} of "
+            f"{compared['pairs']:,} | "
             + " | ".join(cells)
-            + f" | {low:.2f} to {high:.2f} | {lead[0]:.2f} to {lead[1]:.2f} ({one['best']}) |"
+            + f" | {low:.2f} to {high:.2f} | {lead[0]:.2f} to {lead[1]:.2f} ({compared['best']}) |"
         )
     return lines
 

@@ -131,15 +131,15 @@ def write_table(found: dict[tuple, dict[str, dict[str, float]]]) -> None:
     for noise in COUNTS:
         head = [*get_args(Topology), "chosen on", "confirmed on", "all"]
         lines += [f"| {noise} | " + " | ".join(head) + " |", "|---|" + "---:|" * len(head)]
-        for method in [one for one in methods if one.split()[0] not in ("k", "λ")]:
-            row = [mean(found, method, noise, [one]) for one in get_args(Topology)]
+        for method in [name for name in methods if name.split()[0] not in ("k", "λ")]:
+            row = [mean(found, method, noise, [topology]) for topology in get_args(Topology)]
             row += [mean(found, method, noise, ["linear", "bifurcating"])]
             row += [mean(found, method, noise, ["cyclic", "trifurcating"])]
             row += [mean(found, method, noise, get_args(Topology))]
             lines.append(f"| {method} | " + " | ".join(row) + " |")
         lines.append("")
     lines += ["| production | clean | counts |", "|---|---:|---:|"]
-    for method in [one for one in methods if one.split()[0] in ("k", "λ")]:
+    for method in [name for name in methods if name.split()[0] in ("k", "λ")]:
         row = [mean(found, method, noise, get_args(Topology)) for noise in COUNTS]
         lines.append(f"| {method} | " + " | ".join(row) + " |")
     RESULTS.show("\n".join(lines))
@@ -152,7 +152,7 @@ def mean(found: dict, method: str, noise: str, topologies: Sequence[str]) -> str
         for (topology, _, kind), by_method in found.items()
         if kind == noise and topology in topologies
     ]
-    parts = [np.mean([one[part] for one in scores]) for part in ("auprc_ratio", "signs")]
+    parts = [np.mean([score[part] for score in scores]) for part in ("auprc_ratio", "signs")]
     return f"{parts[0]:.1f} / {parts[1]:.3f}"
 
 

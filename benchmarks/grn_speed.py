@@ -23,12 +23,14 @@ CASES = {"2,000 genes, 5,000 cells": (2_000, 5_000), "20,000 genes, 2,000 cells"
 
 def main() -> None:
     """Run the cases one after another."""
-    found = {}
+    measured = {}
     for label, (genes, cells) in CASES.items():
         command = [sys.executable, "-m", "benchmarks.grn_speed", str(genes), str(cells)]
-        found[label] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        print(label, found[label])
-    RESULTS.replace(found)
+        measured[label] = json.loads(
+            subprocess.run(command, check=True, capture_output=True).stdout
+        )
+        print(label, measured[label])
+    RESULTS.replace(measured)
 
 
 def one_case(genes: int, cells: int) -> None:
@@ -43,7 +45,7 @@ def one_case(genes: int, cells: int) -> None:
     x += states @ rng.normal(size=(10, genes)).astype(np.float32)
     subspace = Subspace.pca(x, 10, 0)
     cell_states = CellStates(subspace.project(x), states, np.zeros(cells), x)
-    names = tuple(f"g{at}" for at in range(genes))
+    names = tuple(f"g{gene}" for gene in range(genes))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
     network = production_network(cell_states, subspace, names, TimeScale(0.0, 1.0))

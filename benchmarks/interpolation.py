@@ -101,13 +101,13 @@ def main(
     if not tables:
         data = data.resolve()
         catalog = json.loads((data / "catalog.json").read_text())
-        names = QUICK if tier == "quick" else [one["name"] for one in catalog]
+        names = QUICK if tier == "quick" else [entry["name"] for entry in catalog]
         there = [name for name in SECONDS if name in installed() or name not in PACKAGES]
         methods = only or [name for name in there if tier == "full" or name not in LATE]
         if unknown := set(methods) - set(there):
-            found = ", ".join(unknown)
+            actual = ", ".join(unknown)
             raise InputError(
-                "--only", ", ".join(there), found, "choose one, or install its package"
+                "--only", ", ".join(there), actual, "choose one, or install its package"
             )
         groups = groups_of(data)
         aligned = bases.resolve() / "aligned"
@@ -127,11 +127,13 @@ def main(
 def joint_cells(data: Path, folder: Path, tier: Tier) -> list[Cell]:
     """One model of all data sets for the first time that is held out of each, the second, ..."""
     held_out = {
-        one["name"]: chosen(times_of(data / one["file"]), TIMES[tier]) for one in read_list()
+        entry["name"]: chosen(times_of(data / entry["file"]), TIMES[tier]) for entry in read_list()
     }
     cells = []
     for turn in range(max(map(len, held_out.values()))):
-        left_out = {name: at[turn] if turn < len(at) else None for name, at in held_out.items()}
+        left_out = {
+            name: times[turn] if turn < len(times) else None for name, times in held_out.items()
+        }
         arguments = (data, folder / str(turn), left_out)
         cells.append(Cell(Results("bases", folder), (str(turn),), joint_base, arguments, 60))
     return cells
@@ -178,7 +180,7 @@ def evaluate_method(
     cell_times = read_times(adata, TIME_KEYS.get(file.stem, "time"))
     source = read_source(adata)
     scores = []
-    for at, base in bases.items():
+    for left_out, base in bases.items():
         pipeline, options, latent_dim = None, SpaceOptions(), 5
         if method not in OWN:
             pipeline = pipeline_of(base)
@@ -187,11 +189,17 @@ def evaluate_method(
             options = SpaceOptions("aligned", pipeline.foundation.shared, GENES)
             latent_dim = None
         fold_of = held_out_fold(
-            source, cell_times, at, options, latent_dim=latent_dim, n_dims=5, protocol=protocol
+            source,
+            cell_times,
+            left_out,
+            options,
+            latent_dim=latent_dim,
+            n_dims=5,
+            protocol=protocol,
         )
         for seed in range(seeds):
             for score in scores_of(fold_of(seed), method, pipeline, file.stem, seed):
-                scores.append({"time": at, "seed": seed, **score})
+                scores.append({"time": left_out, "seed": seed, **score})
     return {"dataset": file.stem, "method": method, "protocol": protocol, "scores": scores}
 
 
@@ -204,14 +212,14 @@ def scores_of(
         return baselines(fold, seed)
     started = time.process_time()
     if method in PACKAGES:
-        found = pushed_by_peer(fit_peer(method, fold.training, seed), fold, method)
+        predicted = pushed_by_peer(fit_peer(method, fold.training, seed), fold, method)
     else:
-        found = pushed_by_models(fitted(method, fold, pipeline, name, seed), fold)
+        predicted = pushed_by_models(fitted(method, fold, pipeline, name, seed), fold)
     seconds = time.process_time() - started
-    if "two_sided" in found:
-        states, weights = found["two_sided"]
+    if "two_sided" in predicted:
+        states, weights = predicted["two_sided"]
         size = len(fold.around.snapshots[0])
-        found["as_many_cells"] = rng.choice(states, size, replace=False, p=weights), None
+        predicted["as_many_cells"] = rng.choice(states, size, replace=False, p=weights), None
     return [
         {
             "method": method,
@@ -220,7 +228,7 @@ def scores_of(
             "cells": len(states),
             "seconds": seconds,
         }
-        for kind, (states, weights) in found.items()
+        for kind, (states, weights) in predicted.items()
     ]
 
 
@@ -233,7 +241,7 @@ def baselines(fold: Fold, seed: int) -> list[dict[str, Any]]:
     forward = ot_interpolate(earlier, later, share, rng)
     seconds = time.process_time() - started
     backward = ot_interpolate(later, earlier, 1 - share, rng)
-    found: list[tuple[str, str, Prediction]] = [
+    predictions: list[tuple[str, str, Prediction]] = [
         ("previous", "forward", (earlier, None)),
         ("next", "forward", (later, None)),
         ("ot_interpolate", "forward", (forward, None)),
@@ -247,7 +255,7 @@ def baselines(fold: Fold, seed: int) -> list[dict[str, Any]]:
             "cells": len(prediction[0]),
             "seconds": seconds if name == "ot_interpolate" else 0.0,
         }
-        for name, kind, prediction in found
+        for name, kind, prediction in predictions
     ]
     floor = half_split_floor(fold.scored_in(fold.truth), rng)
     cells = len(fold.truth) // 2
@@ -270,8 +278,8 @@ def fitted(
         return [presets[method](fold, seed)[0]]
     if method == "fine_tuned":
         steps = finetuning_config()
-        found = finetune(pipeline.model, {name: training}, training=steps, seed=seed)
-        return [Dynamics(found.model, training.time_scale)]
+        tuned = finetune(pipeline.model, {name: training}, training=steps, seed=seed)
+        return [Dynamics(tuned.model, training.time_scale)]
     # nothing could be learned of a data set with two times
     known = method == "joint" and len(training.times) > 2
     start: Start | int = pipeline.foundation.dataset(name).row if known else "encoder"
@@ -283,27 +291,27 @@ def fitted(
 
 def pushed_by_models(models: Sequence[Dynamics], fold: Fold) -> dict[str, Prediction]:
     """From the snapshot before alone, and from both."""
-    found = {}
+    predicted = {}
     for kind in ("forward", "two_sided"):
         predictions = [
             interpolate(dynamics, fold.around, fold.time, two_sided=kind == "two_sided")
             for dynamics in models
         ]
-        one = reduce(blended, predictions)
-        found[kind] = one.states, one.weights
-    return found
+        mixture = reduce(blended, predictions)
+        predicted[kind] = mixture.states, mixture.weights
+    return predicted
 
 
 def pushed_by_peer(push: Push, fold: Fold, method: str) -> dict[str, Prediction]:
     """As :func:`pushed_by_models`; an SDE has no way back."""
-    at = index_of(fold.training, fold.time)
-    start, end = (index_of(fold.training, one) for one in fold.around.times)
-    forward = push(fold.around.snapshots[0], start, at)
-    found: dict[str, Prediction] = {"forward": (forward, None)}
+    index = index_of(fold.training, fold.time)
+    start, end = (index_of(fold.training, time) for time in fold.around.times)
+    forward = push(fold.around.snapshots[0], start, index)
+    predicted: dict[str, Prediction] = {"forward": (forward, None)}
     if method != "scdiffeq":
-        backward = push(fold.around.snapshots[1], end, at)
-        found["two_sided"] = mixed(forward, backward, share_of(fold))
-    return found
+        backward = push(fold.around.snapshots[1], end, index)
+        predicted["two_sided"] = mixed(forward, backward, share_of(fold))
+    return predicted
 
 
 if __name__ == "__main__":

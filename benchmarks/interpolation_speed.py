@@ -25,14 +25,14 @@ def main() -> None:
     rng = np.random.default_rng(0)
     snapshots = [rng.normal(size=(CELLS // 2, DIMS)) + time for time in (0, 1)]
     course = TimeCourse(snapshots, np.array([0.0, 1.0]))
-    found = {"cells": CELLS, "dims": DIMS, "cores": os.cpu_count(), "torch": torch.__version__}
+    measured = {"cells": CELLS, "dims": DIMS, "cores": os.cpu_count(), "torch": torch.__version__}
     for frame in (False, True):
         config = CellMNNConfig(
             latent_dim=DIMS, frame=frame, num_frame_times=2 if frame else 0, init_scale=1.0
         )
         model = CellMNNModel(config).eval()
         if frame:
-            tensors = [torch.from_numpy(one) for one in course.snapshots]
+            tensors = [torch.from_numpy(snapshot) for snapshot in course.snapshots]
             model.set_frame_state(fit_frame(tensors, torch.tensor([0.0, 1.0])))
         seconds = []
         for _ in range(REPEATS):
@@ -40,9 +40,9 @@ def main() -> None:
             predicted = interpolate(Dynamics(model, course.time_scale), course, 0.5)
             seconds.append(time.perf_counter() - started)
         assert predicted.states.shape == (CELLS, DIMS)
-        found["seconds_in_frame" if frame else "seconds"] = round(min(seconds), 3)
-    print(found)
-    RESULTS.replace({(): found})
+        measured["seconds_in_frame" if frame else "seconds"] = round(min(seconds), 3)
+    print(measured)
+    RESULTS.replace({(): measured})
 
 
 if __name__ == "__main__":

@@ -56,23 +56,23 @@ def main(
     if fit:
         measure_fit(500_000, 3_000)
         return
-    found = {}
+    measured = {}
     with tempfile.TemporaryDirectory() as folder:
         for layout in ("csr", "csc"):
             file = Path(folder, f"{layout}.h5ad")
             apart(make_file, file, cells, genes, layout)
             with h5py.File(file) as handle:
                 values = handle["X/data"].shape[0]
-            found[layout] = {
+            measured[layout] = {
                 "cells": cells,
                 "genes": genes,
                 "not_zero": round(values / cells / genes, 3),
                 "dense_gb": round(4 * cells * genes / 1e9, 2),
                 **apart(fit_and_project, file),
             }
-            print(layout, found[layout])
+            print(layout, measured[layout])
             file.unlink()
-    Results("memory").replace(found)
+    Results("memory").replace(measured)
 
 
 def measure_fit(cells: int, genes: int) -> None:
@@ -80,14 +80,14 @@ def measure_fit(cells: int, genes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "csr.h5ad")
         apart(make_file, file, cells, genes, "csr")
-        found = {"cells": cells, "genes": genes, **apart(fit_pipeline, file)}
-    print(found)
-    Results("memory_fit").replace({(): found})
+        measured = {"cells": cells, "genes": genes, **apart(fit_pipeline, file)}
+    print(measured)
+    Results("memory_fit").replace({(): measured})
 
 
 def measure_questions(cells: int, genes: int) -> None:
     """Each command on a file by rows, in a process of its own."""
-    found: dict[str, Any] = {"cells": cells, "genes": genes}
+    measured: dict[str, Any] = {"cells": cells, "genes": genes}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         file, model = folder / "csr.h5ad", folder / "model"
@@ -99,9 +99,9 @@ def measure_questions(cells: int, genes: int) -> None:
             "fates": [model, file, "--groups", "4", "-o", folder / "fates.tsv"],
             "trajectory": [model, file, "-o", folder / "cells.h5ad", "--n-steps", "4"],
         }.items():
-            found[name] = apart(run_command, [name, *map(str, words), "-q"])
-            print(name, found[name])
-    Results("memory_questions").replace({(): found})
+            measured[name] = apart(run_command, [name, *map(str, words), "-q"])
+            print(name, measured[name])
+    Results("memory_questions").replace({(): measured})
 
 
 def run_command(words: list[str]) -> dict[str, float]:

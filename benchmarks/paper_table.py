@@ -67,19 +67,19 @@ def main(
     cells = [
         Cell(
             results,
-            (name, f"{at:g}", method),
+            (name, f"{left_out:g}", method),
             evaluate_one,
-            (folder, name, at, method, protocol),
+            (folder, name, left_out, method, protocol),
             SEEDS * SECONDS[method],
         )
         for name, times in held_out.items()
-        for at in times
+        for left_out in times
         for method in methods
         if method != "joint"
     ]
     if "joint" in methods:
         for turn in range(max(map(len, held_out.values()))):
-            left_out = {name: at[turn] for name, at in held_out.items() if turn < len(at)}
+            left_out = {name: times[turn] for name, times in held_out.items() if turn < len(times)}
             arguments = (folder, left_out, protocol, steps)
             cells.append(Cell(results, ("joint", str(turn)), evaluate_jointly, arguments, 60))
     run_cells(cells, processes=processes)
@@ -95,8 +95,10 @@ def read_eb(file: Path) -> anndata.AnnData:
     with np.load(file, allow_pickle=False) as arrays:
         missing = {"pcs", "sample_labels"} - set(arrays)
         if missing:
-            found = ", ".join(arrays) or "none"
-            raise InputError(file.name, "arrays pcs and sample_labels", found, "get the right file")
+            actual = ", ".join(arrays) or "none"
+            raise InputError(
+                file.name, "arrays pcs and sample_labels", actual, "get the right file"
+            )
         return coordinates("eb", arrays["pcs"], arrays["sample_labels"])
 
 
@@ -104,8 +106,8 @@ def read_h5ad(name: str, file: Path) -> anndata.AnnData:
     """Cite and Multi: `obsm["X_pca"]` and `obs["day"]`; nothing else of the file is read."""
     adata = anndata.read_h5ad(file, backed="r")
     if "X_pca" not in adata.obsm or "day" not in adata.obs:
-        found = f"obsm {', '.join(adata.obsm)}; obs {', '.join(adata.obs)}"
-        raise InputError(file.name, "obsm X_pca and obs day", found, "get the right file")
+        actual = f"obsm {', '.join(adata.obsm)}; obs {', '.join(adata.obs)}"
+        raise InputError(file.name, "obsm X_pca and obs day", actual, "get the right file")
     return coordinates(name, np.asarray(adata.obsm["X_pca"]), adata.obs["day"].to_numpy())
 
 
@@ -115,7 +117,7 @@ def coordinates(name: str, components: np.ndarray, times: np.ndarray) -> anndata
     return anndata.AnnData(
         np.ascontiguousarray(components[:, :N_DIMS], dtype=np.float32),
         obs=pd.DataFrame({"time": np.asarray(times).astype(float)}, index=names),
-        var=pd.DataFrame(index=[f"PC{at}" for at in range(1, N_DIMS + 1)]),
+        var=pd.DataFrame(index=[f"PC{number}" for number in range(1, N_DIMS + 1)]),
         uns={"name": name, "space": "pca"},
     )
 
@@ -129,15 +131,15 @@ FILES: dict[str, tuple[str, Callable[[Path], anndata.AnnData]]] = {
 
 def read_all(folder: Path) -> dict[str, anndata.AnnData]:
     """The data sets whose files are there."""
-    found = {
+    adatas = {
         name: read(folder / file)
         for name, (file, read) in FILES.items()
         if (folder / file).exists()
     }
-    if not found:
+    if not adatas:
         expected = ", ".join(file for file, _ in FILES.values())
         raise InputError(str(folder), expected, "none of them", "see benchmarks/README.md")
-    return found
+    return adatas
 
 
 # ---------------------------------------------------------------------------------------------
@@ -166,12 +168,12 @@ def evaluate_one(
     scores = []
     for seed in range(SEEDS):
         fold = by_seed(seed)
-        found = (
+        scored = (
             baselines(fold, seed)
             if method == "baselines"
             else scores_of(fold, method, None, name, seed)
         )
-        scores += [{"dataset": name, "time": at, "seed": seed, **one} for one in found]
+        scores += [{"dataset": name, "time": at, "seed": seed, **score} for score in scored]
     return {"scores": scores}
 
 
@@ -186,7 +188,9 @@ def evaluate_jointly(
     adatas = read_all(folder)
     scores = []
     for seed in range(SEEDS):
-        folds = {name: fold_of(adatas[name], at, protocol)(seed) for name, at in left_out.items()}
+        folds = {
+            name: fold_of(adatas[name], time, protocol)(seed) for name, time in left_out.items()
+        }
         with tempfile.TemporaryDirectory() as temporary:
             corpus = Corpus.create(Path(temporary, "corpus"), latent_dim=N_DIMS)
             for name, fold in folds.items():
@@ -199,9 +203,9 @@ def evaluate_jointly(
                 seed=seed,
             ).model
         for row, (name, fold) in enumerate(folds.items()):
-            own = adapt(model, fold.training, row)
-            found = pushed_by_models([Dynamics(own, fold.training.time_scale)], fold)
-            for kind, (states, weights) in found.items():
+            adapted = adapt(model, fold.training, row)
+            predicted = pushed_by_models([Dynamics(adapted, fold.training.time_scale)], fold)
+            for kind, (states, weights) in predicted.items():
                 score = {"method": "joint", "kind": kind, "w1": fold.w1(states, weights)}
                 scores.append({"dataset": name, "time": fold.time, "seed": seed, **score})
     return {"scores": scores}
@@ -218,9 +222,9 @@ def report(results: Results) -> None:
     rows = []
     for method, label in LABELS.items():
         for kind in ("", "forward", "two_sided", "as_many_cells"):
-            own = [s for s in scores if (s["method"], s["kind"]) == (method, kind)]
-            if own:
-                cells = [spread([s for s in own if s["dataset"] == name]) for name in names]
+            of_method = [s for s in scores if (s["method"], s["kind"]) == (method, kind)]
+            if of_method:
+                cells = [spread([s for s in of_method if s["dataset"] == name]) for name in names]
                 rows.append([f"{label}, {kind.replace('_', '-')}".removesuffix(", "), *cells])
     protocol = results.name.removeprefix("paper_table_")
     text = f"W1, {protocol} protocol, mean ± spread over {SEEDS} seeds\n\n"

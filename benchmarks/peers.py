@@ -123,7 +123,7 @@ def fit_cfm(
     network = MLP(dim=course.latent_dim, time_varying=True, w=64)
     optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-5)
     field = torch_wrapper(network)
-    snapshots = [torch.from_numpy(one) for one in course.snapshots]
+    snapshots = [torch.from_numpy(snapshot) for snapshot in course.snapshots]
 
     @torch.no_grad()
     def push(states: NDArray, start: float, target: float) -> NDArray:
@@ -206,7 +206,9 @@ def fit_scdiffeq(course: TimeCourse, seed: int, epochs: int = SCDIFFEQ_EPOCHS) -
 def as_anndata(course: TimeCourse) -> anndata.AnnData:
     """States as `obsm["X_pca"]`, times as `obs["index"]`."""
     states = np.concatenate(course.snapshots)
-    index = np.repeat(np.arange(len(course.times)), [len(one) for one in course.snapshots])
+    index = np.repeat(
+        np.arange(len(course.times)), [len(snapshot) for snapshot in course.snapshots]
+    )
     names = np.arange(len(states)).astype(str)
     obs = pd.DataFrame({"index": index.astype(float)}, index=names)
     return anndata.AnnData(states, obs=obs, obsm={"X_pca": states})

@@ -51,18 +51,18 @@ def main(
     """Measure, print and keep."""
     torch.set_num_threads(1)
     flops_per_second, bytes_per_second = speeds()
-    found: dict[str, Any] = {
+    measures: dict[str, Any] = {
         "gigaflops": flops_per_second / 1e9,
         "gigabytes_a_second": bytes_per_second / 1e9,
         **machine(),
     }
     for name, call in workloads().items():
-        found[name] = measured(call, flops_per_second, bytes_per_second)
+        measures[name] = measured(call, flops_per_second, bytes_per_second)
     if compiled:
         for name, (call, compile_it) in compilable().items():
-            found[name] |= with_compile(call, compile_it, found[name]["seconds"])
-    RESULTS.replace({(): found})
-    report(found)
+            measures[name] |= with_compile(call, compile_it, measures[name]["seconds"])
+    RESULTS.replace({(): measures})
+    report(measures)
 
 
 def speeds() -> tuple[float, float]:
@@ -81,17 +81,17 @@ def speeds() -> tuple[float, float]:
 
 def workloads() -> dict[str, Callable[[], Any]]:
     """By name, what is called again and again."""
-    found = {f"training step, {dims} dimensions": course_step(dims)[0] for dims in (5, 50)}
-    found["joint training step, 12 tasks"] = joint_step()
+    calls = {f"training step, {dims} dimensions": course_step(dims)[0] for dims in (5, 50)}
+    calls["joint training step, 12 tasks"] = joint_step()
     for dims in (5, 50):
         model = CellMNNModel(CellMNNConfig(latent_dim=dims)).eval()
         course = course_of(20_000, dims, 2)
-        found[f"interpolation of 20,000 cells, {dims} dimensions"] = (
+        calls[f"interpolation of 20,000 cells, {dims} dimensions"] = (
             lambda model=model, course=course: interpolate(
                 Dynamics(model, course.time_scale), course, 0.5
             )
         )
-    return found
+    return calls
 
 
 def course_step(dims: int, device: str = "cpu") -> tuple[Callable[[], None], CourseStep]:
@@ -103,7 +103,7 @@ def course_step(dims: int, device: str = "cpu") -> tuple[Callable[[], None], Cou
     step = CourseStep(
         model, training, course.snapshots, torch.from_numpy(course.model_times).float()
     )
-    sizes, rng = [len(one) for one in course.snapshots], np.random.default_rng(0)
+    sizes, rng = [len(snapshot) for snapshot in course.snapshots], np.random.default_rng(0)
 
     def inputs() -> list[torch.Tensor]:
         return [to_device(draw(sizes, 64, rng), model.device) for _ in range(2)]
@@ -171,8 +171,8 @@ class Traffic(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
             self.calls += 1
-            both = tree_leaves((args, result))
-            self.bytes += sum(one.nbytes for one in both if isinstance(one, torch.Tensor))
+            leaves = tree_leaves((args, result))
+            self.bytes += sum(leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor))
         return result
 
 
@@ -190,10 +190,10 @@ def measured(
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(repeats):
             call()
-    own: Counter[str] = Counter()
+    self_seconds: Counter[str] = Counter()
     for event in profiled.key_averages():
-        own[event.key] += event.self_cpu_time_total
-    total = sum(own.values())
+        self_seconds[event.key] += event.self_cpu_time_total
+    total = sum(self_seconds.values())
     arithmetic = flops.get_total_flops() / flops_per_second
     moving = traffic.bytes / bytes_per_second
     return {
@@ -203,17 +203,17 @@ def measured(
         "megabytes": traffic.bytes / 1e6,
         "operations": traffic.calls,
         "microseconds_an_operation": 1e6 * seconds / traffic.calls,
-        "most": {name: round(taken / total, 3) for name, taken in own.most_common(6)},
+        "most": {name: round(taken / total, 3) for name, taken in self_seconds.most_common(6)},
     }
 
 
 def compilable() -> dict[str, tuple[Callable[[], Any], Callable[[], None]]]:
     """Training steps, and what compiles each of them."""
-    found = {}
+    calls = {}
     for dims in (5, 50):
         call, step = course_step(dims)
-        found[f"training step, {dims} dimensions"] = call, step.compile
-    return found
+        calls[f"training step, {dims} dimensions"] = call, step.compile
+    return calls
 
 
 def with_compile(
@@ -237,19 +237,19 @@ def with_compile(
 def report(found: dict[str, Any]) -> None:
     """One row for each workload."""
     rows = []
-    for name, one in found.items():
-        if not isinstance(one, dict) or "floor" not in one:
+    for name, measure in found.items():
+        if not isinstance(measure, dict) or "floor" not in measure:
             continue
         most = ", ".join(
-            f"{key.removeprefix('aten::')} {part:.0%}" for key, part in one["most"].items()
+            f"{key.removeprefix('aten::')} {part:.0%}" for key, part in measure["most"].items()
         )
         rows.append(
             [
                 name,
-                f"{1e3 * one['seconds']:.2f}",
-                f"{1e3 * one['floor']:.2f}",
-                f"{one['operations']:,}",
-                f"{one['microseconds_an_operation']:.1f}",
+                f"{1e3 * measure['seconds']:.2f}",
+                f"{1e3 * measure['floor']:.2f}",
+                f"{measure['operations']:,}",
+                f"{measure['microseconds_an_operation']:.1f}",
                 most,
             ]
         )
@@ -260,10 +260,11 @@ def report(found: dict[str, Any]) -> None:
     )
     text += markdown(header, rows) + "\n"
     compiled = [
-        f"- torch.compile, {name}: {1e3 * one['compiled_seconds']:.2f} ms after "
-        f"{one['compilation_seconds']:.0f} s of compilation; pays from step {one['pays_from_step']}"
-        for name, one in found.items()
-        if isinstance(one, dict) and "compiled_seconds" in one
+        f"- torch.compile, {name}: {1e3 * measure['compiled_seconds']:.2f} ms after "
+        f"{measure['compilation_seconds']:.0f} s of compilation; pays from step "
+        f"{measure['pays_from_step']}"
+        for name, measure in found.items()
+        if isinstance(measure, dict) and "compiled_seconds" in measure
     ]
     text += "".join(f"\n{line}" for line in compiled)
     RESULTS.show(text)

@@ -111,9 +111,9 @@ def follow(file: Path, base: Path, method: str) -> dict[str, Any]:
         pipeline = pipeline_of(base)
         options = SpaceOptions("aligned", pipeline.foundation.shared, GENES)
         latent_dim = None
-    at = chosen(cell_times, 1)[0]
+    left_out = chosen(cell_times, 1)[0]
     source = read_source(anndata.read_h5ad(file))
-    fold = held_out_fold(source, cell_times, at, options, latent_dim=latent_dim, n_dims=5)(0)
+    fold = held_out_fold(source, cell_times, left_out, options, latent_dim=latent_dim, n_dims=5)(0)
     trace = Trace(fold)
     if method == "default":
         for steps in STEPS:
@@ -131,7 +131,7 @@ def follow(file: Path, base: Path, method: str) -> dict[str, Any]:
             trace.note(0, pushed_by_peer(push, fold, method))
     else:
         trace.note(0, pushed_by_models(fitted(method, fold, pipeline, file.stem, 0), fold))
-    return {"dataset": file.stem, "method": method, "time": at, "trace": trace.points}
+    return {"dataset": file.stem, "method": method, "time": left_out, "trace": trace.points}
 
 
 def follow_fit(fold: Fold, steps: int) -> Trace:
@@ -158,8 +158,8 @@ def follow_paper(fold: Fold, trace: Trace) -> None:
         nonlocal taken
         taken += every
         # from the snapshot before alone, as it is published
-        found = pushed_by_models([dynamics], fold)
-        trace.note(taken, {"forward": found["forward"]})
+        predicted = pushed_by_models([dynamics], fold)
+        trace.note(taken, {"forward": predicted["forward"]})
         return 0.0
 
     train(fold.training, config, replace(training, check_every=every, patience=0), validate=look)
@@ -171,17 +171,21 @@ def follow_paper(fold: Fold, trace: Trace) -> None:
 
 def report() -> None:
     """Table by data set and method, and the figure of all traces."""
-    found = list(RESULTS.read().values())
+    outcomes = list(RESULTS.read().values())
     rows = []
     figure, axes = plt.subplots(
         1, len(SETS), figsize=(4.2 * len(SETS), 3.6), layout="constrained", squeeze=False
     )
     for name, ax in zip(SETS, axes[0], strict=True):
-        own = {one["method"]: one for one in found if one["dataset"] == name}
-        ours = [point for method in OURS if method in own for point in own[method]["trace"]]
-        for method in [one for one in (*OURS, *PEERS) if one in own]:
-            one = own[method]
-            points = one["trace"]
+        by_method = {
+            outcome["method"]: outcome for outcome in outcomes if outcome["dataset"] == name
+        }
+        ours = [
+            point for method in OURS if method in by_method for point in by_method[method]["trace"]
+        ]
+        for method in [method for method in (*OURS, *PEERS) if method in by_method]:
+            outcome = by_method[method]
+            points = outcome["trace"]
             final = points[-1]["w1"]
             took = settled(points)
             others = [point["seconds"] for point in ours if point["w1"] <= CLOSE * final]
@@ -195,7 +199,7 @@ def report() -> None:
                     f"{took:.2f}",
                     "" if method in OURS else "never" if as_close is None else f"{as_close:.2f}",
                     "" if method in OURS or as_close is None else f"{took / as_close:.0f}",
-                    f"{one['cell_peak_gb']:.2f}",
+                    f"{outcome['cell_peak_gb']:.2f}",
                 ]
             )
             seconds, w1 = ([max(point[key], 1e-2) for point in points] for key in ("seconds", "w1"))
@@ -215,7 +219,7 @@ def report() -> None:
 def settled(points: list[dict[str, float]]) -> float:
     """Seconds from which on W1 stays within 1 % of its last value, or below."""
     final = points[-1]["w1"]
-    far = [at for at, point in enumerate(points) if point["w1"] > CLOSE * final]
+    far = [index for index, point in enumerate(points) if point["w1"] > CLOSE * final]
     return points[far[-1] + 1 if far else 0]["seconds"]
 
 

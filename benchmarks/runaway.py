@@ -41,12 +41,12 @@ def main() -> None:
     """Fit, follow, count."""
     warnings.simplefilter("ignore")
     rows = []
-    for one in track(json.loads((DATA / "catalog.json").read_text()), "data sets"):
-        adata = anndata.read_h5ad(DATA / one["file"])
+    for entry in track(json.loads((DATA / "catalog.json").read_text()), "data sets"):
+        adata = anndata.read_h5ad(DATA / entry["file"])
         if adata.n_obs > MOST_CELLS:
             kept = np.random.default_rng(0).choice(adata.n_obs, MOST_CELLS, replace=False)
             adata = adata[np.sort(kept)].copy()
-        rows.append({"data_set": one["name"], **count(adata)})
+        rows.append({"data_set": entry["name"], **count(adata)})
         print(rows[-1])
     RESULTS.replace({row["data_set"]: row for row in rows})
     RESULTS.show(table(rows))
@@ -56,19 +56,19 @@ def count(adata: anndata.AnnData) -> dict[str, Any]:
     """Of one data set: rows that are not finite, and the largest share of stopped cells."""
     fitted = CellMNNPipeline().fit(adata, time_key="time", verdict=False)
     times = fitted.record.times
-    found: dict[str, Any] = {"not_finite": 0, "largest_state": 0.0}
+    counts: dict[str, Any] = {"not_finite": 0, "largest_state": 0.0}
     for direction, start in (("forward", times[0]), ("backward", times[-1])):
         for name, options in OPTIONS.items():
             cells = fitted.trajectory(adata, times, start=start, cells=FOLLOWED, **options)
-            found["not_finite"] += int((~np.isfinite(cells.X)).any(axis=1).sum())
+            counts["not_finite"] += int((~np.isfinite(cells.X)).any(axis=1).sum())
             largest = float(np.abs(cells.obsm["X_cellmnn"]).max())
-            found["largest_state"] = round(max(found["largest_state"], largest), 1)
+            counts["largest_state"] = round(max(counts["largest_state"], largest), 1)
             stopped = cells.obs.groupby("source_cell", observed=True)["stopped"].any().mean()
-            found[f"{direction}, {name}"] = round(float(stopped), 3)
+            counts[f"{direction}, {name}"] = round(float(stopped), 3)
     between = fitted.interpolate(adata, sum(times[:2]) / 2, n_steps=8)
-    found["not_finite"] += int((~np.isfinite(between.X)).any(axis=1).sum())
-    found["interpolated"] = round(float(between.obs["stopped"].mean()), 3)
-    return found
+    counts["not_finite"] += int((~np.isfinite(between.X)).any(axis=1).sum())
+    counts["interpolated"] = round(float(between.obs["stopped"].mean()), 3)
+    return counts
 
 
 def table(rows: list[dict[str, Any]]) -> str:

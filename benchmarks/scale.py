@@ -65,9 +65,9 @@ def main(
     print(f"{len(missing)} methods to go, at most {minutes * len(missing):.0f} minutes")
     for name in track(missing, "methods"):
         arguments = (name, str(data.resolve() / "embryoid_body_pca.h5ad"), cells)
-        found = within_limits(run, *arguments, seconds=60 * minutes, gigabytes=gigabytes)
+        outcome = within_limits(run, *arguments, seconds=60 * minutes, gigabytes=gigabytes)
         limits = {"limit_minutes": minutes, "limit_gb": gigabytes}
-        results.keep({"method": name, **found, **limits, **machine()}, name)
+        results.keep({"method": name, **outcome, **limits, **machine()}, name)
     report(results, cells)
 
 
@@ -80,31 +80,31 @@ def inflated(file: str, cells: int) -> tuple[TimeCourse, float, np.ndarray]:
     times = adata.obs["time"].to_numpy(float)
     states = np.asarray(adata.X[:, :N_DIMS], dtype=np.float64)
     observed = np.unique(times)
-    at = float(observed[len(observed) // 2])
-    seen = times != at
+    left_out = float(observed[len(observed) // 2])
+    seen = times != left_out
     states = (states - states[seen].mean(axis=0)) / states[seen].std(axis=0)
     rng = np.random.default_rng(0)
-    kept = [time for time in observed if time != at]
+    kept = [time for time in observed if time != left_out]
     snapshots = []
     for time_of in kept:
-        own = states[times == time_of]
-        drawn = own[rng.integers(len(own), size=cells // len(kept))]
-        snapshots.append(drawn + NOISE * own.std(axis=0) * rng.normal(size=drawn.shape))
-    return TimeCourse(snapshots, np.array(kept)), at, states[~seen]
+        cells_then = states[times == time_of]
+        drawn = cells_then[rng.integers(len(cells_then), size=cells // len(kept))]
+        snapshots.append(drawn + NOISE * cells_then.std(axis=0) * rng.normal(size=drawn.shape))
+    return TimeCourse(snapshots, np.array(kept)), left_out, states[~seen]
 
 
 def run(method: str, file: str, cells: int) -> dict[str, Any]:
     """Fit, push the snapshot before the held-out time, and compare."""
     torch.set_num_threads(1)
-    course, at, truth = inflated(file, cells)
-    before = int(np.searchsorted(course.times, at)) - 1
+    course, left_out, truth = inflated(file, cells)
+    before = int(np.searchsorted(course.times, left_out)) - 1
     source, start = course.snapshots[before], float(course.times[before])
-    share = (at - start) / (course.times[before + 1] - start)
+    share = (left_out - start) / (course.times[before + 1] - start)
     started = time.perf_counter()
     if method == "ours":
         trained = train(course, *preset_configs("default", course))
         fitted = time.perf_counter() - started
-        states = interpolate(trained.dynamics, course, at, two_sided=False).states
+        states = interpolate(trained.dynamics, course, left_out, two_sided=False).states
     elif method == "ot_interpolate":
         rng = np.random.default_rng(0)
         states = ot_interpolate(source, course.snapshots[before + 1], share, rng)
@@ -115,7 +115,7 @@ def run(method: str, file: str, cells: int) -> dict[str, Any]:
         else:
             push = fit_peer(method, course, 0)
         fitted = time.perf_counter() - started
-        states = push(source, index_of(course, start), index_of(course, at))
+        states = push(source, index_of(course, start), index_of(course, left_out))
     seconds = time.perf_counter() - started
     return {"fit_seconds": round(fitted, 2), "fit_and_push_seconds": round(seconds, 2)} | distances(
         states, truth
@@ -125,12 +125,12 @@ def run(method: str, file: str, cells: int) -> dict[str, Any]:
 def distances(states: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Between at most 2,000 cells of each."""
     rng = np.random.default_rng(1)
-    some = states if len(states) <= SCORED else rng.choice(states, SCORED, replace=False)
-    x, y = (torch.as_tensor(one, dtype=torch.float64) for one in (some, truth))
+    scored = states if len(states) <= SCORED else rng.choice(states, SCORED, replace=False)
+    x, y = (torch.as_tensor(cells, dtype=torch.float64) for cells in (scored, truth))
     return {
         "cells_pushed": len(states),
         "mmd": float(mmd2(x, y).clamp_min(0).sqrt()),
-        "w1": wasserstein1(some, truth),
+        "w1": wasserstein1(scored, truth),
         "energy": float(energy_distance(x, y)),
     }
 
@@ -141,10 +141,12 @@ def report(results: Results, cells: int) -> None:
     for name, label in LABELS.items():
         if name not in outcomes:
             continue
-        one = outcomes[name]
-        values = [f"{one[key]:.3f}" if key in one else "" for key in ("mmd", "w1", "energy")]
-        took = f"{one['fit_seconds']:.1f}" if "fit_seconds" in one else one["outcome"]
-        memory = f"{one['peak_gb']:.2f}" if "peak_gb" in one else ""
+        outcome = outcomes[name]
+        values = [
+            f"{outcome[key]:.3f}" if key in outcome else "" for key in ("mmd", "w1", "energy")
+        ]
+        took = f"{outcome['fit_seconds']:.1f}" if "fit_seconds" in outcome else outcome["outcome"]
+        memory = f"{outcome['peak_gb']:.2f}" if "peak_gb" in outcome else ""
         rows.append([label, took, memory, *values])
     header = ["method", "fit, s", "GB beyond imports", "MMD", "W1", "energy distance"]
     limits = next(iter(outcomes.values()))

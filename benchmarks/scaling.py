@@ -95,8 +95,8 @@ def course_of(cells: int, dims: int, times: int) -> TimeCourse:
     """Snapshots of round clouds that drift."""
     rng = np.random.default_rng(0)
     snapshots = [
-        rng.normal(size=(cells // times, dims)).astype(np.float32) + at / times
-        for at in range(times)
+        rng.normal(size=(cells // times, dims)).astype(np.float32) + time / times
+        for time in range(times)
     ]
     return TimeCourse(snapshots, np.arange(float(times)))
 
@@ -120,13 +120,13 @@ def of_cells(cells: int) -> dict[str, Any]:
 def of_dims(dims: int) -> dict[str, Any]:
     """A step, without and in the frame, and an interpolation of 10,000 cells."""
     course = course_of(2_000, dims, 4)
-    found = {f"step{'_in_frame' * frame}": step_seconds(course, frame) for frame in (False, True)}
+    seconds = {f"step{'_in_frame' * frame}": step_seconds(course, frame) for frame in (False, True)}
     model = CellMNNModel(CellMNNConfig(latent_dim=dims, rank=min(4, dims))).eval()
     many = course_of(20_000, dims, 4)
-    found["interpolation"] = seconds_of(
+    seconds["interpolation"] = seconds_of(
         lambda: interpolate(Dynamics(model, many.time_scale), many, 1.5)
     )
-    return found
+    return seconds
 
 
 def of_times(times: int) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def step_seconds(course: TimeCourse, frame: bool) -> float:
         state = fit_frame(snapshots, times)
     step = CourseStep(model, training, course.snapshots, times, frame=state)
     optimizer = torch.optim.AdamW(model.parameters())
-    sizes, rng = [len(one) for one in course.snapshots], np.random.default_rng(0)
+    sizes, rng = [len(snapshot) for snapshot in course.snapshots], np.random.default_rng(0)
 
     def whole() -> None:
         rows = [to_device(draw(sizes, 64, rng), model.device) for _ in range(2)]
@@ -253,7 +253,9 @@ def report(results: Results) -> None:
     for axis, ax in shown.items():
         ax.set(xlabel=axis, ylabel="seconds")
         ax.legend(frameon=False, fontsize=7)
-    memory = {size: one["cell_peak_gb"] for size, one in sorted(points.get("cells", {}).items())}
+    memory = {
+        size: point["cell_peak_gb"] for size, point in sorted(points.get("cells", {}).items())
+    }
     header = ["axis", "what", "seconds (or as it says) by size", "slope"]
     text = markdown(header, rows) + "\n\n"
     text += f"Slopes of dimensions from {SLOPE_FROM} on. Memory of a fit beyond what it had at the "

@@ -88,7 +88,7 @@ def measure_set(adata: AnnData, name: str, shared: SharedSubspace) -> dict[str, 
     """All figures of one set, in the shared subspace and in one that never saw it."""
     source, cell_times = read_source(adata), read_times(adata, "time")
     related = {name, *shared.members[name].overlaps}
-    related |= {other for other, one in shared.members.items() if name in one.overlaps}
+    related |= {other for other, member in shared.members.items() if name in member.overlaps}
     unseen = shared.without(sorted(related))
     row = report_subspaces(source, cell_times, shared, GENES).to_dict()
     row["variance_unseen"] = report_subspaces(source, cell_times, unseen, GENES).variance_shared
@@ -124,7 +124,7 @@ def agreement_of_halves(
             for half in np.array_split(order, 2)
         )
         dims = min(one.shape[1], other.shape[1])
-        pairs = [np.corrcoef(one[:, at], other[:, at])[0, 1] for at in range(dims)]
+        pairs = [np.corrcoef(one[:, dim], other[:, dim])[0, 1] for dim in range(dims)]
         signed: SubspaceMode = "aligned"  # own components have arbitrary signs
         agreements.append(np.median(pairs if options.mode == signed else np.abs(pairs)))
     return float(np.mean(agreements))
@@ -159,12 +159,12 @@ def render(rows: list[dict[str, Any]], title: str, names: tuple[str, ...], form:
     lines += ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
     for name, row in sets.items():
         known = [name, f"{row['cells']:,}", f"{row['genes']:,}", f"{row['coverage']:.0%}"]
-        found = [form.format(values[name, *column]) for column in columns]
-        lines.append("| " + " | ".join(known + found) + " |")
-    for label, some in (("median", list(sets)), ("median of the transcriptome-wide", wide)):
-        medians = [np.median([values[name, *column] for name in some]) for column in columns]
-        found = [form.format(value) for value in medians]
-        lines.append("| " + " | ".join([f"**{label}**", "", "", "", *found]) + " |")
+        cells = [form.format(values[name, *column]) for column in columns]
+        lines.append("| " + " | ".join(known + cells) + " |")
+    for label, of_sets in (("median", list(sets)), ("median of the transcriptome-wide", wide)):
+        medians = [np.median([values[name, *column] for name in of_sets]) for column in columns]
+        cells = [form.format(value) for value in medians]
+        lines.append("| " + " | ".join([f"**{label}**", "", "", "", *cells]) + " |")
     return "\n".join(lines)
 
 

@@ -374,8 +374,8 @@ class CellMNNPipeline:
         options = ReadingOptions(**reading)
         if isinstance(adata, Cells):
             if options.given:
-                found = listed(options.given)
-                raise InputError("cells", "no keywords: they are read", found, "leave them out")
+                actual = listed(options.given)
+                raise InputError("cells", "no keywords: they are read", actual, "leave them out")
             return adata
         if not isinstance(self._content, Foundation):
             return self.fitted.cells(adata, options)
@@ -909,8 +909,10 @@ class CellMNNPipeline:
             except InputError:
                 raise
             except _FOREIGN_ERRORS as error:
-                found = f"files that do not load ({error})"
-                raise InputError(str(folder), "a saved pipeline", found, "save it again") from error
+                actual = f"files that do not load ({error})"
+                raise InputError(
+                    str(folder), "a saved pipeline", actual, "save it again"
+                ) from error
         return loaded if dataset is None else loaded.of_dataset(dataset)
 
     def save_pretrained(self, folder: str | Path, *, with_code: bool = False) -> None:

@@ -91,9 +91,9 @@ def main(
             tuned = tuned.of_dataset(next(iter(adatas)))
         if accelerator.is_main_process:
             tuned.save_pretrained(output)
-            for one in adatas:
-                record = known.dataset(one).record
-                print(f"{output}: {one}, {len(record.losses)} steps in {record.seconds:.1f} s")
+            for name in adatas:
+                record = known.dataset(name).record
+                print(f"{output}: {name}, {len(record.losses)} steps in {record.seconds:.1f} s")
                 if record.verdict is not None:
                     print(record.verdict["sentence"])
         accelerator.end_training()

@@ -61,18 +61,20 @@ def read_list() -> list[dict[str, Any]]:
 
 def check_files(data: Path, listed: Sequence[dict[str, Any]]) -> None:
     """Refuse files that are missing or not the listed ones."""
-    for one in listed:
-        file = data / one["file"]
+    for entry in listed:
+        file = data / entry["file"]
         if not file.is_file():
             raise InputError(str(file), "a file of the list", "nothing", "correct CELLMNN_DATA")
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if found != one["sha256"]:
-            raise InputError(str(file), f"checksum {one['sha256']}", found, "get the listed file")
+        actual = hashlib.sha256(file.read_bytes()).hexdigest()
+        if actual != entry["sha256"]:
+            raise InputError(
+                str(file), f"checksum {entry['sha256']}", actual, "get the listed file"
+            )
 
 
 def open_files(data: Path, listed: Sequence[dict[str, Any]]) -> dict[str, anndata.AnnData]:
     """The listed data sets by name, their values left on disk."""
-    return {one["name"]: anndata.read_h5ad(data / one["file"], backed="r") for one in listed}
+    return {entry["name"]: anndata.read_h5ad(data / entry["file"], backed="r") for entry in listed}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -94,9 +96,9 @@ def build(
     else:
         shared = fit_shared_subspace(adatas, n_dims=latent_dim, genes=GENES, progress=True)
         corpus = Corpus.create(output, shared=shared, subspace_mode=mode)
-    for one in track(listed, "projecting", console=Console(stderr=True), transient=True):
-        if one["name"] not in corpus.entries:
-            corpus.add_anndata(one["name"], adatas[one["name"]], genes=GENES, provenance=one)
+    for entry in track(listed, "projecting", console=Console(stderr=True), transient=True):
+        if entry["name"] not in corpus.entries:
+            corpus.add_anndata(entry["name"], adatas[entry["name"]], genes=GENES, provenance=entry)
     for seed in range(synthetic):
         name = f"synthetic_{seed:03d}"
         if name not in corpus.entries:

@@ -47,8 +47,8 @@ def for_missing_groups(
     `evaluated` is the result of a data set: of its name, its file, and the folder of the base.
     """
     catalog = json.loads((data / "catalog.json").read_text())
-    groups = group_overlapping({one["name"]: one.get("overlaps") or [] for one in catalog})
-    files = {one["name"]: data / one["file"] for one in catalog}
+    groups = group_overlapping({entry["name"]: entry.get("overlaps") or [] for entry in catalog})
+    files = {entry["name"]: data / entry["file"] for entry in catalog}
     wanted = sorted({groups[name] for name in names or groups})
     first, count = map(int, part.split("/"))
     there = results.read()
@@ -68,7 +68,7 @@ def make_base(
     folder: Path, data: Path, members: list[str], settings: dict[str, Any], mode: Any
 ) -> None:
     """Pretrain without the data sets of a group; nothing of them is in the subspace either."""
-    listed = [one for one in read_list() if one["name"] not in members]
+    listed = [entry for entry in read_list() if entry["name"] not in members]
     corpus_folder = folder.with_name(f"{folder.name}_corpus")
     shutil.rmtree(corpus_folder, ignore_errors=True)
     corpus = build(corpus_folder, open_files(data, listed), listed, mode, LATENT_DIM, SYNTHETIC)
@@ -109,7 +109,7 @@ def base_cells(
     """Bases that lack one group each."""
     settings = yaml.safe_load(BASE_CONFIG.read_text())
     wanted = {groups[name] for name in names}
-    wanted = {one for one in wanted if not (folder / one / "config.json").exists()}
+    wanted = {group for group in wanted if not (folder / group / "config.json").exists()}
     return [
         Cell(
             Results("bases", folder),

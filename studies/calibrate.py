@@ -59,8 +59,8 @@ def main(
     groups = {group: outcome for (group,), outcome in RESULTS.read().items()}
     recipes = {
         recipe: {
-            group: [error for one in found.values() for error in one.get(recipe, [])]
-            for group, found in groups.items()
+            group: [error for by_recipe in by_set.values() for error in by_recipe.get(recipe, [])]
+            for group, by_set in groups.items()
         }
         for recipe in get_args(Recipe)
     }
@@ -75,7 +75,7 @@ def main(
 def errors_of(name: str, file: Path, folder: Path) -> dict[str, Any]:
     """Errors of the mean over what is expected of them, by recipe: one for each left-out time."""
     adata, base = anndata.read_h5ad(file), CellMNNPipeline.from_pretrained(folder)
-    own = SpaceOptions()
+    own_space = SpaceOptions()
     aligned = SpaceOptions(base.foundation.subspace_mode, base.foundation.shared, GENES)
     cell_times = read_times(adata, TIME_KEYS.get(name, "time"))
 
@@ -85,14 +85,14 @@ def errors_of(name: str, file: Path, folder: Path) -> dict[str, Any]:
     fits: dict[Recipe, tuple[SpaceOptions, list[Callable[[Fold], CellMNNModel]]]] = {
         "zero_shot": (aligned, [from_base]),
         "fine_tuned": (aligned, [lambda fold: fine_tuned(base.model, fold)]),
-        "scratch": (own, [lambda fold: fit_preset("default")(fold, 0)[0].model]),
-        "sliced": (own, [lambda fold: fit_preset("sliced")(fold, 0)[0].model]),
+        "scratch": (own_space, [lambda fold: fit_preset("default")(fold, 0)[0].model]),
+        "sliced": (own_space, [lambda fold: fit_preset("sliced")(fold, 0)[0].model]),
         "blend": (aligned, [from_base, lambda fold: fit_preset("sliced")(fold, 0)[0].model]),
     }
     return {
         recipe: [
-            relative_error(adata, cell_times, at, options, models)
-            for at in held_out_times(cell_times)
+            relative_error(adata, cell_times, left_out, options, models)
+            for left_out in held_out_times(cell_times)
         ]
         for recipe, (options, models) in fits.items()
     }
@@ -141,7 +141,7 @@ def report(recipes: dict[str, dict[str, list[float]]]) -> None:
         for level in LEVELS:
             held = []
             for group, errors in groups.items():
-                others = [one for name in groups if name != group for one in groups[name]]
+                others = [error for name in groups if name != group for error in groups[name]]
                 held += [error <= quantile(np.array(others), level) for error in errors]
             cells.append(f"{np.mean(held):.1%}")
         lines.append("| " + " | ".join(cells) + " |")

@@ -39,7 +39,7 @@ def chosen(cell_times: NDArray, most: int) -> list[float]:
     able = held_out_times(cell_times)
     if len(able) <= most:
         return able
-    return [able[at] for at in np.linspace(0, len(able) - 1, most).round().astype(int)]
+    return [able[index] for index in np.linspace(0, len(able) - 1, most).round().astype(int)]
 
 
 def groups_of(data: Path) -> dict[str, str]:

@@ -92,14 +92,14 @@ def small_data(data: Data = DATA, bases: Bases = Path("bases/aligned"), part: Pa
         return {**fits, f"scratch {SCRATCH_STEPS}": from_scratch(SCRATCH_STEPS)}
 
     def outcome(name: str, file: Path, base: CellMNNPipeline) -> dict[str, Any]:
-        adata, found = anndata.read_h5ad(file), {}
+        adata, outcomes = anndata.read_h5ad(file), {}
         for cells in CELLS:
             fits = arms(base.model, STEPS[1:] if cells == 20 else (DEFAULT_STEPS,))
-            found[f"{cells} cells"] = compare(name, adata, base, fits, cells=cells)
+            outcomes[f"{cells} cells"] = compare(name, adata, base, fits, cells=cells)
         for times in TIMES:
             fits = arms(base.model, (DEFAULT_STEPS,))
-            found[f"{times} times"] = compare(name, adata, base, fits, times=times)
-        return found
+            outcomes[f"{times} times"] = compare(name, adata, base, fits, times=times)
+        return outcomes
 
     for_all_groups("small_data", data, bases, part, outcome)
 
@@ -151,27 +151,29 @@ def compare(
     time_key = TIME_KEYS.get(name, "time")
     cell_times = read_times(adata, time_key)
     rows = []
-    for at in spread(held_out_times(cell_times), FOLDS):
+    for left_out in spread(held_out_times(cell_times), FOLDS):
         for seed in range(SEEDS):
             rng = np.random.default_rng((seed, 4))
-            some = subset(cell_times, at, cells, times, rng)
-            if some is None:
+            kept = subset(cell_times, left_out, cells, times, rng)
+            if kept is None:
                 continue
-            source = read_source(adata[some].copy())
-            fold = held_out_fold(source, cell_times[some], at, options, latent_dim=None, n_dims=5)(
-                seed
-            )
-            row: dict[str, Any] = {"time": at, "seed": seed, "w1": {}, "seconds": {}}
-            earlier, later = (fold.scored_in(one) for one in fold.around.snapshots)
+            source = read_source(adata[kept].copy())
+            fold = held_out_fold(
+                source, cell_times[kept], left_out, options, latent_dim=None, n_dims=5
+            )(seed)
+            row: dict[str, Any] = {"time": left_out, "seed": seed, "w1": {}, "seconds": {}}
+            earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
             before, after = fold.around.times
-            straight = ot_interpolate(earlier, later, (at - before) / (after - before), rng)
+            straight = ot_interpolate(earlier, later, (left_out - before) / (after - before), rng)
             row["w1"]["ot_interpolate"] = wasserstein1(straight, fold.scored_in(fold.truth))
             for label, fit in arms.items():
                 started = time.perf_counter()
                 model = fit(fold, seed)
                 row["seconds"][label] = time.perf_counter() - started
-                found = interpolate(Dynamics(model, fold.training.time_scale), fold.around, at)
-                row["w1"][label] = fold.w1(found.states, found.weights)
+                predicted = interpolate(
+                    Dynamics(model, fold.training.time_scale), fold.around, left_out
+                )
+                row["w1"][label] = fold.w1(predicted.states, predicted.weights)
             rows.append(row)
     return rows
 
@@ -180,7 +182,7 @@ def spread(values: list[float], most: int) -> list[float]:
     """At most so many of them, evenly spread."""
     if len(values) <= most:
         return values
-    return [values[at] for at in np.linspace(0, len(values) - 1, most).round().astype(int)]
+    return [values[index] for index in np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
 def subset(
@@ -191,7 +193,7 @@ def subset(
     rng: np.random.Generator,
 ) -> np.ndarray | None:
     """Rows: all cells of the held-out time, and of the others as few as asked; None if too few."""
-    others = np.array([one for one in np.unique(cell_times) if one != at])
+    others = np.array([time for time in np.unique(cell_times) if time != at])
     if times is not None:
         # those nearest in order, on both sides
         order = np.argsort(np.abs(np.arange(len(others)) - (np.searchsorted(others, at) - 0.5)))
@@ -199,9 +201,13 @@ def subset(
             return None
         others = others[np.sort(order[:times])]
     rows = [np.flatnonzero(cell_times == at)]
-    for one in others:
-        own = np.flatnonzero(cell_times == one)
-        rows.append(own if cells is None else rng.choice(own, min(cells, len(own)), replace=False))
+    for seen_time in others:
+        cells_then = np.flatnonzero(cell_times == seen_time)
+        rows.append(
+            cells_then
+            if cells is None
+            else rng.choice(cells_then, min(cells, len(cells_then)), replace=False)
+        )
     return np.sort(np.concatenate(rows))
 
 
@@ -237,13 +243,13 @@ def report() -> None:
 
 def by_condition(study: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """By condition and data set, the rows of :func:`compare`; what has none is left out."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    rows_of: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for outcome in STUDIES[study].read().values():
         for name, conditions in outcome.items():
             for condition, rows in conditions.items():
                 if isinstance(rows, list) and rows:
-                    found.setdefault(condition, {})[name] = rows
-    return found
+                    rows_of.setdefault(condition, {})[name] = rows
+    return rows_of
 
 
 def ratios(
@@ -296,8 +302,11 @@ def report_steps(sets: dict[str, list[dict[str, Any]]]) -> None:
     STUDIES["steps"].show("\n".join(lines))
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
     for kind, label in (("full", "fine-tuned"), ("scratch", "from scratch")):
-        found = [ratios(sets, f"{kind} {count}") for count in STEPS]
-        means, errors = [np.mean(one) for one in found], [sem(one) for one in found]
+        values = [ratios(sets, f"{kind} {count}") for count in STEPS]
+        means, errors = (
+            [np.mean(of_sets) for of_sets in values],
+            [sem(of_sets) for of_sets in values],
+        )
         for ax, x in (
             (axes[0], list(STEPS)),
             (axes[1], [seconds(f"{kind} {count}") for count in STEPS]),
@@ -334,8 +343,8 @@ def report_small_data(conditions: dict[str, dict[str, list[dict[str, Any]]]]) ->
     for count in STEPS[1:]:
         base, scratch = f"full {count}", f"scratch {count}"
         cells = " | ".join(
-            with_interval(one)
-            for one in (
+            with_interval(values)
+            for values in (
                 ratios(sets, base),
                 ratios(sets, scratch),
                 ratios(sets, base, scratch),
@@ -348,12 +357,15 @@ def report_small_data(conditions: dict[str, dict[str, list[dict[str, Any]]]]) ->
     labels = ("frame alone", "base, 0 steps", "fine-tuned", "from scratch")
     for ax, (kind, values) in zip(axes, kinds.items(), strict=True):
         for arm, label in zip(arms, labels, strict=True):
-            found = [ratios(conditions[f"{value} {kind}"], arm) for value in values]
-            means, errors = [np.mean(one) for one in found], [sem(one) for one in found]
+            every_ratio = [ratios(conditions[f"{value} {kind}"], arm) for value in values]
+            means, errors = (
+                [np.mean(of_sets) for of_sets in every_ratio],
+                [sem(of_sets) for of_sets in every_ratio],
+            )
             ax.errorbar(values, means, errors, marker="o", capsize=2, label=label)
         ax.axhline(1, color="black", lw=0.5)
     axes[0].set(xlabel="cells in a snapshot", ylabel="W1 over OT-Interpolate", xscale="log")
-    axes[0].set_xticks(CELLS, [str(one) for one in CELLS])
+    axes[0].set_xticks(CELLS, [str(number) for number in CELLS])
     axes[1].set(xlabel="snapshots")
     axes[1].set_xticks(TIMES)
     axes[0].legend(frameon=False)

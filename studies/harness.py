@@ -115,10 +115,10 @@ def _kept(cell: Cell) -> None:
 
 def machine() -> dict[str, Any]:
     """Processor, threads, and versions of what is installed."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
     return {
@@ -129,7 +129,7 @@ def machine() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "python": platform.python_version(),
         },
-        "versions": found,
+        "versions": versions,
     }
 
 
@@ -170,15 +170,15 @@ def within_limits(
     started = time.perf_counter()
     process.start()
     theirs.close()
-    found: dict[str, Any] = {"outcome": "out of time"}
+    outcome: dict[str, Any] = {"outcome": "out of time"}
     if ours.poll(seconds):
         try:
-            found = ours.recv()
+            outcome = ours.recv()
         except EOFError:  # killed by the system
-            found = {"outcome": "out of memory"}
+            outcome = {"outcome": "out of memory"}
     process.kill()
     process.join()
-    return {"seconds": round(time.perf_counter() - started, 1), **found}
+    return {"seconds": round(time.perf_counter() - started, 1), **outcome}
 
 
 def _limited(pipe: Connection, gigabytes: float, task: Callable[..., Any], *arguments: Any) -> None:

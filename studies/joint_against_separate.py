@@ -47,19 +47,19 @@ def main(
 ) -> None:
     """Train the joint model, evaluate all, print the table."""
     held_out = {
-        one["name"]: middle_time(anndata.read_h5ad(data / one["file"])) for one in read_list()
+        entry["name"]: middle_time(anndata.read_h5ad(data / entry["file"])) for entry in read_list()
     }
     with tempfile.TemporaryDirectory() as folder:
         joint_base(data, Path(folder, "joint"), held_out, config)
         base = CellMNNPipeline.from_pretrained(Path(folder, "joint"))
     outcome = {}
-    for row, one in enumerate(read_list()):
-        name, adata = one["name"], anndata.read_h5ad(data / one["file"])
+    for row, entry in enumerate(read_list()):
+        name, adata = entry["name"], anndata.read_h5ad(data / entry["file"])
         if held_out[name] is None:
             continue
         times = len(base.foundation.dataset(name).entry.times)
         start: Start | int = row if times > 2 else "encoder"
-        found = evaluate(
+        evaluation = evaluate(
             adata,
             [joint_candidate(base.model, start), *separate_candidates()],
             base.foundation.reading(
@@ -68,8 +68,8 @@ def main(
             held_out=[held_out[name]],
             seeds=seeds,
         )
-        outcome[name] = found.to_dict()
-        print(name, {m: round(found.summary[m]["w1_mean"], 3) for m in METHODS}, flush=True)
+        outcome[name] = evaluation.to_dict()
+        print(name, {m: round(evaluation.summary[m]["w1_mean"], 3) for m in METHODS}, flush=True)
     RESULTS.replace(outcome)
     report(outcome)
 
@@ -79,7 +79,7 @@ def joint_base(
 ) -> dict[str, Any]:
     """Train one model on all listed data sets, each without its held-out time, and save it."""
     settings = yaml.safe_load(config.read_text())
-    adatas = {one["name"]: anndata.read_h5ad(data / one["file"]) for one in read_list()}
+    adatas = {entry["name"]: anndata.read_h5ad(data / entry["file"]) for entry in read_list()}
     seen = {name: without(adata, held_out[name]) for name, adata in adatas.items()}
     with tempfile.TemporaryDirectory() as temporary:
         corpus = build(Path(temporary, "corpus"), seen, read_list())
@@ -126,11 +126,11 @@ def report(outcome: dict[str, Any]) -> None:
         "|---|---:|---:|---:|---:|---:|",
     ]
     w1: dict[str, list[float]] = {method: [] for method in METHODS}
-    for name, one in outcome.items():
+    for name, evaluated in outcome.items():
         for method in METHODS:
-            w1[method].append(one["summary"][method]["w1_mean"])
+            w1[method].append(evaluated["summary"][method]["w1_mean"])
         cells = [f"{w1[method][-1]:.3f}" for method in METHODS]
-        lines.append("| " + " | ".join([name, f"{one['folds'][0]['time']:g}", *cells]) + " |")
+        lines.append("| " + " | ".join([name, f"{evaluated['folds'][0]['time']:g}", *cells]) + " |")
     ratios = [
         with_interval([a / b for a, b in zip(w1["joint"], w1[method], strict=True)])
         for method in METHODS[1:]

@@ -67,7 +67,7 @@ def main(
         part=part,
         minutes=MINUTES,
     ):
-        print(group, *(summary(name, one) for name, one in outcome.items()), flush=True)
+        print(group, *(summary(name, evaluated) for name, evaluated in outcome.items()), flush=True)
     report(kept)
 
 
@@ -83,7 +83,7 @@ def evaluate_unseen(file: Path, folder: Path, seeds: int) -> dict[str, Any]:
     if adata.uns.get("space") == "pca" and base.subspace_mode == "shared":
         return {"skipped": "coordinates have no place in a shared subspace"}
     try:
-        found = evaluate(
+        evaluation = evaluate(
             adata,
             [foundation_candidate(pipeline.model), untrained(pipeline.model)],
             base.reading(
@@ -95,7 +95,7 @@ def evaluate_unseen(file: Path, folder: Path, seeds: int) -> dict[str, Any]:
         )
     except ValueError as error:
         return {"skipped": str(error)}
-    return found.to_dict()
+    return evaluation.to_dict()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -113,29 +113,29 @@ def summary(name: str, outcome: dict[str, Any]) -> str:
 
 def report(results: Results) -> None:
     """Print the table, and write it as Markdown beside the results."""
-    found = {
-        name: one["summary"]
+    summaries = {
+        name: evaluated["summary"]
         for outcome in results.read().values()
-        for name, one in outcome.items()
-        if "summary" in one
+        for name, evaluated in outcome.items()
+        if "summary" in evaluated
     }
     methods = ("zero_shot", "zero_shot_same_size", "untrained")
     ratios = {
-        method: {name: rows[method]["ratio_to_ot_interpolate"] for name, rows in found.items()}
+        method: {name: rows[method]["ratio_to_ot_interpolate"] for name, rows in summaries.items()}
         for method in methods
     }
     lines = [
         "| unseen data set | OT-Interpolate W1 | zero-shot | as many cells | untrained frame |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name, rows in found.items():
+    for name, rows in summaries.items():
         cells = [f"{ratios[method][name]:.3f}" for method in methods]
         baseline = f"{rows['ot_interpolate']['w1_mean']:.3f}"
         lines.append("| " + " | ".join([name, baseline, *cells]) + " |")
     parts = {
-        "all": list(found),
-        "development": [name for name in found if name in DEVELOPMENT],
-        "others": [name for name in found if name not in DEVELOPMENT],
+        "all": list(summaries),
+        "development": [name for name in summaries if name in DEVELOPMENT],
+        "others": [name for name in summaries if name not in DEVELOPMENT],
     }
     for label, names in parts.items():
         if len(names) > 1:

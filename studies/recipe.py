@@ -90,7 +90,7 @@ def main(
     """Run what has no result yet, then print the table."""
     data, aligned = data.resolve(), bases.resolve() / "aligned"
     groups = groups_of(data)
-    development = [one for one in groups if one in DEVELOPMENT]
+    development = [name for name in groups if name in DEVELOPMENT]
     names = development if split == "development" else [n for n in groups if n not in DEVELOPMENT]
     results = Results(f"recipe_{split}")
     settings = only or [*SETTINGS, "blend"]
@@ -117,7 +117,7 @@ def folds(data: Path, name: str, options: SpaceOptions, latent_dim: int | None) 
     cell_times = read_times(adata, TIME_KEYS.get(name, "time"))
     source = read_source(adata)
     make = partial(held_out_fold, source, cell_times, options=options, n_dims=5)
-    return [make(at, latent_dim=latent_dim) for at in chosen(cell_times, FOLDS)]
+    return [make(left_out, latent_dim=latent_dim) for left_out in chosen(cell_times, FOLDS)]
 
 
 def fits(data: Path, name: str, setting: str) -> dict[str, Any]:
@@ -146,16 +146,16 @@ def fitted(fold: Fold, setting: str, seed: int) -> tuple[CellMNNModel, TimeScale
     pairs = others.get("num_complex_pairs", 0)
     if 2 * pairs > fold.training.latent_dim:
         others["num_complex_pairs"] = fold.training.latent_dim // 2
-    found = train(
+    trained = train(
         fold.training, config.replaced(**others), replace(training, **of_training), seed=seed
     )
-    return found.model, found.time_scale
+    return trained.model, trained.time_scale
 
 
 def pushed(model: CellMNNModel, time_scale: TimeScale, fold: Fold) -> tuple[NDArray, NDArray]:
     """Both sides, in the components that W1 is taken in."""
-    found = interpolate(Dynamics(model, time_scale), fold.around, fold.time)
-    return fold.scored_in(found.states), found.weights
+    predicted = interpolate(Dynamics(model, time_scale), fold.around, fold.time)
+    return fold.scored_in(predicted.states), predicted.weights
 
 
 def score(
@@ -164,7 +164,9 @@ def score(
     """W1 and energy distance."""
     truth = fold.scored_in(fold.truth)
     masses = np.full(len(states), 1 / len(states)) if weights is None else weights
-    energy = energy_distance(*(torch.as_tensor(one).double() for one in (states, truth, masses)))
+    energy = energy_distance(
+        *(torch.as_tensor(values).double() for values in (states, truth, masses))
+    )
     return {
         "setting": setting,
         "time": fold.time,
@@ -177,7 +179,7 @@ def score(
 def straight_lines(fold: Fold, seed: int) -> dict[str, Any]:
     """OT-Interpolate."""
     rng = np.random.default_rng((seed, 1))
-    earlier, later = (fold.scored_in(one) for one in fold.around.snapshots)
+    earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
     straight = ot_interpolate(earlier, later, share_of(fold), rng)
     return score(fold, seed, "OT-Interpolate", straight, None)
 
@@ -233,7 +235,7 @@ def blends(data: Path, name: str, base_folder: Path) -> dict[str, Any]:
                 "blend, 0.9 of its spread": (centre + 0.9 * (blend - centre), weights),
                 "blend, 1.1 of its spread": (centre + 1.1 * (blend - centre), weights),
             }
-            scores += [score(fold, seed, label, *one) for label, one in variants.items()]
+            scores += [score(fold, seed, label, *variant) for label, variant in variants.items()]
             scores.append(straight_lines(fold, seed))
     return {"dataset": name, "scores": scores}
 
@@ -244,15 +246,15 @@ def blends(data: Path, name: str, base_folder: Path) -> dict[str, Any]:
 
 def report(results: Results) -> None:
     """Means over data sets of both measures, as ratios to OT-Interpolate."""
-    found = [one for one in results.read().values() if "scores" in one]
+    outcomes = [outcome for outcome in results.read().values() if "scores" in outcome]
     split = results.name.removeprefix("recipe_")
     lines = [f"{split} sets, strict, two-sided; mean over data sets, 95 % intervals", ""]
     for title, blended in (("one fit, one setting changed", False), ("combined", True)):
         labels = {
             score["setting"]: None
-            for one in found
-            for score in one["scores"]
-            if is_blended(one) == blended
+            for outcome in outcomes
+            for score in outcome["scores"]
+            if is_blended(outcome) == blended
         }
         labels.pop("OT-Interpolate", None)
         if not labels:
@@ -260,17 +262,17 @@ def report(results: Results) -> None:
         start = "fit, sliced W1" if blended else "default"
         rows = []
         for label in labels:
-            w1, energy = (by_set(found, label, key, blended) for key in ("w1", "energy"))
-            baseline = by_set(found, "OT-Interpolate", "w1", blended)
-            first = by_set(found, start, "w1", blended)
-            both = sorted(w1.keys() & baseline.keys() & first.keys())
-            over = [w1[name] / first[name] for name in both]
+            w1, energy = (by_set(outcomes, label, key, blended) for key in ("w1", "energy"))
+            baseline = by_set(outcomes, "OT-Interpolate", "w1", blended)
+            first = by_set(outcomes, start, "w1", blended)
+            in_common = sorted(w1.keys() & baseline.keys() & first.keys())
+            over = [w1[name] / first[name] for name in in_common]
             rows.append(
                 [
                     label,
-                    with_interval([w1[name] / baseline[name] for name in both]),
+                    with_interval([w1[name] / baseline[name] for name in in_common]),
                     with_interval(over) if label != start else "1",
-                    f"{np.mean([energy[name] for name in both]):.4f}",
+                    f"{np.mean([energy[name] for name in in_common]):.4f}",
                 ]
             )
         header = [title, "W1 over OT-Interpolate", f"over {start}", "energy distance"]
@@ -286,9 +288,11 @@ def is_blended(one: dict[str, Any]) -> bool:
 def by_set(found: list[dict], label: str, key: str, blended: bool) -> dict[str, float]:
     """Mean over times and seeds."""
     return {
-        one["dataset"]: float(np.mean([s[key] for s in one["scores"] if s["setting"] == label]))
-        for one in found
-        if is_blended(one) == blended and any(s["setting"] == label for s in one["scores"])
+        outcome["dataset"]: float(
+            np.mean([s[key] for s in outcome["scores"] if s["setting"] == label])
+        )
+        for outcome in found
+        if is_blended(outcome) == blended and any(s["setting"] == label for s in outcome["scores"])
     }
 
 

@@ -46,15 +46,15 @@ class Results:
 
     def read(self) -> dict[Key, Any]:
         """All that is there; of lines with the same key the last one."""
-        found: dict[Key, Any] = {}
+        results: dict[Key, Any] = {}
         file = self.path(".jsonl")
         for line in file.read_text().splitlines() if file.exists() else ():
             try:
                 content = json.loads(line)
-                found[tuple(content["key"])] = content["result"]
+                results[tuple(content["key"])] = content["result"]
             except (json.JSONDecodeError, KeyError):  # cut short
                 continue
-        return found
+        return results
 
     def keep(self, result: Any, *key: object) -> None:
         """Add the result of a piece."""

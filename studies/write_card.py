@@ -51,10 +51,10 @@ def card(folder: Path, results: Path) -> str:
     """The card as text."""
     foundation = CellMNNPipeline.from_pretrained(folder).foundation
     unseen = {
-        name: one["summary"]
+        name: evaluated["summary"]
         for outcome in Results("leave_group_out_aligned", results).read().values()
-        for name, one in outcome.items()
-        if "summary" in one
+        for name, evaluated in outcome.items()
+        if "summary" in evaluated
     }
     if missing := sorted(set(foundation.datasets) - set(unseen)):
         raise ValueError(

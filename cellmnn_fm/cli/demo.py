@@ -59,26 +59,26 @@ def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
     rows = []
     for system in KNOWN_SYSTEMS.values():
         for seed in range(seeds):
-            found = recover(system, seed=seed, progress=progress)
+            recovery = recover(system, seed=seed, progress=progress)
             rows.append(
                 {
                     "system": system.name,
                     "seed": seed,
-                    "velocity_error": found.velocity_error,
-                    "w1": found.w1,
-                    "floor": found.floor,
-                    "ratio_to_floor": found.w1 / found.floor,
-                    "seconds": found.trained.seconds,
+                    "velocity_error": recovery.velocity_error,
+                    "w1": recovery.w1,
+                    "floor": recovery.floor,
+                    "ratio_to_floor": recovery.w1 / recovery.floor,
+                    "seconds": recovery.trained.seconds,
                 }
             )
             if seed:
                 continue
-            truth = found.course.snapshots[system.held_out]
+            truth = recovery.course.snapshots[system.held_out]
             time = system.times[system.held_out]
-            snapshot = plot_interpolation(found.course, time, found.predicted.states, truth)
+            snapshot = plot_interpolation(recovery.course, time, recovery.predicted.states, truth)
             save_figure(snapshot, output / f"{system.name}_snapshot.png")
-            trained = found.trained
-            velocity = plot_velocity_field(trained.dynamics, found.course)
+            trained = recovery.trained
+            velocity = plot_velocity_field(trained.dynamics, recovery.course)
             save_figure(velocity, output / f"{system.name}_velocity.png")
     save_json(rows, output / "known_systems.json")
     print_table(
@@ -102,9 +102,9 @@ def demo_base(output: Path) -> None:
     from ..report.figures import plot_trajectories
 
     silence_transformers()
-    found = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm").trajectory()
-    save_cells(found, output / "hesc_endoderm_trajectory.h5ad")
-    save_figure(plot_trajectories(found), output / "hesc_endoderm_trajectory.png")
+    followed = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm").trajectory()
+    save_cells(followed, output / "hesc_endoderm_trajectory.h5ad")
+    save_figure(plot_trajectories(followed), output / "hesc_endoderm_trajectory.png")
 
 
 def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:

@@ -219,15 +219,15 @@ def read_genes(file: Path | None, genes: tuple[str, ...]) -> list[str] | None:
             str(file), "a text of genes", f"another file ({error})", "name it"
         ) from error
     wanted = [line.strip() for line in lines if line.strip()]
-    found = [known[gene.upper()] for gene in wanted if gene.upper() in known]
-    if not found:
+    known_genes = [known[gene.upper()] for gene in wanted if gene.upper() in known]
+    if not known_genes:
         raise InputError(str(file), "genes of the network", "none of them", "give their symbols")
     if missing := [gene for gene in wanted if gene.upper() not in known]:
         warnings.warn(
             f"{file}: {len(missing)} of {len(wanted)} are not in the network: {listed(missing)}",
             stacklevel=2,
         )
-    return found
+    return known_genes
 
 
 def read_where(where: str | None, asked: Cells | FittedModel) -> NDArray[np.bool_] | None:

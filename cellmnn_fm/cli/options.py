@@ -144,7 +144,7 @@ class Asked:
         ]
         return {
             "time_key": (time_key, None),
-            **{name: (one, None) for name, one in _READING.items()},
+            **{name: (option, None) for name, option in _READING.items()},
         }
 
     @classmethod
@@ -182,7 +182,7 @@ class OfFit(OfCourse):
     @classmethod
     def parameters(cls) -> dict[str, tuple[Any, Any]]:
         """As of :class:`OfCourse`, and those of the latent space and of growth."""
-        return super().parameters() | {name: (one, None) for name, one in _FIT.items()}
+        return super().parameters() | {name: (option, None) for name, option in _FIT.items()}
 
 
 def command(
@@ -202,7 +202,7 @@ def command(
     if function is None:
         return functools.partial(command, interrupted=interrupted)
     signature = inspect.signature(function, eval_str=True)
-    own: dict[str, tuple[Any, Any]] = {}
+    of_command: dict[str, tuple[Any, Any]] = {}
     of_reading: dict[str, tuple[Any, Any]] = {}
     readings: dict[str, type[Asked]] = {}
     for name, parameter in signature.parameters.items():
@@ -211,12 +211,12 @@ def command(
             readings[name] = kind
             of_reading |= kind.parameters()
         elif kind is not Terminal:
-            own[name] = kind, parameter.default
+            of_command[name] = kind, parameter.default
     shared = {"as_json": (AsJson, False), "quiet": (Quiet, False)}
     options = [
         # by keyword alone, so that those without a default may come after others
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-        for name, (kind, default) in (own | of_reading | shared).items()
+        for name, (kind, default) in (of_command | of_reading | shared).items()
     ]
 
     @functools.wraps(function)

@@ -71,7 +71,9 @@ def plain_errors(interrupted: str = "interrupted", *, quiet: bool = False) -> It
         with raised(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default", UserWarning)
             yield
-        said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+        said = [
+            str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
+        ]
         for message in [] if quiet else dict.fromkeys(said):
             _complain(f"warning: {message}")
     except InputError as error:

@@ -129,7 +129,9 @@ def report(
             transient=True,
         )
     }
-    rows = [{"data_set": name, **one.to_dict()} for name, one in reports.items()]
+    rows = [
+        {"data_set": name, **report_of_set.to_dict()} for name, report_of_set in reports.items()
+    ]
     _print_reports(folder, rows, terminal)
     by_name = {row.pop("data_set"): row for row in rows}
     content = by_name if len(rows) > 1 else rows[0]

@@ -61,12 +61,12 @@ class BatchEffects:
         names, batch = np.unique(batches.astype(str), return_inverse=True)
         moments, time = np.unique(times, return_inverse=True)
         cells = np.arange(len(states))
-        ones = np.ones(len(states))
-        of_time = sparse.csr_array((ones, (cells, time)), shape=(len(states), len(moments)))
-        of_batch = sparse.csr_array((ones, (cells, batch)), shape=(len(states), len(names)))
+        constant = np.ones(len(states))
+        of_time = sparse.csr_array((constant, (cells, time)), shape=(len(states), len(moments)))
+        of_batch = sparse.csr_array((constant, (cells, batch)), shape=(len(states), len(names)))
         part = _connected(of_time, of_batch)
         if len(set(part)) > 1:
-            groups = [moments[part[: len(moments)] == one] for one in dict.fromkeys(part)]
+            groups = [moments[part[: len(moments)] == group] for group in dict.fromkeys(part)]
             shown = "; ".join(listed(group.tolist()) for group in groups)
             warnings.warn(
                 f"batch and time are confounded: times {shown} share no batch, so that what lies "
@@ -75,14 +75,14 @@ class BatchEffects:
             )
         # normal equations over times and batches; the least norm of several solutions
         design = sparse.hstack([of_time, of_batch]).tocsr()
-        found = np.linalg.lstsq(
+        coefficients = np.linalg.lstsq(
             (design.T @ design).toarray(), design.T @ states.astype(np.float64), rcond=1e-10
         )[0]
-        shift = found[len(moments) :]
+        shift = coefficients[len(moments) :]
         weights = np.asarray(of_batch.sum(axis=0)).ravel()
         of_parts = part[len(moments) :]
-        for one in set(of_parts):  # what all batches of a part share belongs to its times
-            rows = of_parts == one
+        for part_name in set(of_parts):  # what all batches of a part share belongs to its times
+            rows = of_parts == part_name
             shift[rows] -= np.average(shift[rows], axis=0, weights=weights[rows])
         residual = states - shift[batch]
         centres = (of_time.T @ residual) / np.asarray(of_time.sum(axis=0)).ravel()[:, None]
@@ -90,7 +90,7 @@ class BatchEffects:
         spread = np.sqrt((of_batch.T @ square) / weights[:, None])
         overall = np.sqrt(square.mean(axis=0))
         known = (weights >= _MIN_CELLS)[:, None] & (spread > 0) & (overall > 0)
-        alone = np.array([(of_parts == one).sum() == 1 for one in of_parts])[:, None]
+        alone = np.array([(of_parts == part_name).sum() == 1 for part_name in of_parts])[:, None]
         scale = np.where(known & ~alone, spread / np.where(overall > 0, overall, 1.0), 1.0)
         return cls(tuple(names.tolist()), shift, scale)
 
@@ -116,14 +116,14 @@ class BatchEffects:
             raise InputError(
                 "batches", f"some of {listed(self.names)}", listed(unknown), "fit with them"
             )
-        at = np.searchsorted(np.array(self.names), names)
-        shifted = states - self.shift[at]
+        batch = np.searchsorted(np.array(self.names), names)
+        shifted = states - self.shift[batch]
         times = np.zeros(len(states)) if times is None else times
         result = np.empty(states.shape, dtype=np.float32)
         for time in np.unique(times):
             rows = times == time
             centre = shifted[rows].mean(axis=0)
-            result[rows] = centre + (shifted[rows] - centre) / self.scale[at[rows]]
+            result[rows] = centre + (shifted[rows] - centre) / self.scale[batch[rows]]
         return result
 
     def to_dict(self) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class Corpus:
 
         No split may separate the data sets of a group.
         """
-        return group_overlapping({name: one.overlaps for name, one in self.entries.items()})
+        return group_overlapping({name: entry.overlaps for name, entry in self.entries.items()})
 
     def subspace(self, name: str) -> tuple[GenePanel, Subspace] | None:
         """Genes of a data set and their map to its states; None for a synthetic one."""
@@ -311,23 +311,23 @@ class Corpus:
         with explained_errors(repo_id, "read"):
             wanted = [*_SHARED_PATTERNS, "data/*.parquet"]
             about: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "token": token}
-            found = snapshot_download(repo_id, allow_patterns=wanted, **about)
-        return cls.from_parquet(found, folder)
+            snapshot = snapshot_download(repo_id, allow_patterns=wanted, **about)
+        return cls.from_parquet(snapshot, folder)
 
     def _manifest(self) -> dict[str, Any]:
         """Settings, and data sets by name, as they are on disk now."""
-        what = str(self.folder)
+        place = str(self.folder)
         try:
             content = read_json(self.folder / _MANIFEST_FILE)
-            entries = [as_type(CorpusEntry, one, what) for one in content["sets"]]
+            entries = [as_type(CorpusEntry, entry, place) for entry in content["sets"]]
             return {
-                "latent_dim": as_type(int, content["latent_dim"], what),
-                "subspace_mode": as_type(str, content["subspace_mode"], what),
-                "sets": {_file_name(one.name): one for one in entries},
+                "latent_dim": as_type(int, content["latent_dim"], place),
+                "subspace_mode": as_type(str, content["subspace_mode"], place),
+                "sets": {_file_name(entry.name): entry for entry in entries},
             }
         except (TypeError, KeyError) as error:
             raise InputError(
-                what, "the manifest of a corpus", f"another ({error})", "correct the path"
+                place, "the manifest of a corpus", f"another ({error})", "correct the path"
             ) from error
 
     @contextmanager
@@ -364,8 +364,11 @@ def group_overlapping(overlaps: Mapping[str, Iterable[str]]) -> dict[str, str]:
         for other in others:
             if other in group:
                 merged = {group[name], group[other]}
-                first = next(one for one in overlaps if group[one] in merged)
-                group = {one: group[first] if of in merged else of for one, of in group.items()}
+                first = next(name for name in overlaps if group[name] in merged)
+                group = {
+                    name: group[first] if its_group in merged else its_group
+                    for name, its_group in group.items()
+                }
     return group
 
 
@@ -386,8 +389,8 @@ def _require_empty(folder: Path) -> None:
         raise InputError(str(folder), "a folder, or nothing yet", "a file", "name another one")
     others = sorted({path.name for path in folder.iterdir()} - {_SHARED_FOLDER, "sets"})
     if others:
-        found = f"other files, such as {others[0]}"
-        raise InputError(str(folder), "an empty folder", found, "name another one")
+        actual = f"other files, such as {others[0]}"
+        raise InputError(str(folder), "an empty folder", actual, "name another one")
 
 
 def _write_states(table: Dataset, folder: Path) -> None:

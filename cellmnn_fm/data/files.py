@@ -95,8 +95,8 @@ def _require_memory(file: Path, needed: int, fix: str) -> None:
     from psutil import virtual_memory
 
     if needed > (free := virtual_memory().available):
-        found = f"one of {needed / 1e9:.1f} GB, with {free / 1e9:.1f} GB left"
-        raise InputError(str(file), "a file that fits in memory", found, fix)
+        actual = f"one of {needed / 1e9:.1f} GB, with {free / 1e9:.1f} GB left"
+        raise InputError(str(file), "a file that fits in memory", actual, fix)
 
 
 def _hdf5_bytes(content: Any) -> int:
@@ -112,4 +112,4 @@ def _zarr_bytes(folder: Path) -> int:
     import zarr
 
     members = zarr.open_group(folder, mode="r").members(max_depth=None)
-    return sum(one.nbytes for _, one in members if isinstance(one, zarr.Array))
+    return sum(array.nbytes for _, array in members if isinstance(array, zarr.Array))

@@ -146,7 +146,7 @@ class GeneNetwork:
 
         x = self.simulate(times, cells, seed).reshape(-1, len(self.names))
         obs = pd.DataFrame({"time": np.repeat(times, cells)})
-        obs.index = [f"cell{at}" for at in range(len(obs))]
+        obs.index = [f"cell{cell}" for cell in range(len(obs))]
         var = pd.DataFrame(index=list(self.names))
         if counts is None:
             return anndata.AnnData(x.astype(np.float32), obs=obs, var=var)
@@ -159,13 +159,13 @@ class GeneNetwork:
         """The edges between different genes, as a table "source", "target", "sign"."""
         import pandas as pd
 
-        at, of = np.nonzero(self.edges)
-        between = at != of
+        targets, sources = np.nonzero(self.edges)
+        between = targets != sources
         names = np.array(self.names)
         return pd.DataFrame(
             {
-                "source": names[of[between]],
-                "target": names[at[between]],
-                "sign": self.edges[at[between], of[between]],
+                "source": names[sources[between]],
+                "target": names[targets[between]],
+                "sign": self.edges[targets[between], sources[between]],
             }
         )

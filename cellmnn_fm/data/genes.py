@@ -98,8 +98,8 @@ class GenePanel:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.symbols):
-            found = f"{len(self.symbols)} for {len(self.names)} genes"
-            raise InputError("symbols", "one for each gene", found, 'give "" where there is none')
+            actual = f"{len(self.symbols)} for {len(self.names)} genes"
+            raise InputError("symbols", "one for each gene", actual, 'give "" where there is none')
         require_unique(self.names, "genes of a panel", "name each gene once")
 
     def __len__(self) -> int:
@@ -144,22 +144,22 @@ class GenePanel:
         columns = pd.Index(names).get_indexer(pd.Index(self.names))
         by_id = _by_id(names)
         # a symbol that several genes share says nothing about which of them is meant
-        by_symbol = {symbol: at for at, symbol in enumerate(symbols) if symbol}
+        by_symbol = {symbol: column for column, symbol in enumerate(symbols) if symbol}
         repeated = _repeated(symbols) | _repeated(self.symbols)
-        for at in np.flatnonzero(columns < 0):
-            symbol = self.symbols[at]
-            columns[at] = by_id.get(_without_version(self.names[at]), -1)
-            if columns[at] < 0 and symbol not in repeated:
-                columns[at] = by_symbol.get(symbol, -1)
+        for row in np.flatnonzero(columns < 0):
+            symbol = self.symbols[row]
+            columns[row] = by_id.get(_without_version(self.names[row]), -1)
+            if columns[row] < 0 and symbol not in repeated:
+                columns[row] = by_symbol.get(symbol, -1)
         coverage = Coverage(int((columns >= 0).sum()), len(names), len(self))
         self.require_covering(coverage, names)
         return columns, coverage
 
     def positions(self, symbols: Sequence[str]) -> NDArray[np.int64]:
         """For each gene of a data set, by its symbol: where it is in the panel, -1 if absent."""
-        at = pd.Index(self.symbols).get_indexer(pd.Index(symbols))
-        at[np.array([not symbol for symbol in symbols])] = -1
-        return at
+        columns = pd.Index(self.symbols).get_indexer(pd.Index(symbols))
+        columns[np.array([not symbol for symbol in symbols])] = -1
+        return columns
 
     def require_covering(self, coverage: Coverage, names: Sequence[str]) -> None:
         """Refuse data with these `names` if no gene matched, warn if less than half did."""
@@ -281,11 +281,11 @@ def merge_duplicates(
     InputError
         On duplicates, which it names, with "error".
     """
-    kept = np.array([at for at, symbol in enumerate(symbols) if symbol], dtype=np.int64)
-    codes, unique = pd.factorize(np.array([symbols[at] for at in kept], dtype=object))
+    kept = np.array([column for column, symbol in enumerate(symbols) if symbol], dtype=np.int64)
+    codes, unique = pd.factorize(np.array([symbols[column] for column in kept], dtype=object))
     if on_duplicates == "error":
         require_unique(
-            [symbols[at] for at in kept],
+            [symbols[column] for column in kept],
             "human symbols",
             "merge them with on_duplicates (--on-duplicates) sum, mean or first",
         )
@@ -327,9 +327,13 @@ def _look_murine(symbols: Sequence[str]) -> bool:
 
 def _by_id(names: Sequence[str]) -> dict[str, int]:
     """Columns of Ensembl ids, whatever their version; not of those that are there twice."""
-    found = [_without_version(name) if _ENSEMBL.match(name) else "" for name in names]
-    repeated = _repeated(found)
-    return {one: at for at, one in enumerate(found) if one and one not in repeated}
+    stable_ids = [_without_version(name) if _ENSEMBL.match(name) else "" for name in names]
+    repeated = _repeated(stable_ids)
+    return {
+        stable_id: row
+        for row, stable_id in enumerate(stable_ids)
+        if stable_id and stable_id not in repeated
+    }
 
 
 def _are_dates(names: Sequence[str]) -> NDArray[np.bool_]:
@@ -337,17 +341,17 @@ def _are_dates(names: Sequence[str]) -> NDArray[np.bool_]:
 
     Of the families of these names a day is 1 to 15; which gene a date was is not always plain.
     """
-    found = np.array([bool(_DATE_NAME.match(name)) for name in names], dtype=bool)
+    is_date = np.array([bool(_DATE_NAME.match(name)) for name in names], dtype=bool)
     numbers = np.flatnonzero([bool(_DAY_NUMBER.match(name)) for name in names])
-    for at in numbers.tolist():
-        day = _SPREADSHEET_EPOCH + timedelta(days=int(names[at]))
-        found[at] = day.month in (3, 9, 12) and day.day <= _MOST_OF_FAMILY
-    return found
+    for row in numbers.tolist():
+        day = _SPREADSHEET_EPOCH + timedelta(days=int(names[row]))
+        is_date[row] = day.month in (3, 9, 12) and day.day <= _MOST_OF_FAMILY
+    return is_date
 
 
 def _without_version(name: str) -> str:
-    found = _ENSEMBL.match(name)
-    return found[1] if found else name
+    match = _ENSEMBL.match(name)
+    return match[1] if match else name
 
 
 def _text(value: object) -> str:

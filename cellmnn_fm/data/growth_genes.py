@@ -55,7 +55,7 @@ class GrowthGenes:
         for sign, genes in ((1.0, self.proliferation), (-1.0, self.apoptosis)):
             panel = GenePanel.of_symbols([gene for gene in genes if gene in there])
             columns = panel.match(names, known)[0] if len(panel) else np.empty(0, dtype=np.int64)
-            values = [source.column(int(at)) for at in columns if at >= 0]
+            values = [source.column(int(column)) for column in columns if column >= 0]
             scores = [(x - x.mean()) / x.std() for x in values if x.std() > 0]
             total += sign * np.mean(scores, axis=0) if scores else 0.0
         if not total.std() > 0:
@@ -97,9 +97,9 @@ def read_growth(
         columns = listed(adata.obs.columns) or "(none)"
         raise InputError(f'growth column "{growth}"', "a column of obs", columns, "name one")
     if not pd.api.types.is_numeric_dtype(adata.obs[growth]):
-        found = f"text, such as {listed(adata.obs[growth].astype(str), 3)}"
+        actual = f"text, such as {listed(adata.obs[growth].astype(str), 3)}"
         fix = "name a column of net rates per unit of time"
-        raise InputError(f'growth column "{growth}"', "numbers", found, fix)
+        raise InputError(f'growth column "{growth}"', "numbers", actual, fix)
     rates = pd.to_numeric(adata.obs[growth], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     require_finite(rates, f'growth column "{growth}"')
     return rates

@@ -297,7 +297,7 @@ def _fit_shared(
     coverage = shared.coverage(symbols, moments)
     shared.panel.require_covering(coverage, symbols)
     known = np.flatnonzero(shared.panel.positions(symbols) >= 0)
-    panel = GenePanel.of_symbols([symbols[at] for at in known])
+    panel = GenePanel.of_symbols([symbols[gene] for gene in known])
     return panel, shared.subspace(panel.symbols, moments.of_genes(known)), coverage
 
 

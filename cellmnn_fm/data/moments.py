@@ -135,8 +135,8 @@ class GeneMoments:
         """
         vectors = self.eigenvectors.astype(matrix.dtype, copy=False)
         values = self.eigenvalues[:, None].astype(matrix.dtype)
-        own = self._own_variance[:, None].astype(matrix.dtype)
-        return vectors @ (values * (vectors.T @ matrix)) + own * matrix
+        own_variance = self._own_variance[:, None].astype(matrix.dtype)
+        return vectors @ (values * (vectors.T @ matrix)) + own_variance * matrix
 
     @cached_property
     def _own_variance(self) -> NDArray[np.float64]:

@@ -56,26 +56,32 @@ def require_outputs(
         extension; on a file that is there and not a plain file, or a folder that is not ours; and
         where nothing can be written.
     """
-    read = [Path(os.path.realpath(one)) for one in inputs if one is not None and _exists(one)]
+    read = [
+        Path(os.path.realpath(source))
+        for source in inputs
+        if source is not None and _exists(source)
+    ]
     written: dict[Path, str] = {}
-    for what, (path, formats) in outputs.items():
+    for name, (path, formats) in outputs.items():
         if path is None or (formats == JSON and str(path) == STANDARD_OUTPUT):
             continue
-        place = _place(path, what)
-        for one in read:
-            if place == one or (one.is_dir() and place.is_relative_to(one)):
-                found = f"{path}, which is an input" if place == one else f"{path}, in {one.name}"
-                raise InputError(what, "a path beside the inputs", found, "name another one")
+        place = _place(path, name)
+        for source in read:
+            if place == source or (source.is_dir() and place.is_relative_to(source)):
+                actual = (
+                    f"{path}, which is an input" if place == source else f"{path}, in {source.name}"
+                )
+                raise InputError(name, "a path beside the inputs", actual, "name another one")
         if place in written:
-            raise InputError(what, "a path of its own", f"that of {written[place]}", "name another")
-        written[place] = what
+            raise InputError(name, "a path of its own", f"that of {written[place]}", "name another")
+        written[place] = name
         if formats == FOLDER:
             from ..model.checkpoint import require_replaceable
 
             require_replaceable(place)
         else:
-            _require_file(place, path, formats, what)
-        _require_writable(place, path, what)
+            _require_file(place, path, formats, name)
+        _require_writable(place, path, name)
 
 
 def require_file(file: str | Path, formats: tuple[str, ...], what: str = "output") -> None:

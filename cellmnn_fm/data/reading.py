@@ -138,8 +138,8 @@ class Source:
         numbers = matrix.data if sparse.issparse(matrix) else matrix
         largest = max(numbers.max(), -numbers.min()) if numbers.size else 0.0
         if largest > _MOST:
-            found = f"{largest:.2g}"
-            raise InputError(self.name, f"values up to {_MOST:g}", found, "rescale them")
+            actual = f"{largest:.2g}"
+            raise InputError(self.name, f"values up to {_MOST:g}", actual, "rescale them")
         if self.scale == "log":
             return matrix
         if self.scale == "counts":
@@ -187,9 +187,11 @@ def read_source(adata: AnnData, use_rep: str | None = None, layer: str | None = 
     else:
         name, values = "X", adata.X
     if values is None or 0 in values.shape:
-        found = "nothing" if values is None else f"{values.shape[0]} cells, {values.shape[1]} genes"
+        actual = (
+            "nothing" if values is None else f"{values.shape[0]} cells, {values.shape[1]} genes"
+        )
         raise InputError(
-            name, "values of cells and genes", found, "check how the file was filtered"
+            name, "values of cells and genes", actual, "check how the file was filtered"
         )
     if use_rep is not None:
         return Source(name, values, var, is_embedding=True)
@@ -200,30 +202,33 @@ def _scale_of(name: str, values: Any, adata: AnnData) -> Scale:
     """What values are, from some of them; with a notice where that is not plain."""
     if name == "X" and "log1p" in adata.uns:  # scanpy was here; of layers and raw it says nothing
         return "log"
-    some, whole_cells = _some_cells(values)
-    found = some.data if sparse.issparse(some) else np.asarray(some).ravel()
-    found = found[np.isfinite(found)]
-    if not len(found) or not found.any():
+    sample, whole_cells = _some_cells(values)
+    values_seen = sample.data if sparse.issparse(sample) else np.asarray(sample).ravel()
+    values_seen = values_seen[np.isfinite(values_seen)]
+    if not len(values_seen) or not values_seen.any():
         return "log"
-    highest, least = float(found.max()), float(found[found != 0].min())
-    fraction = found / least
+    highest, least = float(values_seen.max()), float(values_seen[values_seen != 0].min())
+    fraction = values_seen / least
     scale: Scale = "log"
-    if found.min() < 0:
-        what = "has negative values: taken as scaled, and left as it is"
-    elif highest >= _MOST_OF_ONES and (found == np.round(found)).all():
-        what, scale = "holds counts: taken per 10,000 of a cell, log1p", "counts"
+    if values_seen.min() < 0:
+        reading = "has negative values: taken as scaled, and left as it is"
+    elif highest >= _MOST_OF_ONES and (values_seen == np.round(values_seen)).all():
+        reading, scale = "holds counts: taken per 10,000 of a cell, log1p", "counts"
     elif highest >= _MOST_OF_ONES * least and np.allclose(fraction, np.round(fraction), atol=1e-3):
-        what, scale = f"holds counts times {least:.4g}: taken per 10,000 of a cell, log1p", "counts"
+        reading, scale = (
+            f"holds counts times {least:.4g}: taken per 10,000 of a cell, log1p",
+            "counts",
+        )
     elif highest > _MOST_ON_LOG_SCALE:
-        what, scale = f"goes up to {highest:.4g}: taken as linear, log1p", "linear"
-    elif whole_cells and highest >= _MOST_OF_ONES and _equal(some.sum(axis=1)):
-        what, scale = "has the same sum in every cell: taken as linear, log1p", "linear"
-    elif highest > _DOUBTFUL and not (whole_cells and _equal(np.expm1(some).sum(axis=1))):
-        what = f"goes up to {highest:.4g}: taken as logarithms"
+        reading, scale = f"goes up to {highest:.4g}: taken as linear, log1p", "linear"
+    elif whole_cells and highest >= _MOST_OF_ONES and _equal(sample.sum(axis=1)):
+        reading, scale = "has the same sum in every cell: taken as linear, log1p", "linear"
+    elif highest > _DOUBTFUL and not (whole_cells and _equal(np.expm1(sample).sum(axis=1))):
+        reading = f"goes up to {highest:.4g}: taken as logarithms"
     else:
         return "log"
     flag = ' (uns["log1p"] says that it is on a log scale)' if name == "X" else ""
-    warnings.warn(f"{name} {what}{flag}", stacklevel=3)
+    warnings.warn(f"{name} {reading}{flag}", stacklevel=3)
     return scale
 
 
@@ -305,8 +310,8 @@ def read_cell_times(
             f"columns {listed(adata.obs.columns) or '(none)'}",
             "name the column that holds the time of each cell",
         )
-    found = key.read(adata.obs[key.column])
-    times = same_times(found.values, f'time column "{key.column}"')
+    read = key.read(adata.obs[key.column])
+    times = same_times(read.values, f'time column "{key.column}"')
     if dynamics:
         distinct, counts = np.unique(times, return_counts=True)
         require_times(distinct, counts.tolist())
@@ -315,7 +320,7 @@ def read_cell_times(
                 warnings.warn(
                     f"{cells} cells at time {time:g}: too few to tell much of it", stacklevel=2
                 )
-    return CellTimes(times, found.unit, unit_named(adata.uns.get("time_unit", "")))
+    return CellTimes(times, read.unit, unit_named(adata.uns.get("time_unit", "")))
 
 
 def read_times(adata: AnnData, time_key: str | TimeKey | None) -> NDArray[np.float64]:
@@ -336,8 +341,8 @@ def same_times(times: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         return times
     span = float(distinct[-1]) - float(distinct[0])
     if np.abs(distinct).max() > _MOST_TIME or 0 < span < 1 / _MOST_TIME:
-        found, expected = f"{distinct[0]:g} to {distinct[-1]:g}", f"at most {_MOST_TIME:g}"
-        raise InputError(name, f"times, and 1 over their range, of {expected}", found, "rescale")
+        actual, expected = f"{distinct[0]:g} to {distinct[-1]:g}", f"at most {_MOST_TIME:g}"
+        raise InputError(name, f"times, and 1 over their range, of {expected}", actual, "rescale")
     starts = np.r_[True, np.diff(distinct) > _SAME_TIME * span]
     if starts.all():
         return times

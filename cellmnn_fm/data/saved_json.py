@@ -46,17 +46,17 @@ def as_type(kind: type[T], content: Any, what: str) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "all of it"
-        found = f"{place}: {first['msg'].lower()}"
-        raise InputError(what, f"fields of a {kind.__name__}", found, _FIX) from error
+        actual = f"{place}: {first['msg'].lower()}"
+        raise InputError(what, f"fields of a {kind.__name__}", actual, _FIX) from error
 
 
 def require_sound_times(what: str, times: Sequence[float], cells: Sequence[int]) -> None:
     """Refuse observed times that no data set can have had."""
     finite = all(math.isfinite(time) and abs(time) <= 1e30 for time in times)
-    ascending = all(one < other for one, other in pairwise(times))
+    ascending = all(earlier < other for earlier, other in pairwise(times))
     if len(times) < 2 or len(times) != len(cells) or not finite or not ascending or min(cells) < 1:
-        found = f"{list(times)[:8]} with {list(cells)[:8]} cells"
-        raise InputError(what, "2 or more ascending times, and cells at each", found, _FIX)
+        actual = f"{list(times)[:8]} with {list(cells)[:8]} cells"
+        raise InputError(what, "2 or more ascending times, and cells at each", actual, _FIX)
 
 
 @cache

@@ -140,7 +140,7 @@ class SharedSubspace:
             raise InputError(
                 "n_dims", f"1 to the number of genes, {len(symbols)}", n_dims, "ask for fewer"
             )
-        position = {symbol: at for at, symbol in enumerate(symbols)}
+        position = {symbol: column for column, symbol in enumerate(symbols)}
         columns = [
             np.array([position[symbol] for symbol in member.symbols]) for member in members.values()
         ]
@@ -195,10 +195,10 @@ class SharedSubspace:
         moments : GeneMoments
             Of the data set, for means and standard deviations.
         """
-        at = self.panel.positions(symbols)
-        known = (at >= 0) & (moments.variance > 0)
+        positions = self.panel.positions(symbols)
+        known = (positions >= 0) & (moments.variance > 0)
         standard = np.zeros((len(symbols), self.latent_dim))
-        standard[known] = self.loadings[at[known]]
+        standard[known] = self.loadings[positions[known]]
         noise = np.full(len(symbols), self.noise_variance)
         return Subspace.of_arrays(
             moments.mean,
@@ -212,12 +212,12 @@ class SharedSubspace:
         """Refuse parts of different subspaces."""
         fix = "fit it again: a save of an earlier version was cut off, or files were mixed"
         if self.loadings.ndim != 2 or len(self.loadings) != len(self.panel):
-            found = f"loadings of shape {self.loadings.shape}"
-            raise InputError(str(folder), f"loadings of {len(self.panel)} genes", found, fix)
+            actual = f"loadings of shape {self.loadings.shape}"
+            raise InputError(str(folder), f"loadings of {len(self.panel)} genes", actual, fix)
         for name, member in self.members.items():
             if len(member.moments.mean) != len(member.symbols):
-                found = f"moments of {len(member.moments.mean)}"
-                raise InputError(str(folder), f"{len(member.symbols)} genes of {name}", found, fix)
+                actual = f"moments of {len(member.moments.mean)}"
+                raise InputError(str(folder), f"{len(member.symbols)} genes of {name}", actual, fix)
         symbols = {symbol for member in self.members.values() for symbol in member.symbols}
         if self.members and list(self.panel.symbols) != sorted(symbols):
             raise InputError(str(folder), "the genes of its data sets, in order", "others", fix)
@@ -262,8 +262,8 @@ class SharedSubspace:
             arrays = load_file(folder / _MOMENTS_FILE)
             members = {}
             for number, record in enumerate(content["members"]):
-                own = {array: arrays[f"{number}.{array}"] for array in _ARRAYS}
-                moments = GeneMoments(cells=record["cells"], standardized=True, **own)
+                of_member = {array: arrays[f"{number}.{array}"] for array in _ARRAYS}
+                moments = GeneMoments(cells=record["cells"], standardized=True, **of_member)
                 symbols, overlaps = tuple(record["symbols"]), tuple(record["overlaps"])
                 members[record["name"]] = Member(symbols, moments, overlaps)
             loadings = load_file(folder / _LOADINGS_FILE)["loadings"]
@@ -299,7 +299,7 @@ def _maximise(
     """
     identity = np.eye(n_dims)
     sizes = np.array([len(of_set) for of_set in columns])
-    weights = np.sqrt([one.cells / size for one, size in zip(moments, sizes, strict=True)])
+    weights = np.sqrt([member.cells / size for member, size in zip(moments, sizes, strict=True)])
     weights /= weights.sum()
     measured = np.zeros((num_genes, len(moments)), dtype=bool)
     for number, of_set in enumerate(columns):
@@ -316,12 +316,12 @@ def _maximise(
         seconds = np.empty((len(moments), n_dims, n_dims))  # E[z zᵀ] of each data set
         crosses = []  # E[x zᵀ]
         numerator = np.zeros_like(loadings)
-        for number, (one, of_set) in enumerate(zip(moments, columns, strict=True)):
-            own = loadings[of_set]
-            posterior = np.linalg.inv(own.T @ own + noise * identity)
-            product = one.times(own)
+        for number, (member, of_set) in enumerate(zip(moments, columns, strict=True)):
+            of_genes = loadings[of_set]
+            posterior = np.linalg.inv(of_genes.T @ of_genes + noise * identity)
+            product = member.times(of_genes)
             crosses.append(product @ posterior)
-            seconds[number] = posterior @ (own.T @ product) @ posterior + noise * posterior
+            seconds[number] = posterior @ (of_genes.T @ product) @ posterior + noise * posterior
             numerator[of_set] += weights[number] * crosses[-1]
         previous = loadings.copy()
         denominator = np.einsum("pk,kde->pde", patterns * weights, seconds)

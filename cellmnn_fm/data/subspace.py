@@ -169,10 +169,10 @@ class Subspace:
         Tipping and Bishop 1999, J R Stat Soc B 61:611.
         """
         # the prior is that of the own scores, which have unit variance
-        own = self.own_loadings
-        floor = _NOISE_FLOOR * float(np.square(own).mean())
+        own_loadings = self.own_loadings
+        floor = _NOISE_FLOOR * float(np.square(own_loadings).mean())
         noise = np.maximum(self.noise_variance[columns], floor)
-        projection = ridge_projection(own[columns], noise) @ self.alignment
+        projection = ridge_projection(own_loadings[columns], noise) @ self.alignment
         return replace(self.of_genes(columns), projection=projection.astype(np.float32))
 
     def aligned(self, anchor: NDArray) -> Subspace:

@@ -187,14 +187,14 @@ def branching_course(seed: int, dims: int, cells: int = 120) -> TimeCourse:
     shape = rng.normal(size=(branches, dims, dims)) / np.sqrt(dims) * rng.lognormal(0, 0.3)
     growth = rng.normal(0, 0.5, branches)
     snapshots = []
-    for at, odd in zip(progress, odds, strict=True):
+    for share, odd in zip(progress, odds, strict=True):
         count = int(rng.integers(max(cells // 4, 8), cells + 1))
         branch = rng.choice(branches, count, p=np.exp(odd) / np.exp(odd).sum())
-        centre = path[int(100 * at)] + (
-            directions * (final * np.clip((at - onset) / (1 - onset), 0, 1))[:, None]
+        centre = path[int(100 * share)] + (
+            directions * (final * np.clip((share - onset) / (1 - onset), 0, 1))[:, None]
         )
         spread = np.einsum("cij,cj->ci", shape[branch], rng.normal(size=(count, dims)))
-        snapshots.append(centre[branch] + np.exp(growth[branch] * at)[:, None] * spread)
+        snapshots.append(centre[branch] + np.exp(growth[branch] * share)[:, None] * spread)
     everything = np.concatenate(snapshots)
     mean, scale = everything.mean(axis=0), everything.std(axis=0)
     return TimeCourse([(snapshot - mean) / scale for snapshot in snapshots], times)

@@ -107,7 +107,7 @@ class Task:
 
 def held_out_able(cells: Sequence[int]) -> list[int]:
     """Indices of the interior times, of those with so many cells, that can be predicted."""
-    return [at for at in range(1, len(cells) - 1) if cells[at] >= MIN_TARGET_CELLS]
+    return [time for time in range(1, len(cells) - 1) if cells[time] >= MIN_TARGET_CELLS]
 
 
 class TaskSampler:
@@ -164,7 +164,7 @@ class TaskSampler:
         inner = held_out_able(self.corpus.entries[name].cells)
         # without the reserved one, three times must be left
         few = len(self.corpus.entries[name].cells) < 4
-        return [] if reserved is not None and few else [at for at in inner if at != reserved]
+        return [] if reserved is not None and few else [time for time in inner if time != reserved]
 
     @cached_property
     def _shares(self) -> NDArray[np.float64]:
@@ -184,15 +184,15 @@ class TaskSampler:
         name = self.names[rng.choice(len(self.names), p=self._shares)]
         data_set, entry = self.corpus[name], self.corpus.entries[name]
         held_out = int(rng.choice(self._held_out_able(name)))
-        shown = [at for at in range(len(entry.cells)) if at != self._reserved.get(name)]
-        earlier = [at for at in shown if at < held_out]
-        later = [at for at in shown if at > held_out]
+        shown = [time for time in range(len(entry.cells)) if time != self._reserved.get(name)]
+        earlier = [time for time in shown if time < held_out]
+        later = [time for time in shown if time > held_out]
         before = earlier[-self._steps(len(earlier), rng)]
         after = later[self._steps(len(later), rng) - 1]
-        observed = [at for at in shown if at <= before or at >= after]
-        snapshots = [data_set.draw(at, config.frame_cells, rng) for at in observed]
+        observed = [time for time in shown if time <= before or time >= after]
+        snapshots = [data_set.draw(time, config.frame_cells, rng) for time in observed]
         left = observed.index(before)
-        sources = [data_set.draw(at, config.cells, rng) for at in (before, after)]
+        sources = [data_set.draw(time, config.cells, rng) for time in (before, after)]
         target = data_set.draw(held_out, config.cells, rng)
         times = np.array(entry.times)[observed]
         target_time = entry.times[held_out]

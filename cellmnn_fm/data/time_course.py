@@ -169,8 +169,8 @@ class TimeCourse:
         """Group `states` (cells, latent_dim) by the time of each cell (cells,)."""
         times = np.unique(cell_times)
         rows = [cell_times == time for time in times]
-        known = None if growth is None else [growth[at].astype(np.float32) for at in rows]
-        return cls([states[at] for at in rows], times, subspace, known)
+        known = None if growth is None else [growth[mask].astype(np.float32) for mask in rows]
+        return cls([states[mask] for mask in rows], times, subspace, known)
 
     @classmethod
     def from_anndata(

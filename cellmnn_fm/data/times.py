@@ -120,8 +120,8 @@ class TimeKey:
                 days = (dates - dates.min()).dt.total_seconds().to_numpy(np.float64) / 86400
                 into = self.unit or "day"
                 return ReadTimes(days / _UNITS[into], into, {})
-        found, unit = self._mapping(pd.unique(texts).tolist(), ordered, name)
-        return ReadTimes(texts.map(found).to_numpy(np.float64), unit, found)
+        mapping, unit = self._mapping(pd.unique(texts).tolist(), ordered, name)
+        return ReadTimes(texts.map(mapping).to_numpy(np.float64), unit, mapping)
 
     def _mapping(
         self, labels: list[str], ordered: pd.Index | None, name: str
@@ -135,7 +135,7 @@ class TimeKey:
                 )
             return {label: known[label] for label in labels}, self.unit
         parsed = {label: _parsed(label, labels) for label in labels}
-        unread = [label for label, one in parsed.items() if one is None]
+        unread = [label for label, time in parsed.items() if time is None]
         if unread and ordered is not None:
             warnings.warn(
                 f"{name}: ordered categories {listed(ordered, 20)} are taken as times 0, 1, 2, ...;"
@@ -143,7 +143,7 @@ class TimeKey:
                 stacklevel=4,
             )
             kept = [str(label) for label in ordered if str(label) in labels]
-            return {label: float(at) for at, label in enumerate(kept)}, None
+            return {label: float(order) for order, label in enumerate(kept)}, None
         if unread:
             raise InputError(
                 name,
@@ -151,13 +151,13 @@ class TimeKey:
                 listed(unread),
                 "give time_map, a number for each label, or a column of numbers",
             )
-        read = {label: one for label, one in parsed.items() if one is not None}
-        found, unit = _in_one_unit(read, self.unit, name)
-        shown = ", ".join(f"{label} → {time:g}" for label, time in found.items())
-        if any(label != f"{time:g}" for label, time in found.items()):
+        read = {label: time for label, time in parsed.items() if time is not None}
+        mapping, unit = _in_one_unit(read, self.unit, name)
+        shown = ", ".join(f"{label} → {time:g}" for label, time in mapping.items())
+        if any(label != f"{time:g}" for label, time in mapping.items()):
             plural = "times" if unit is None else f"{unit}s"
             warnings.warn(f"{name} read as {plural}: {shown}", stacklevel=4)
-        return found, unit
+        return mapping, unit
 
 
 @dataclass(frozen=True)
@@ -194,11 +194,11 @@ def _parsed(label: str, others: list[str]) -> _Parsed | None:
     text = text.lower().replace("−", "-")
     if _PLAIN.fullmatch(text):
         return _Parsed(float(text), None)
-    if found := _AFTER.fullmatch(text):
-        unit = _WRITTEN.get(found["unit"])
-        return None if unit is None else _Parsed(float(found["number"]), unit)
-    if found := _BEFORE.fullmatch(text):
-        number, word = float(found["number"]), found["unit"]
+    if match := _AFTER.fullmatch(text):
+        unit = _WRITTEN.get(match["unit"])
+        return None if unit is None else _Parsed(float(match["number"]), unit)
+    if match := _BEFORE.fullmatch(text):
+        number, word = float(match["number"]), match["unit"]
         if word in _AGES:
             return _Parsed(number, "day", _AGES[word])
         if number < 0 and all("-" in other for other in others):
@@ -212,28 +212,28 @@ def _in_one_unit(
     parsed: dict[str, _Parsed], unit: str | None, name: str
 ) -> tuple[dict[str, float], str | None]:
     by_age: dict[str | None, list[str]] = {}
-    for label, one in parsed.items():
-        by_age.setdefault(one.age, []).append(label)
+    for label, time in parsed.items():
+        by_age.setdefault(time.age, []).append(label)
     if len(by_age) > 1:
         shown = "; ".join(listed(labels) for labels in by_age.values())
         raise InputError(
             name, "times from one origin", shown, "give time_map: birth is at no known distance"
         )
-    units = {one.unit for one in parsed.values() if one.unit is not None}
+    units = {time.unit for time in parsed.values() if time.unit is not None}
     # zero is the same in any unit
-    bare = [label for label, one in parsed.items() if one.unit is None and one.number != 0]
+    bare = [label for label, time in parsed.items() if time.unit is None and time.number != 0]
     if not units:
-        return {label: one.number for label, one in parsed.items()}, None
+        return {label: time.number for label, time in parsed.items()}, None
     if bare:
         raise InputError(
             name, "a unit in every label, or in none", f"none in {listed(bare)}", "add it"
         )
     into = unit or max(units, key=_UNITS.__getitem__)
-    found = {}
-    for label, one in parsed.items():
-        factor = 1.0 if one.unit in (None, into) else _UNITS[one.unit or into] / _UNITS[into]
-        found[label] = round(one.number * factor, 9)
-    return found, into
+    times = {}
+    for label, time in parsed.items():
+        factor = 1.0 if time.unit in (None, into) else _UNITS[time.unit or into] / _UNITS[into]
+        times[label] = round(time.number * factor, 9)
+    return times, into
 
 
 def in_unit(values: NDArray[np.float64], unit: str, into: str) -> NDArray[np.float64]:

@@ -145,35 +145,40 @@ def _roll_out_chunk(
     z, dims = padded(dynamics.model, states), states.shape[-1]
     start, wanted = dynamics.time_scale.to_model(float(time)), dynamics.time_scale.to_model(times)
     steps = torch.full((len(z),), n_steps or 1, device=z.device)
-    found, log_growth, stopped = path(dynamics.model, z, start, wanted, n_steps or 1)
+    followed, log_growth, stopped = path(dynamics.model, z, start, wanted, n_steps or 1)
     error = None
     if n_steps is None:
-        error = torch.full(found.shape[:2], torch.inf, device=z.device)
+        error = torch.full(followed.shape[:2], torch.inf, device=z.device)
         active = torch.arange(len(z), device=z.device)
         count = 1
         while len(active) and count < _MAX_STEPS:
             count *= 2
             finer = path(dynamics.model, z[active], start, wanted, count)
-            distance = 2 * torch.linalg.vector_norm(finer.states - found[:, active], dim=-1)
+            distance = 2 * torch.linalg.vector_norm(finer.states - followed[:, active], dim=-1)
             # cells that every run stops agree: where exactly they leave is of no interest
-            both = stopped[:, active] & finer.stopped
-            found[:, active], error[:, active], steps[active] = finer.states, distance, count
+            both_stopped = stopped[:, active] & finer.stopped
+            followed[:, active], error[:, active], steps[active] = finer.states, distance, count
             log_growth[:, active], stopped[:, active] = finer.log_growth, finer.stopped
             allowed = atol + rtol * torch.linalg.vector_norm(finer.states, dim=-1)
-            active = active[~((distance <= allowed) | both).all(0)]
+            active = active[~((distance <= allowed) | both_stopped).all(0)]
     region, _ = TrustRegion.around(dynamics.model, z, torch.tensor([start]).to(z))
     velocity = torch.stack(
         [
             region.velocity(
-                at, out, dynamics.model(at[None], when[None], when[None]).velocity[0, 0], when[None]
+                states_then,
+                out,
+                dynamics.model(states_then[None], when[None], when[None]).velocity[0, 0],
+                when[None],
             )
-            for at, when, out in zip(found, torch.as_tensor(wanted).to(z), stopped, strict=True)
+            for states_then, when, out in zip(
+                followed, torch.as_tensor(wanted).to(z), stopped, strict=True
+            )
         ]
     )
     return Trajectory(
         time,
         times,
-        found[..., :dims].cpu().numpy(),
+        followed[..., :dims].cpu().numpy(),
         (velocity[..., :dims] / dynamics.time_scale.unit).cpu().numpy(),
         None if error is None else error.cpu().numpy(),
         steps.cpu().numpy(),
@@ -186,8 +191,8 @@ def log_descendants(dynamics: Dynamics, course: TimeCourse) -> list[NDArray[np.f
     """Log of how many descendants each cell has at the last time, (cells,) for each snapshot."""
     return [
         # with a new operator at every observed time
-        roll_out(dynamics, snapshot, time, course.times[at:], n_steps=1).log_growth[-1]
-        for at, (time, snapshot) in enumerate(zip(course.times, course.snapshots, strict=True))
+        roll_out(dynamics, snapshot, time, course.times[number:], n_steps=1).log_growth[-1]
+        for number, (time, snapshot) in enumerate(zip(course.times, course.snapshots, strict=True))
     ]
 
 
@@ -207,25 +212,25 @@ def path(model: CellMNNModel, z: Tensor, start: float, wanted: NDArray, n_steps:
     """
     known = model.frame_state().times.tolist() if model.config.frame else []
     region, beginning = TrustRegion.around(model, z, torch.tensor([start]).to(z))
-    found: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
+    visited: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
     for side in (wanted[wanted >= start], wanted[wanted < start][::-1]):
         if not len(side):
             continue
         end = side.max() if side[0] >= start else side.min()
         low, high = min(start, end), max(start, end)
         # rates of the frame jump at the times that it knows
-        stops = np.unique([start, *side, *(at for at in known if low < at < high)])
+        stops = np.unique([start, *side, *(time for time in known if low < time < high)])
         stops = stops if end >= start else stops[::-1]
         walk, log_growth = beginning, torch.zeros_like(z[:, 0])
-        found[float(stops[0])] = walk.z, log_growth, walk.stopped
+        visited[float(stops[0])] = walk.z, log_growth, walk.stopped
         for before, after in pairwise(stops):
             for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
-                begin_time, stop_time = (torch.tensor([one]).to(z) for one in (begin, stop))
+                begin_time, stop_time = (torch.tensor([edge]).to(z) for edge in (begin, stop))
                 output = model(walk.z[None], begin_time, stop_time)
                 walk = region.step(walk, output.states[0, 0], stop_time)
                 if output.log_growth is not None:
                     grown = log_growth + output.log_growth[0, 0]
                     log_growth = torch.where(walk.stopped, log_growth, grown)
-            found[float(after)] = walk.z, log_growth, walk.stopped
-    parts = zip(*(found[float(one)] for one in wanted), strict=True)
+            visited[float(after)] = walk.z, log_growth, walk.stopped
+    parts = zip(*(visited[float(time)] for time in wanted), strict=True)
     return Path(*(torch.stack(part) for part in parts))

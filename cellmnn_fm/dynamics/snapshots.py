@@ -161,7 +161,7 @@ def interpolate(
         states.append(pushed[0])
         weights.append(share * as_shares(log_growth[0]))
         stopped.append(out[0])
-    sizes = [len(one) for one in states]
+    sizes = [len(cells) for cells in states]
     warn_of_stopped(np.concatenate(stopped)[None])
     return Interpolation(
         time=float(at),
@@ -256,11 +256,11 @@ def velocity_at(dynamics: Dynamics, states: NDArray, time: float) -> NDArray[np.
 
 def velocities(dynamics: Dynamics, states: NDArray, times: NDArray) -> NDArray[np.float32]:
     """As :func:`velocity_at`, for cells each of which has a time, (cells,)."""
-    found = np.empty_like(states)
+    velocity = np.empty_like(states)
     for time in np.unique(times):
-        at = times == time
-        found[at] = velocity_at(dynamics, states[at], time)
-    return found
+        same_time = times == time
+        velocity[same_time] = velocity_at(dynamics, states[same_time], time)
+    return velocity
 
 
 def growth_rates(
@@ -272,12 +272,12 @@ def growth_rates(
 
     Relative to the mean of the cells of the same time: snapshots say no more.
     """
-    found = np.zeros(len(states))
+    rates = np.zeros(len(states))
     for time in np.unique(times):
-        at, start = times == time, dynamics.time_scale.to_model(float(time))
-        ahead = _decoded(dynamics.model, states[at], start, np.array([start + 1]))[2][0]
-        found[at] = (ahead - ahead.mean()) / dynamics.time_scale.unit
-    return found
+        same_time, start = times == time, dynamics.time_scale.to_model(float(time))
+        ahead = _decoded(dynamics.model, states[same_time], start, np.array([start + 1]))[2][0]
+        rates[same_time] = (ahead - ahead.mean()) / dynamics.time_scale.unit
+    return rates
 
 
 @torch.no_grad()
@@ -301,7 +301,9 @@ def _pushed(
                 walk = region.step(begin, output.states[0, number], target[None])
                 ends.append((walk, _log_growth(output, number, z)))
         else:
-            ends = [_in_steps(model, region, begin, start, float(at), n_steps) for at in targets]
+            ends = [
+                _in_steps(model, region, begin, start, float(target), n_steps) for target in targets
+            ]
         parts.append(
             (
                 torch.stack([walk.z[:, :dims] for walk, _ in ends]),
@@ -309,8 +311,8 @@ def _pushed(
                 torch.stack([walk.stopped for walk, _ in ends]),
             )
         )
-    found = [torch.cat(part, dim=1).cpu().numpy() for part in zip(*parts, strict=True)]
-    return found[0], found[1], found[2]
+    arrays = [torch.cat(part, dim=1).cpu().numpy() for part in zip(*parts, strict=True)]
+    return arrays[0], arrays[1], arrays[2]
 
 
 def _in_steps(
@@ -319,7 +321,7 @@ def _in_steps(
     """Cells after equal steps to `target`, and their log growth (cells,)."""
     total = torch.zeros_like(walk.z[:, 0])
     for begin, end in pairwise(np.linspace(start, target, n_steps + 1)):
-        begin_time, end_time = (torch.tensor([at]).to(walk.z) for at in (begin, end))
+        begin_time, end_time = (torch.tensor([edge]).to(walk.z) for edge in (begin, end))
         output = model(walk.z[None], begin_time, end_time)
         walk = region.step(walk, output.states[0, 0], end_time)
         total = total + torch.where(walk.stopped, 0.0, _log_growth(output, 0, total))
@@ -353,9 +355,9 @@ def _decoded(
         for values in ([start], targets)
     )
     output = model(padded(model, states)[None], times, target_times)
-    found, velocity = (
+    decoded, velocity = (
         part[0, ..., :dims].cpu().numpy() for part in (output.states, output.velocity)
     )
     if output.log_growth is None:
-        return found, velocity, np.zeros(found.shape[:2], dtype=np.float32)
-    return found, velocity, output.log_growth[0].cpu().numpy()
+        return decoded, velocity, np.zeros(decoded.shape[:2], dtype=np.float32)
+    return decoded, velocity, output.log_growth[0].cpu().numpy()

@@ -88,14 +88,14 @@ class Evaluation:
         baseline = np.mean([s.w1 for s in self.scores if s.method == "ot_interpolate"])
         rows: dict[str, MethodSummary] = {}
         for method in methods:
-            own = [score for score in self.scores if score.method == method]
-            by_seed = [np.mean([s.w1 for s in own if s.seed == seed]) for seed in seeds]
+            of_method = [score for score in self.scores if score.method == method]
+            by_seed = [np.mean([s.w1 for s in of_method if s.seed == seed]) for seed in seeds]
             rows[method] = {
                 "w1_mean": float(np.mean(by_seed)),
                 "w1_sd": float(np.std(by_seed, ddof=1)) if len(seeds) > 1 else None,
                 "ratio_to_ot_interpolate": float(np.mean(by_seed) / baseline),
-                "seconds": float(np.mean([s.seconds for s in own])),
-                "steps": float(np.mean([s.steps for s in own])),
+                "seconds": float(np.mean([s.seconds for s in of_method])),
+                "steps": float(np.mean([s.steps for s in of_method])),
             }
         return rows
 
@@ -180,14 +180,14 @@ def evaluate(
     known_growth = read_growth(adata, reading.growth, reading.layer, options.genes.symbols)
     batches = read_batches(adata, reading.batch_key)
     able = held_out_times(cell_times)
-    held_out = able if held_out is None else [at for at in able if at in held_out]
+    held_out = able if held_out is None else [time for time in able if time in held_out]
     if not held_out:
         times, counts = np.unique(cell_times, return_counts=True)
-        found = ", ".join(f"{n} at {at:g}" for at, n in zip(times, counts, strict=True))
+        actual = ", ".join(f"{n} at {time:g}" for time, n in zip(times, counts, strict=True))
         raise InputError(
             "held-out times",
             f"a time between two others with {MIN_HELD_OUT_CELLS} or more cells",
-            f"cells: {found}",
+            f"cells: {actual}",
             "an evaluation needs 3 or more times",
         )
     name = str(adata.uns.get("name", ""))
@@ -195,14 +195,14 @@ def evaluate(
     dims = [n_dims, 0]
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("evaluating", total=len(held_out) * seeds)
-        for at in held_out:
+        for left_out in held_out:
             fold_options = options
             if protocol == "strict":
-                fold_options = seen_only(source, name, cell_times != at, options)
+                fold_options = seen_only(source, name, cell_times != left_out, options)
             fold_of = held_out_fold(
                 source,
                 cell_times,
-                at,
+                left_out,
                 fold_options,
                 latent_dim=n_dims if options.mode == "own" else None,
                 n_dims=n_dims,
@@ -259,9 +259,9 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
     fitted = time.perf_counter() - started
     steps = sum(taken for _, taken in models)
     scores = []
-    for method, what in candidate.methods.items():
+    for method, kind in candidate.methods.items():
         started = time.perf_counter()
-        states, weights = _predict([dynamics for dynamics, _ in models], fold, seed, what)
+        states, weights = _predict([dynamics for dynamics, _ in models], fold, seed, kind)
         seconds = fitted + time.perf_counter() - started  # W1 itself is not timed
         w1 = fold.w1(states, weights)
         scores.append(Score(fold.time, seed, method, w1, seconds, steps))
@@ -275,9 +275,9 @@ def _predict(
     predictions = [
         interpolate(dynamics, fold.around, fold.time, two_sided=two_sided) for dynamics in models
     ]
-    found = reduce(blended, predictions)
+    predicted = reduce(blended, predictions)
     if what != "two_sided_same_size":
-        return found.states, found.weights
+        return predicted.states, predicted.weights
     rng = np.random.default_rng((seed, 2))
     size = len(fold.around.snapshots[0])
-    return rng.choice(found.states, size, replace=False, p=found.weights), None
+    return rng.choice(predicted.states, size, replace=False, p=predicted.weights), None

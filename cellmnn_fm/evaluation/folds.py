@@ -59,7 +59,7 @@ def held_out_times(cell_times: NDArray) -> list[float]:
     """Times between two others with enough cells to compare a prediction with."""
     times, counts = np.unique(cell_times, return_counts=True)
     inner = zip(times[1:-1], counts[1:-1], strict=True)
-    return [float(at) for at, cells in inner if cells >= MIN_HELD_OUT_CELLS]
+    return [float(time) for time, cells in inner if cells >= MIN_HELD_OUT_CELLS]
 
 
 def held_out_fold(
@@ -159,12 +159,12 @@ def seen_only(
     if options.shared is None:
         return options
     members = dict(options.shared.members)
-    own = members.pop(name, None)
+    own_member = members.pop(name, None)
     for other, member in options.shared.members.items():
-        if name in member.overlaps or (own is not None and other in own.overlaps):
+        if name in member.overlaps or (own_member is not None and other in own_member.overlaps):
             members.pop(other, None)
-    if own is not None:
-        members[name] = read_member(source, options.genes, overlaps=own.overlaps, rows=rows)
+    if own_member is not None:
+        members[name] = read_member(source, options.genes, overlaps=own_member.overlaps, rows=rows)
     elif len(members) == len(options.shared.members):
         return options
     return replace(options, shared=SharedSubspace.fit(members, options.shared.latent_dim))

@@ -72,10 +72,10 @@ def half_split_floor(snapshot: NDArray, rng: np.random.Generator) -> float:
 def permuted_within(labels: NDArray, times: NDArray, rng: np.random.Generator) -> NDArray:
     """Labels (cells,) in another order within each time; over all where no time has several."""
     rows = [np.flatnonzero(times == time) for time in np.unique(times)]
-    mixed = [one for one in rows if len(np.unique(labels[one])) > 1]
+    mixed = [group for group in rows if len(np.unique(labels[group])) > 1]
     permuted = labels.copy()
-    for one in mixed or [np.arange(len(labels))]:
-        permuted[one] = rng.permutation(labels[one])
+    for group in mixed or [np.arange(len(labels))]:
+        permuted[group] = rng.permutation(labels[group])
     return permuted
 
 
@@ -83,6 +83,6 @@ def with_interval(values: Sequence[float]) -> str:
     """Mean over data sets with a 95 % bootstrap interval, as tables have it."""
     from scipy.stats import bootstrap
 
-    found = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0))
-    low, high = found.confidence_interval
+    interval = bootstrap((np.array(values),), np.mean, rng=np.random.default_rng(0))
+    low, high = interval.confidence_interval
     return f"{np.mean(values):.3f} ({low:.3f} to {high:.3f})"

@@ -74,15 +74,15 @@ def recover(
     truth = course.snapshots[system.held_out]
     rng = np.random.default_rng((seed, 1))
     draws = [system.snapshot(time, len(predicted.states), rng) for _ in range(5)]
-    found = np.concatenate(
+    velocity = np.concatenate(
         [
-            velocity_at(trained.dynamics, snapshot, at)
-            for snapshot, at in zip(course.snapshots, course.times, strict=True)
+            velocity_at(trained.dynamics, snapshot, time)
+            for snapshot, time in zip(course.snapshots, course.times, strict=True)
         ]
     )
     true = system.velocity(np.concatenate(course.snapshots))
     return Recovery(
-        velocity_error=float(np.linalg.norm(found - true) / np.linalg.norm(true)),
+        velocity_error=float(np.linalg.norm(velocity - true) / np.linalg.norm(true)),
         w1=wasserstein1(predicted.states, truth, predicted.weights),
         floor=float(np.mean([wasserstein1(draw, truth) for draw in draws])),
         trained=trained,

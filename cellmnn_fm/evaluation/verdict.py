@@ -120,7 +120,7 @@ def judge(
     rng = np.random.default_rng((seed, 3))
     options = space_options(reading)
     cell_times = read_times(adata, reading.time_key)
-    kept = np.sort(np.concatenate([_some(cell_times, at, rng) for at in np.unique(cell_times)]))
+    kept = np.sort(np.concatenate([_some(cell_times, time, rng) for time in np.unique(cell_times)]))
     if len(kept) < len(cell_times):
         adata = adata[kept].to_memory()
         cell_times = cell_times[kept]
@@ -136,12 +136,12 @@ def judge(
     w1, baseline = [], []
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("checking on left-out times", total=len(times))
-        for at in times:
-            seen = seen_only(source, name, cell_times != at, options)
+        for left_out in times:
+            seen = seen_only(source, name, cell_times != left_out, options)
             fold = held_out_fold(
                 source,
                 cell_times,
-                at,
+                left_out,
                 seen,
                 latent_dim=reading.n_dims,
                 n_dims=_N_DIMS,
@@ -176,17 +176,17 @@ def _compare(
     As many cells are drawn of both: a prediction from two snapshots has more, and W1 falls with
     the number of cells. The halves of a snapshot spread as whole snapshots do.
     """
-    found = interpolate(dynamics, fold.around, fold.time)
+    predicted_cells = interpolate(dynamics, fold.around, fold.time)
     earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
     before, after = fold.around.times
     straight = ot_interpolate(earlier, later, (fold.time - before) / (after - before), rng)
-    predicted, truth = fold.scored_in(found.states), fold.scored_in(fold.truth)
-    usable = int(np.count_nonzero(found.weights))
+    predicted, truth = fold.scored_in(predicted_cells.states), fold.scored_in(fold.truth)
+    usable = int(np.count_nonzero(predicted_cells.weights))
     cells, half = min(len(straight), usable, _MAX_DRAWN), min(len(truth) // 2, _MAX_DRAWN)
     ours, others = [], []
     for _ in range(_DRAWS):
         target = rng.choice(truth, half, replace=False)
-        drawn = rng.choice(predicted, cells, replace=False, p=found.weights)
+        drawn = rng.choice(predicted, cells, replace=False, p=predicted_cells.weights)
         ours.append(wasserstein1(drawn, target))
         others.append(wasserstein1(rng.choice(straight, cells, replace=False), target))
     return ours, others

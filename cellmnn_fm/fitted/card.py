@@ -137,7 +137,7 @@ def card_of_foundation(
     reproduce : str, optional
         How it was made.
     """
-    tuned = [one.record for one in foundation.datasets.values() if one.record is not None]
+    tuned = [known.record for known in foundation.datasets.values() if known.record is not None]
     rows = []
     for known in foundation.datasets.values():
         about = known.entry.provenance
@@ -169,8 +169,8 @@ def _card_data(
     evaluated: Sequence[EvalResult] = (),
     name: str = "",
 ) -> ModelCardData:
-    bases = sorted({str(one.base["name"]) for one in records if one.base is not None})
-    names = datasets or [one.name for one in records if one.name]
+    bases = sorted({str(record.base["name"]) for record in records if record.base is not None})
+    names = datasets or [record.name for record in records if record.name]
     results: dict[str, Any] = {}
     if evaluated:
         results = {"eval_results": list(evaluated), "model_name": name}
@@ -205,12 +205,12 @@ def _row_of_record(record: FitRecord) -> list[str]:
 def _base_line(record: FitRecord) -> str:
     base = record.base or {}
     revision = f", revision {base['revision']}" if base.get("revision") else ""
-    found = f"{base.get('name', 'a model that was not saved')}{revision}"
-    return f"Base: {found}; weights sha256 {base.get('sha256', 'unknown')}."
+    name = f"{base.get('name', 'a model that was not saved')}{revision}"
+    return f"Base: {name}; weights sha256 {base.get('sha256', 'unknown')}."
 
 
 def _verdict_of(records: Sequence[FitRecord]) -> str:
-    verdicts = [one.verdict["sentence"] for one in records if one.verdict is not None]
+    verdicts = [record.verdict["sentence"] for record in records if record.verdict is not None]
     if not verdicts:
         return "Not measured: `pipeline.evaluate` compares left-out times with baselines."
     return "\n\n".join(verdicts)

@@ -107,8 +107,8 @@ class FittedModel:
         if coverage.matched == coverage.panel_genes:
             coverage = record.coverage  # of the fit by a base, where it came from one
         if options.batch_key is not None and record.batches is None:
-            found = f'"{options.batch_key}"'
-            raise InputError("batch_key", "none: the fit had none", found, "fit with batches")
+            actual = f'"{options.batch_key}"'
+            raise InputError("batch_key", "none: the fit had none", actual, "fit with batches")
         batches = read_batches(adata, options.batch_key or record.batch_key)
         if batches is not None and record.batches is not None:
             effects = BatchEffects.from_dict(record.batches)
@@ -148,8 +148,8 @@ class FittedModel:
         record = FitRecord.load(folder / RECORD_FILE)
         panel = GenePanel.load(folder / GENES_FILE)
         if len(panel) != model.config.num_genes:
-            found = f"{model.config.num_genes} loadings for {len(panel)} genes"
-            raise InputError(str(folder), "a loading for each gene", found, "save it again")
+            actual = f"{model.config.num_genes} loadings for {len(panel)} genes"
+            raise InputError(str(folder), "a loading for each gene", actual, "save it again")
         return cls(model, record, panel)
 
 

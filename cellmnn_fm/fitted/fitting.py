@@ -169,16 +169,16 @@ def finetune_base(
     }
     reading = base.reading(options)
     read = {name: read_course(adata, reading, run.seed) for name, adata in adatas.items()}
-    courses = {name: one.course for name, one in read.items()}
+    courses = {name: read_one.course for name, read_one in read.items()}
     tuned = finetune(base.model, courses, folder=run.folder, progress=run.progress, **how)
     settings = {"mode": mode, "start": start, "anchor": anchor, "seed": run.seed}
     settings |= asdict(training)
     datasets = dict(base.datasets)
-    for number, (name, one) in enumerate(read.items()):
+    for number, (name, read_one) in enumerate(read.items()):
         record = _record(
             adatas[name],
             reading,
-            one,
+            read_one,
             settings={**settings, "jointly_with": [other for other in courses if other != name]},
             losses=tuned.losses,
             seconds=tuned.seconds,
@@ -189,9 +189,9 @@ def finetune_base(
             ),
         )
         row = base.model.config.num_datasets + number
-        entry = CorpusEntry(name, record.times, record.cells, one.course.latent_dim)
-        subspace = one.space.subspace.padded(base.model.config.latent_dim)
-        datasets[name] = KnownDataset(row, entry, one.space.panel, subspace, record)
+        entry = CorpusEntry(name, record.times, record.cells, read_one.course.latent_dim)
+        subspace = read_one.space.subspace.padded(base.model.config.latent_dim)
+        datasets[name] = KnownDataset(row, entry, read_one.space.panel, subspace, record)
     return replace(base, model=extended(base.model, tuned.model), datasets=datasets)
 
 

@@ -146,37 +146,39 @@ class Foundation:
             On files that are not of one model.
         """
         model = CellMNNModel.from_pretrained(folder)
-        what = str(folder / FOUNDATION_FILE)
+        file = str(folder / FOUNDATION_FILE)
         content = read_json(folder / FOUNDATION_FILE)
         arrays = load_file(folder / _SUBSPACES_FILE)
         records = content.get("fine_tuned", {})
         datasets = {}
-        for one, panel in zip(content["datasets"], content["panels"], strict=True):
-            entry, row = as_type(CorpusEntry, one, what), as_type(int, one["row"], what)
-            require_sound_times(what, entry.times, entry.cells)
+        for saved, panel in zip(content["datasets"], content["panels"], strict=True):
+            entry, row = as_type(CorpusEntry, saved, file), as_type(int, saved["row"], file)
+            require_sound_times(file, entry.times, entry.cells)
             require_count(f"row of {entry.name}", row, 0, model.config.num_datasets - 1)
             name, genes, subspace = entry.name, None, None
             if panel is not None:
-                genes = as_type(GenePanel, panel, what)
+                genes = as_type(GenePanel, panel, file)
                 parts = [arrays[f"{row}.{part}"] for part in Subspace.__dataclass_fields__]
                 subspace = Subspace(*parts)
             record = FitRecord.from_dict(records[name]) if name in records else None
             datasets[name] = KnownDataset(row, entry, genes, subspace, record)
         panel = GenePanel.load(folder / GENES_FILE)
         for name, known in [("shared subspace", None), *datasets.items()]:
-            own = panel if known is None else known.panel
-            found = model.config.num_genes
+            genes_of_set = panel if known is None else known.panel
+            loadings = model.config.num_genes
             if known is not None:
-                found = 0 if known.subspace is None else len(known.subspace.gene_mean)
-            if own is not None and len(own) != found:
-                raise InputError(name, f"loadings of {len(own)} genes", found, "save it again")
+                loadings = 0 if known.subspace is None else len(known.subspace.gene_mean)
+            if genes_of_set is not None and len(genes_of_set) != loadings:
+                raise InputError(
+                    name, f"loadings of {len(genes_of_set)} genes", loadings, "save it again"
+                )
         shared = SharedSubspace(
             panel,
             model.get_buffer("loadings").cpu().numpy(),
             float(model.get_buffer("noise_variance")[0]),
             {},
         )
-        mode, about = content["subspace_mode"], as_type(dict, content["record"], what)
+        mode, about = content["subspace_mode"], as_type(dict, content["record"], file)
         require_known("subspace mode", mode, ("shared", "aligned"))
         return cls(model, mode, shared, datasets, about)
 

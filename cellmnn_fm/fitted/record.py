@@ -127,7 +127,8 @@ class FitRecord:
         if self.time_unit is None or unit is None:
             if self.time_unit != unit and key.time_map is None:
                 of_fit, of_file = (
-                    f"{one}s" if one else "no unit" for one in (self.time_unit, unit)
+                    f"{named_unit}s" if named_unit else "no unit"
+                    for named_unit in (self.time_unit, unit)
                 )
                 warnings.warn(
                     f"times of the fit are in {of_fit}, those of the file in {of_file}: "

@@ -279,9 +279,9 @@ def verify(folder: Path) -> None:
         if (size := path.stat().st_size) != expected["size"]:
             raise _problem(path, f"{expected['size']} bytes", f"{size}")
         with path.open("rb") as file:
-            found = _hash(file)
-        if found != expected["sha256"]:
-            raise _problem(path, f"sha256 {expected['sha256']}", found)
+            actual = _hash(file)
+        if actual != expected["sha256"]:
+            raise _problem(path, f"sha256 {expected['sha256']}", actual)
     for pattern in SHARED_FILES:  # those that no manifest lists are read too
         for path in folder.glob(pattern):
             inside(folder, path.name)
@@ -312,13 +312,13 @@ def require_tensors(folder: Path, expected: Mapping[str, Sequence[int]]) -> None
     InputError
         On tensors that are missing, unexpected or of another shape; it lists them.
     """
-    found = tensor_shapes(folder)
-    problems = [f"missing {name}" for name in sorted(set(expected) - set(found))]
-    problems += [f"unexpected {name}" for name in sorted(set(found) - set(expected))]
+    shapes = tensor_shapes(folder)
+    problems = [f"missing {name}" for name in sorted(set(expected) - set(shapes))]
+    problems += [f"unexpected {name}" for name in sorted(set(shapes) - set(expected))]
     problems += [
-        f"{name} of shape {found[name]} in place of {tuple(expected[name])}"
-        for name in sorted(set(found) & set(expected))
-        if found[name] != tuple(expected[name])
+        f"{name} of shape {shapes[name]} in place of {tuple(expected[name])}"
+        for name in sorted(set(shapes) & set(expected))
+        if shapes[name] != tuple(expected[name])
     ]
     if problems:
         raise InputError(

@@ -163,8 +163,8 @@ class FrameState:
 
     def _end(self, index: int, like: Tensor) -> Tensor:
         """An observed time of every batch entry, in a shape that goes with `like`."""
-        ones = [1] * (like.ndim - self._depth)
-        return self.times[..., index].reshape([*self.times.shape[:-1], *ones])
+        broadcast = [1] * (like.ndim - self._depth)
+        return self.times[..., index].reshape([*self.times.shape[:-1], *broadcast])
 
     def _at(self, values: Tensor, index: Tensor) -> Tensor:
         """`values` (batch, times, ...) at `index` (batch, ...)."""

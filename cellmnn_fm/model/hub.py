@@ -73,8 +73,10 @@ def locate(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
         reached; says which.
     """
     if Path(name_or_path).is_file():
-        found = f"a file, {name_or_path}"
-        raise InputError("model", "a folder, or a name", found, "give the model first, then a file")
+        actual = f"a file, {name_or_path}"
+        raise InputError(
+            "model", "a folder, or a name", actual, "give the model first, then a file"
+        )
     with explained_errors(str(name_or_path), "read"):
         try:
             return find(name_or_path, **download)
@@ -140,7 +142,7 @@ def upload(
 def available() -> list[AvailableModel]:
     """Models that come with the package, and those of the Hub that are in the cache."""
     package = Path(__file__).parent / "pretrained"
-    found = [
+    models = [
         AvailableModel(config.parent.name, "package", None, _megabytes(config.parent))
         for config in sorted(package.glob("*/config.json"))
     ]
@@ -150,14 +152,14 @@ def available() -> list[AvailableModel]:
             repos = huggingface_hub.scan_cache_dir(cache).repos
         except (OSError, ValueError, CacheNotFound):
             warnings.warn(f"the cache at {cache} cannot be read, and is left out", stacklevel=2)
-            return found
+            return models
         for repo in sorted(repos, key=lambda repo: repo.repo_id):
             for revision in sorted(repo.revisions, key=lambda one: -one.last_modified):
                 if repo.repo_type == "model" and _is_ours(revision.snapshot_path):
                     size = revision.size_on_disk / 1e6
                     commit = revision.commit_hash
-                    found.append(AvailableModel(repo.repo_id, "cache", commit, round(size, 1)))
-    return found
+                    models.append(AvailableModel(repo.repo_id, "cache", commit, round(size, 1)))
+    return models
 
 
 def origin(name_or_path: str | Path, folder: Path, revision: str | None) -> dict[str, str | None]:
@@ -209,9 +211,9 @@ def _explained(error: Exception, name: str, what: str) -> InputError:
         return InputError(f"{name}", "a revision of the model", "none of that name", "correct it")
     denied = isinstance(error, GatedRepoError | LocalTokenNotFoundError) or status in (401, 403)
     if denied and (what == "write" or not isinstance(error, RepositoryNotFoundError)):
-        found = "none, or one that may not" if status else "none"
+        actual = "none, or one that may not" if status else "none"
         return InputError(
-            f"token for {name}", f"one that may {what} there", found, "hf auth login, or token="
+            f"token for {name}", f"one that may {what} there", actual, "hf auth login, or token="
         )
     if isinstance(error, RepositoryNotFoundError | HFValidationError | EntryNotFoundError):
         return InputError(

@@ -66,9 +66,9 @@ class MeanHead(nn.Linear):
             dim=-2,
         )
         # the trace of the covariance L²
-        own = (frame.root_scale[:, None] + frame.root_excess).square().sum(-1)
+        excess = (frame.root_scale[:, None] + frame.root_excess).square().sum(-1)
         rest = frame.mean.shape[-1] - frame.root_excess.shape[-1]
-        spread2 = own + rest * frame.root_scale.square()
+        spread2 = excess + rest * frame.root_scale.square()
         typical2 = (spread2[:-1] + spread2[1:]) / 2 + _TINY
         length2 = basis.square().sum(-1)
         lengths = (length2 / (length2 + typical2[:, None])).sqrt()
@@ -132,8 +132,8 @@ class SnapshotEncoder(nn.Module):
         """
         if weights is None:
             weights = z.new_ones(z.shape[:-1])
-        at = times[..., None, None].expand(*z.shape[:-1], 1)
-        cells = self.of_cell(torch.cat([z, at], dim=-1))
+        time_of_cell = times[..., None, None].expand(*z.shape[:-1], 1)
+        cells = self.of_cell(torch.cat([z, time_of_cell], dim=-1))
         total = weights.sum(-1, keepdim=True)
         pooled = (cells * weights[..., None]).sum(-2) / total.clamp_min(_TINY)
         snapshots = self.of_snapshot(torch.cat([pooled, times[..., None]], dim=-1))

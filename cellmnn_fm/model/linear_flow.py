@@ -199,8 +199,8 @@ class LinearODE:
                 rates = self._scale(self._rates, coordinates)
             else:
                 drift = self.eigvecs.solve(self.offset[..., None, :])
-                both = [exp_and_phi1(rate * span) for rate in self._rates]
-                growth, phi1 = zip(*both, strict=True)
+                integrals = [exp_and_phi1(rate * span) for rate in self._rates]
+                growth, phi1 = zip(*integrals, strict=True)
                 coordinates = self._scale(growth, start) + span * self._scale(phi1, drift)
                 rates = self._scale(self._rates, coordinates) + drift
             rows = torch.cat([coordinates, rates], dim=-2)

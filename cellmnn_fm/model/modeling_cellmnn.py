@@ -184,17 +184,17 @@ class CellMNNModel(CellMNNPreTrainedModel):
         times : for each data set, (snapshots,)
             In model time.
         """
-        most = max(len(snapshot) for one in snapshots for snapshot in one)
-        longest = max(len(one) for one in snapshots)
+        most = max(len(snapshot) for its_snapshots in snapshots for snapshot in its_snapshots)
+        longest = max(len(its_snapshots) for its_snapshots in snapshots)
         shape = (len(snapshots), longest, most)
         z = self.dataset_dims.new_zeros((*shape, self.config.latent_dim), dtype=self.dtype)
-        weights, at = z.new_zeros(shape), z.new_zeros(shape[:2])
-        for number, (one, its_times) in enumerate(zip(snapshots, times, strict=True)):
-            at[number, : len(one)] = its_times
-            for time, snapshot in enumerate(one):
+        weights, padded_times = z.new_zeros(shape), z.new_zeros(shape[:2])
+        for number, (its_snapshots, its_times) in enumerate(zip(snapshots, times, strict=True)):
+            padded_times[number, : len(its_snapshots)] = its_times
+            for time, snapshot in enumerate(its_snapshots):
                 z[number, time, : len(snapshot)] = snapshot
                 weights[number, time, : len(snapshot)] = 1
-        return self.snapshot_encoder(z, at, weights)
+        return self.snapshot_encoder(z, padded_times, weights)
 
     def _require_fitting(self, z: Tensor, times: Tensor, frame: FrameState | None) -> None:
         config = self.config

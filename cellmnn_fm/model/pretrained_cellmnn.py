@@ -158,13 +158,13 @@ def _require_layout(cls: Any, config: CellMNNConfig, folder: Path) -> None:
     fix = "load the configuration that was saved with them"
     # so many of either would take ages, or all memory, to lay out
     datasets = shapes.get("dataset_dims", (0,))[0]
-    for what, wanted, most in (
+    for name, wanted, most in (
         ("layers", config.num_hidden_layers, len(shapes)),
         ("data sets", config.num_datasets, datasets),
     ):
         if wanted > most:
-            found = f"{len(shapes)} tensors, {datasets} data sets"
-            raise InputError(f"weights of {folder}", f"{wanted} {what}", found, fix)
+            actual = f"{len(shapes)} tensors, {datasets} data sets"
+            raise InputError(f"weights of {folder}", f"{wanted} {name}", actual, fix)
     try:
         with torch.device("meta"):
             layout = cls(config).state_dict()

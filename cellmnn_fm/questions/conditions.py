@@ -111,10 +111,10 @@ def compare_conditions(
         for side in (mask, ~mask):
             course = TimeCourse.from_cells(states[side], times[side])
             model = fit(course)
-            found = roll_out(
+            followed = roll_out(
                 Dynamics(model, course.time_scale), start, common[0], common[1:], n_steps=1
             )
-            ends.append(found.states)
+            ends.append(followed.states)
         distance = np.linalg.norm((ends[0] - ends[1]) / spread, axis=-1).mean(axis=-1)
         if terminal is None:
             return distance, []
@@ -129,9 +129,9 @@ def compare_conditions(
         range(permutations), "permuting", console=Console(stderr=True), disable=not progress
     )
     for _ in rounds:
-        found, other = difference(permuted_within(first, times, rng))
-        as_large += found >= distance
-        any_as_large += found.max() >= distance
+        permuted, other = difference(permuted_within(first, times, rng))
+        as_large += permuted >= distance
+        any_as_large += permuted.max() >= distance
         if shares:
             as_different += np.abs(other[0] - other[1]) >= np.abs(change)
     table = pd.DataFrame(

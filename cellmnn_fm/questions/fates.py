@@ -88,25 +88,25 @@ class TerminalGroups:
         InputError
             With less than two groups of 5 cells.
         """
-        found = np.asarray(labels, dtype=str)
-        names, counts = np.unique(found, return_counts=True)
+        names_of_cells = np.asarray(labels, dtype=str)
+        names, counts = np.unique(names_of_cells, return_counts=True)
         kept = names[counts >= _MIN_CELLS]
         if len(kept) < 2:
             sizes = listed(f"{name}: {n}" for name, n in zip(names, counts, strict=True))
             raise InputError(
                 "terminal groups", f"2 or more of {_MIN_CELLS} or more cells", sizes, "merge some"
             )
-        rows = np.isin(found, kept)
+        rows = np.isin(names_of_cells, kept)
         spread = states[rows].std(axis=0)
         spread = np.where(spread > 0, spread, 1.0)
-        model = LogisticRegression(max_iter=2000).fit(states[rows] / spread, found[rows])
+        model = LogisticRegression(max_iter=2000).fit(states[rows] / spread, names_of_cells[rows])
         weights, intercept = model.coef_ / spread, model.intercept_
         if len(kept) == 2:  # scikit-learn gives the odds of the second
             weights, intercept = (
                 np.vstack([-weights, weights]) / 2,
                 np.r_[-intercept, intercept] / 2,
             )
-        accuracy = float(model.score(states[rows] / spread, found[rows]))
+        accuracy = float(model.score(states[rows] / spread, names_of_cells[rows]))
         return cls(tuple(map(str, model.classes_)), weights, intercept, accuracy)
 
     def probabilities(self, z: Tensor) -> Tensor:
@@ -150,16 +150,16 @@ def clusters(
         raise InputError("groups", f"2 to {most} clusters of the last cells", count, "change it")
     # distances of expression are those of Rz where D = QR
     _, triangle = np.linalg.qr(subspace.loadings.astype(np.float64))
-    found = KMeans(count, n_init=10, random_state=seed).fit_predict(states @ triangle.T)
+    cluster_of_cell = KMeans(count, n_init=10, random_state=seed).fit_predict(states @ triangle.T)
     # expression is linear in the states: means of clusters need no matrix of cells and genes
     spread = np.maximum(subspace.spread(states), 1e-9)
-    order = np.argsort(-np.bincount(found, minlength=count), kind="stable")
+    order = np.argsort(-np.bincount(cluster_of_cell, minlength=count), kind="stable")
     names = np.empty(count, dtype=object)
     for rank, cluster in enumerate(order):
-        away = states[found == cluster].mean(axis=0) - states.mean(axis=0)
+        away = states[cluster_of_cell == cluster].mean(axis=0) - states.mean(axis=0)
         marks = np.argsort(-(subspace.loadings @ away) / spread, kind="stable")[:2]
         names[cluster] = f"{rank + 1}: {' '.join(genes[gene] for gene in marks)}"
-    return names[found].tolist()
+    return names[cluster_of_cell].tolist()
 
 
 @dataclass(frozen=True)
@@ -225,11 +225,11 @@ def cell_fates(
     for rows, to_end in paths_to(dynamics, times, end, n_steps):
         z = padded(dynamics.model, states[rows]).requires_grad_(True)
         last, grown, out = to_end(z)
-        found = groups.probabilities(last)
-        for group in range(found.shape[1]):
-            slope = torch.autograd.grad(found[:, group].sum(), z, retain_graph=True)[0]
+        shares = groups.probabilities(last)
+        for group in range(shares.shape[1]):
+            slope = torch.autograd.grad(shares[:, group].sum(), z, retain_graph=True)[0]
             gradient[rows, group] = slope[:, :dims].cpu().numpy()
-        probabilities[rows] = found.detach().cpu().numpy()
+        probabilities[rows] = shares.detach().cpu().numpy()
         final[rows] = last[:, :dims].detach().cpu().numpy()
         log_growth[rows] = grown.detach().cpu().numpy()
         stopped[rows] = out.cpu().numpy()
@@ -361,8 +361,8 @@ def fate_question(
     """
     fitted, times, obs = cells.fitted, cells.times, cells.adata.obs
     if isinstance(groups, str) and groups not in obs:
-        found = f"{groups}; columns {listed(obs)}"
-        raise InputError("groups", "a column of obs, or how many clusters", found, "name one")
+        actual = f"{groups}; columns {listed(obs)}"
+        raise InputError("groups", "a column of obs, or how many clusters", actual, "name one")
     end = float(
         times.max() if end is None else observed_time(require_number("end", end), times, "end")
     )

@@ -60,10 +60,10 @@ class PopulationSize:
                 "not how fast all do",
             )
         times = np.array(sorted(counts), dtype=np.float64)
-        found = np.array([counts[at] for at in sorted(counts)], dtype=np.float64)
-        if not (np.isfinite(times).all() and np.isfinite(found).all() and (found > 0).all()):
+        sizes = np.array([counts[time] for time in sorted(counts)], dtype=np.float64)
+        if not (np.isfinite(times).all() and np.isfinite(sizes).all() and (sizes > 0).all()):
             raise InputError("population", "positive counts", dict(counts), "correct them")
-        return cls(times, found)
+        return cls(times, sizes)
 
     def at(self, times: NDArray) -> NDArray[np.float64]:
         """N at `times` (times,); beyond the counts it goes on as in the nearest interval."""
@@ -113,7 +113,7 @@ class GrowthTable:
 def read_population(counts: Sequence[str]) -> dict[float, float]:
     """Counts by time from "TIME=CELLS", as a command line has them."""
     try:
-        return {float(time): float(cells) for time, cells in (one.split("=") for one in counts)}
+        return {float(time): float(cells) for time, cells in (pair.split("=") for pair in counts)}
     except ValueError:
         raise InputError("population", "TIME=CELLS", listed(counts), "give two numbers") from None
 

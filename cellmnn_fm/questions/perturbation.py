@@ -60,7 +60,7 @@ def linear_response(
     """
     dims = states.shape[1]
     count = len(states)
-    found = LinearResponse(
+    response = LinearResponse(
         final=np.empty(states.shape, dtype=np.float32),
         moved=np.empty(states.shape, dtype=np.float32),
         log_growth=np.empty(count, dtype=np.float32),
@@ -74,12 +74,12 @@ def linear_response(
             states, log_growth, stopped = to_end(z)
             return (states, log_growth), stopped
 
-        both: Any = torch.func.jvp(moving, (z,), (move,), has_aux=True)
-        (final, grown), (moved, grown_more), out = both
+        pushed: Any = torch.func.jvp(moving, (z,), (move,), has_aux=True)
+        (final, grown), (moved, grown_more), out = pushed
         parts = (final[:, :dims], moved[:, :dims], grown, grown_more, out)
-        for whole, part in zip(found, parts, strict=True):
+        for whole, part in zip(response, parts, strict=True):
             whole[rows] = part.detach().cpu().numpy()
-    return found
+    return response
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ def compared(
     `weights` of the cells (cells,) are two, since they may change too.
     """
     cells = len(before)
-    both = weights or (np.ones(cells), np.ones(cells))
+    before_and_after = weights or (np.ones(cells), np.ones(cells))
 
     def means(counts: NDArray) -> tuple[NDArray, NDArray]:
         first, second = (
             (counts * weight) @ values / (counts @ weight)[:, None]
-            for weight, values in zip(both, (before, after), strict=True)
+            for weight, values in zip(before_and_after, (before, after), strict=True)
         )
         return first, second
 
@@ -231,11 +231,11 @@ def _value(gene: str, wanted: float | str, x: NDArray) -> float:
 
 def read_settings(settings: Sequence[str]) -> dict[str, float | str]:
     """Genes and values from "GENE=value", as a command line has them."""
-    found: dict[str, float | str] = {}
-    for one in settings:
-        gene, _, value = one.partition("=")
+    values: dict[str, float | str] = {}
+    for setting in settings:
+        gene, _, value = setting.partition("=")
         try:
-            found[gene] = float(value)
+            values[gene] = float(value)
         except ValueError:
-            found[gene] = value or "knock-out"
-    return found
+            values[gene] = value or "knock-out"
+    return values

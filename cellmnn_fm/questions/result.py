@@ -120,12 +120,12 @@ class Result:
         if self.subspace is None:
             return []
         obsm, loadings = self.cells.obsm, self.subspace.loadings
-        found: list[tuple[tuple[str, ...], NDArray, NDArray, NDArray | float]] = []
+        matrices: list[tuple[tuple[str, ...], NDArray, NDArray, NDArray | float]] = []
         if self.expression:
-            found.append((self.expression, obsm["X_cellmnn"], loadings, self.subspace.gene_mean))
+            matrices.append((self.expression, obsm["X_cellmnn"], loadings, self.subspace.gene_mean))
         if self.velocity:
-            found.append((self.velocity, obsm["cellmnn_velocity"], loadings, 0.0))
-        return found
+            matrices.append((self.velocity, obsm["cellmnn_velocity"], loadings, 0.0))
+        return matrices
 
 
 def read_expression(file: str | Path, cells: AnnData, genes: Sequence[str]) -> AnnData:

@@ -119,5 +119,5 @@ def quantile(errors: NDArray, level: float) -> float:
 @cache
 def known_errors(recipe: Recipe) -> NDArray[np.float64]:
     """(Error / s) on each left-out time of data sets that a model had not seen."""
-    found = json.loads(CALIBRATION_FILE.read_text())["errors"][recipe]
-    return np.array([error for errors in found.values() for error in errors])
+    by_group = json.loads(CALIBRATION_FILE.read_text())["errors"][recipe]
+    return np.array([error for errors in by_group.values() for error in errors])

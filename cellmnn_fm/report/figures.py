@@ -94,8 +94,8 @@ def plot_embedded_velocity(adata: AnnData, basis: str = "X_umap", *, arrows: int
         If there is no such embedding, or it has less than two dimensions.
     """
     if basis not in adata.obsm or adata.obsm[basis].shape[1] < 2:
-        found = listed(adata.obsm) or "none"
-        raise InputError(f'obsm["{basis}"]', "an embedding of 2 dimensions", found, "name another")
+        actual = listed(adata.obsm) or "none"
+        raise InputError(f'obsm["{basis}"]', "an embedding of 2 dimensions", actual, "name another")
     placed = np.asarray(adata.obsm[basis], dtype=np.float64)[:, :2]
     shown = np.arange(0, len(placed), -(-len(placed) // arrows))
     velocity = embedded_velocity(
@@ -204,7 +204,9 @@ def plot_gene_trends(adata: AnnData, genes: Sequence[str]) -> Figure:
     axis = figure.subplots()
     for gene in genes:
         x = np.asarray(adata[:, gene].X).ravel()
-        bands = [np.quantile(x[kept & (adata.obs["time"] == at)], [0.1, 0.5, 0.9]) for at in times]
+        bands = [
+            np.quantile(x[kept & (adata.obs["time"] == time)], [0.1, 0.5, 0.9]) for time in times
+        ]
         low, median, high = np.array(bands).T
         (line,) = axis.plot(times, median, marker="o", markersize=3, label=gene)
         axis.fill_between(times, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
@@ -241,11 +243,11 @@ def plot_evaluation(evaluation: Evaluation) -> Figure:
 def plot_subspace_reports(reports: Mapping[str, SubspaceReport]) -> Figure:
     """Coverage and captured variance of data sets, by name."""
     bars = {
-        "genes in the panel": [one.to_dict()["coverage"] for one in reports.values()],
+        "genes in the panel": [report.to_dict()["coverage"] for report in reports.values()],
         "variance, own components (aligned too)": [
-            one.variance_own_pca for one in reports.values()
+            report.variance_own_pca for report in reports.values()
         ],
-        "variance, shared": [one.variance_shared for one in reports.values()],
+        "variance, shared": [report.variance_shared for report in reports.values()],
     }
     figure = Figure(figsize=(7, 0.5 * len(reports) + 1.6), layout="constrained")
     axis = figure.subplots()

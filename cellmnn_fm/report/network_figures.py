@@ -41,8 +41,8 @@ def plot_heat_map(network: GeneRegulatoryNetwork, top_k: int = 100, genes: int =
     """Weights between the genes with the strongest edges; rows are targets."""
     table = network.to_dataframe(top_k=top_k)
     names = list(dict.fromkeys(table[["source", "target"]].to_numpy().ravel()))[:genes]
-    at = [network.genes.index(name) for name in names]
-    weights = network.left[at] @ network.right[:, at]
+    rows = [network.genes.index(name) for name in names]
+    weights = network.left[rows] @ network.right[:, rows]
     np.fill_diagonal(weights, 0.0)
     figure = Figure(figsize=(0.25 * len(names) + 2, 0.25 * len(names) + 1.5), layout="constrained")
     axis = figure.subplots()

@@ -104,7 +104,7 @@ def write_report(
             *_fates(asked, cells, groups),
             *_network(asked, cells),
         ]
-    said = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+    said = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.from_string(_TEMPLATE.read_text()).render(
         title=f"Cell-MNN: {cells.fitted.record.name or 'time course'}",

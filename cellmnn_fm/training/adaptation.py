@@ -65,7 +65,7 @@ def adapt_jointly(
                 "project it to fewer",
             )
         times = torch.as_tensor(course.model_times, dtype=torch.float32, device=base.device)
-        snapshots = [torch.as_tensor(one, device=base.device) for one in course.snapshots]
+        snapshots = [torch.as_tensor(snapshot, device=base.device) for snapshot in course.snapshots]
         embeddings.append(_embedding(base, snapshots, times, start))
         frames.append(fit_frame(snapshots, times, latent_dim=base.config.latent_dim))
     dims = [course.latent_dim for course in courses]
@@ -140,7 +140,7 @@ def _with_network_of(
             config.replaced(
                 num_datasets=len(dims),
                 dataset_dims=dims,
-                num_frame_times=max(0 if one is None else len(one.times) for one in frames),
+                num_frame_times=max(0 if frame is None else len(frame.times) for frame in frames),
                 num_genes=0 if subspace is None else len(subspace.gene_mean),
             )
         )
@@ -171,5 +171,5 @@ def _embedding(
     spread, centre = torch.std_mean(seen, dim=0, correction=0)
     spread = torch.where(spread > 0, spread, 1.0)
     padding = base.config.latent_dim - seen.shape[-1]
-    scaled = [pad((one - centre) / spread, (0, padding)) for one in snapshots]
+    scaled = [pad((snapshot - centre) / spread, (0, padding)) for snapshot in snapshots]
     return base.encode([scaled], [times])[0]

@@ -93,16 +93,16 @@ class TrainingConfig:
         }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
-                found = getattr(self, name)
-                raise InputError(name, f"at least {minimum}", found, "give a larger number")
+                value = getattr(self, name)
+                raise InputError(name, f"at least {minimum}", value, "give a larger number")
         for name, known in {
             "distance": get_args(Distance),
             "growth_prior": ("rates", "scores"),
             "schedule": ("one_cycle", "constant"),
         }.items():
             if getattr(self, name) not in known:
-                found = getattr(self, name)
-                raise InputError(name, " or ".join(known), found, "choose one of them")
+                value = getattr(self, name)
+                raise InputError(name, " or ".join(known), value, "choose one of them")
 
 
 def preset_configs(

@@ -146,13 +146,13 @@ def finetune(
         "processes": accelerator.num_processes,
         "data_and_start": digest.hexdigest(),
     }
-    found = optimise(
+    optimised = optimise(
         accelerator, model, training, losses_of, run, step=step, folder=folder, progress=progress
     )
-    tuned: Any = found.model
+    tuned: Any = optimised.model
     if mode == "lora":
         tuned = tuned.merge_and_unload()
-    return replace(found, model=tuned.requires_grad_(True))
+    return replace(optimised, model=tuned.requires_grad_(True))
 
 
 class AnchoredStep(HeldOutStep):
@@ -169,8 +169,8 @@ class AnchoredStep(HeldOutStep):
     def __init__(self, model: CellMNNModel, training: TrainingConfig, anchor: float):
         super().__init__(model, training, from_table=True)
         self._anchor = anchor
-        trained = [one for one in model.parameters() if one.requires_grad]
-        self._start = [(one, one.detach().clone()) for one in trained]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._start = [(parameter, parameter.detach().clone()) for parameter in trained]
 
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
         """Parts of the loss, each with its weight."""

@@ -73,7 +73,11 @@ def _handle(handler: Callable[[int, object], None]) -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
     before = {number: signal.getsignal(number) for number in _ENDING}
-    before = {number: one for number, one in before.items() if one not in (signal.SIG_IGN, None)}
+    before = {
+        number: handler
+        for number, handler in before.items()
+        if handler not in (signal.SIG_IGN, None)
+    }
     for number in before:
         signal.signal(number, handler)
     return before

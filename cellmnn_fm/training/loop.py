@@ -153,15 +153,15 @@ def optimise(
                 accelerator.log(state.latest(), step=state.step)
             if training.check_every and state.step % training.check_every == 0:
                 mean_loss = state.mean_loss(training.check_every)
-                found = validate(kept) if validate else {"mean_loss": mean_loss}
+                scores = validate(kept) if validate else {"mean_loss": mean_loss}
                 # processes see different cells, but must stop together
                 means = accelerator.reduce(
-                    torch.tensor(list(found.values()), device=accelerator.device), "mean"
+                    torch.tensor(list(scores.values()), device=accelerator.device), "mean"
                 ).tolist()
-                found = dict(zip(found, means, strict=True))
-                state.check(kept, training.patience, found)
+                scores = dict(zip(scores, means, strict=True))
+                state.check(kept, training.patience, scores)
                 if accelerator.trackers:
-                    accelerator.log(found, step=state.step)
+                    accelerator.log(scores, step=state.step)
             if shown and state.step % _BAR_EVERY == 0:  # which waits for the step
                 bar.update(task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}")
             if state.step % training.save_every == 0 or interrupted:
@@ -259,7 +259,7 @@ class _TrainingState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if unknown := set(state) ^ set(vars(self)):
             raise KeyError(", ".join(sorted(unknown)))
-        checks = [(int(step), found) for step, found in state["checks"]]
+        checks = [(int(step), scores) for step, scores in state["checks"]]
         vars(self).update({**state, "history": list(state["history"]), "checks": checks})
 
     def record(self, parts: list[dict[str, Tensor]], seconds: float) -> None:
@@ -346,14 +346,14 @@ class _StateSaver:
         fix = f"choose another folder, or delete {self._folder} to start again"
         try:
             content = json.loads((saved[-1] / "state.json").read_text())
-            found, packed = content["fingerprint"], content["state"]
+            fingerprint_there, packed = content["fingerprint"], content["state"]
             tensors = load_file(saved[-1] / "state.safetensors")
             unpacked = _unpacked(packed, tensors)
             states = {name: unpacked[name] for name in self._parts}
         except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
             wanted, cause = "the state of a training", f"files that do not load ({error})"
             raise InputError(str(self._folder), wanted, cause, fix) from error
-        if found != self._fingerprint:
+        if fingerprint_there != self._fingerprint:
             wanted = "the state of a run with these settings and data"
             raise InputError(str(self._folder), wanted, "that of another run", fix)
         try:
@@ -397,9 +397,9 @@ def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.detach().cpu().clone().contiguous()
         return {"tensor": name}
     if isinstance(value, Mapping):
-        return {"items": [[key, _packed(one, tensors)] for key, one in value.items()]}
+        return {"items": [[key, _packed(item, tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
-        return [_packed(one, tensors) for one in value]
+        return [_packed(item, tensors) for item in value]
     assert value is None or isinstance(value, (bool, int, float, str)), type(value)
     return value
 
@@ -407,12 +407,12 @@ def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
 def _unpacked(content: Any, tensors: Mapping[str, Tensor]) -> Any:
     """What :func:`_packed` was given."""
     if isinstance(content, list):
-        return [_unpacked(one, tensors) for one in content]
+        return [_unpacked(item, tensors) for item in content]
     if not isinstance(content, dict):
         return content
     if "tensor" in content:
         return tensors[content["tensor"]]
-    return {key: _unpacked(one, tensors) for key, one in content["items"]}
+    return {key: _unpacked(item, tensors) for key, item in content["items"]}
 
 
 class _StepsPerSecond(ProgressColumn):

@@ -126,8 +126,8 @@ def sliced_wasserstein(
     )
     y = y.expand(*x.shape[:-2], *y.shape[-2:])
     # (..., directions, n + m)
-    both = torch.cat([x, y], dim=-2) @ directions.to(x.dtype)
-    values, order = torch.sort(both.mT, dim=-1)
+    projected = torch.cat([x, y], dim=-2) @ directions.to(x.dtype)
+    values, order = torch.sort(projected.mT, dim=-1)
     mass = torch.cat([x_weights, -y_weights], dim=-1)[..., None, :].expand_as(values)
     between = mass.gather(-1, order).cumsum(-1)[..., :-1]
     area = (between.abs() * values.diff(dim=-1)).sum(-1)

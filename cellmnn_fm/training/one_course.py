@@ -127,7 +127,7 @@ def train(
     for snapshot in [*course.snapshots, *(course.growth or ())]:
         digest.update(snapshot.tobytes())
     run = [config.to_dict(), asdict(training), seed, accelerator.num_processes, digest.hexdigest()]
-    found = optimise(
+    optimised = optimise(
         accelerator,
         model,
         training,
@@ -138,7 +138,7 @@ def train(
         validate=validate and (lambda model: {"held_out": validate(Dynamics(model, time_scale))}),
         progress=progress,
     )
-    return TrainedModel(**vars(found), time_scale=time_scale)
+    return TrainedModel(**vars(optimised), time_scale=time_scale)
 
 
 def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNModel:
@@ -352,12 +352,12 @@ def _losses(
 def _growth_penalty(output: CellMNNOutput, expected: Tensor, training: TrainingConfig) -> Tensor:
     """On log growth, as far as it is not what is known of it."""
     assert output.log_growth is not None
-    found = output.log_growth[:, : expected.shape[1]]
+    learned = output.log_growth[:, : expected.shape[1]]
     if training.growth_prior == "scores":
         # scores say in which direction; how steep it is, their regression does
-        slope = (found * expected).sum() / expected.square().sum().clamp_min(1e-12)
+        slope = (learned * expected).sum() / expected.square().sum().clamp_min(1e-12)
         expected = slope.detach().clamp_min(0) * expected
-    return training.growth_weight * (found - expected).square().mean()
+    return training.growth_weight * (learned - expected).square().mean()
 
 
 def _descendants(
@@ -369,6 +369,9 @@ def _descendants(
     what a frame describes. From a first fit without a frame.
     """
     frameless = config.replaced(frame=False, mean_head=False)
-    found = train(course, frameless, training, seed=seed)
-    log_growth = log_descendants(found.dynamics, course)
-    return [torch.as_tensor(as_shares(one), dtype=torch.float32) for one in log_growth]
+    first_fit = train(course, frameless, training, seed=seed)
+    log_growth = log_descendants(first_fit.dynamics, course)
+    return [
+        torch.as_tensor(as_shares(log_growth_then), dtype=torch.float32)
+        for log_growth_then in log_growth
+    ]

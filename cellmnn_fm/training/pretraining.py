@@ -57,7 +57,7 @@ def collate(tasks: Sequence[Task], cells: int, device: torch.device) -> TaskBatc
 
     def filled(snapshots: Sequence[NDArray]) -> tuple[NDArray, NDArray]:
         index = [np.resize(np.arange(len(snapshot)), cells) for snapshot in snapshots]
-        states = np.stack([one[at] for one, at in zip(snapshots, index, strict=True)])
+        states = np.stack([snapshot[rows] for snapshot, rows in zip(snapshots, index, strict=True)])
         sizes = np.array([[len(snapshot)] for snapshot in snapshots])
         return states, (np.arange(cells) < sizes).astype(np.float32)
 
@@ -94,7 +94,7 @@ def collate(tasks: Sequence[Task], cells: int, device: torch.device) -> TaskBatc
 def frame_of(task: Task) -> FrameState:
     """Of what is observed in a task."""
     latent_dim = task.target.shape[-1]
-    observed = [torch.as_tensor(one)[:, : task.num_dims] for one in task.snapshots]
+    observed = [torch.as_tensor(snapshot)[:, : task.num_dims] for snapshot in task.snapshots]
     return fit_frame(observed, torch.as_tensor(task.times).float(), latent_dim=latent_dim)
 
 
@@ -102,9 +102,9 @@ def in_one_copy(tensors: Sequence[Tensor], device: torch.device) -> Sequence[Ten
     """Move tensors of one type together; each copy by itself would cost as much."""
     if device.type == "cpu":
         return tensors
-    flat = torch.cat([one.reshape(-1) for one in tensors])
-    parts = to_device(flat.numpy(), device).split([one.numel() for one in tensors])
-    return [part.view(one.shape) for part, one in zip(parts, tensors, strict=True)]
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    parts = to_device(flat.numpy(), device).split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 class HeldOutStep(nn.Module):
@@ -167,8 +167,8 @@ def predict_targets(
     with torch.autocast(batch.sources.device.type, enabled=False):
         frame = stack_frames(
             [
-                model.bent(one).interval(left)
-                for one, left in zip(batch.frames, batch.left, strict=True)
+                model.bent(frame).interval(left)
+                for frame, left in zip(batch.frames, batch.left, strict=True)
             ]
         )
     embeds = None
@@ -176,7 +176,7 @@ def predict_targets(
         embeds = model.dataset_embeddings(batch.dataset_ids)
         if model.config.encoder_hidden_size and not from_table:
             # both stay in every graph, whichever a task uses: processes must agree on that
-            inferred = model.encode(batch.observed, [one.times for one in batch.frames])
+            inferred = model.encode(batch.observed, [frame.times for frame in batch.frames])
             embeds = torch.where(batch.uses_table[:, None], embeds, inferred.to(embeds.dtype))
         embeds = embeds[:, None].expand(-1, 2, -1)
     output = model(
@@ -217,7 +217,7 @@ def task_losses(
 
     def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
         first = counter * per_part * world + accelerator.process_index
-        tasks = [sampler.draw(first + world * at) for at in range(per_part)]
+        tasks = [sampler.draw(first + world * number) for number in range(per_part)]
         batch = collate(tasks, sampling.cells, accelerator.device)
         with accelerator.autocast():
             return wrapped(batch)
@@ -301,7 +301,7 @@ def pretrain(
         "validation": sorted(validation),
         "reserve": sorted(reserve),
         "corpus": sha256(
-            json.dumps([asdict(one) for one in corpus.entries.values()]).encode()
+            json.dumps([asdict(entry) for entry in corpus.entries.values()]).encode()
         ).hexdigest(),
     }
     return optimise(
@@ -350,8 +350,8 @@ def validator(
     @torch.no_grad()
     def score(model: CellMNNModel) -> float:
         states, weights, *_ = predict_targets(model, batch)
-        found = energy_distance(states, batch.targets, weights, batch.target_weights)
-        return float(found.mean())
+        distance = energy_distance(states, batch.targets, weights, batch.target_weights)
+        return float(distance.mean())
 
     return score
 
@@ -389,12 +389,12 @@ def _store_frame(
     model: CellMNNModel, corpus: Corpus, name: str, number: int, reserved: int | None
 ) -> None:
     entry, rng = corpus.entries[name], np.random.default_rng(0)
-    shown = [at for at in range(len(entry.times)) if at != reserved]
+    shown = [time for time in range(len(entry.times)) if time != reserved]
     times = np.array(entry.times)[shown]
     times = TimeScale.of(times).to_model(times)
     snapshots = [
-        torch.from_numpy(corpus[name].draw(at, _FRAME_CELLS, rng)[:, : entry.num_dims])
-        for at in shown
+        torch.from_numpy(corpus[name].draw(time, _FRAME_CELLS, rng)[:, : entry.num_dims])
+        for time in shown
     ]
     model_times = torch.as_tensor(times, dtype=torch.float32)
     frame = fit_frame(snapshots, model_times, latent_dim=model.config.latent_dim)

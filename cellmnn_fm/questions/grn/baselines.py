@@ -77,19 +77,19 @@ def scode(
     Matsumoto et al. 2017, Bioinformatics 33:2314.
     """
     span = times.max() - times.min()
-    at = (times - times.min()) / (span if span > 0 else 1.0)
+    progress = (times - times.min()) / (span if span > 0 else 1.0)
     total = np.zeros((x.shape[1],) * 2)
     for run in range(runs):
         rng = np.random.default_rng((seed, run))
         low, high = -10.0, 2.0
         rates = rng.uniform(low, high, dims)
-        best, error = _scode_fit(x, at, rates)
+        best, error = _scode_fit(x, progress, rates)
         for _ in range(iterations):
             tried = rates.copy()
             tried[rng.integers(dims)] = rng.uniform(low, high)
-            found, tried_error = _scode_fit(x, at, tried)
+            operator, tried_error = _scode_fit(x, progress, tried)
             if tried_error < error:
-                rates, best, error = tried, found, tried_error
+                rates, best, error = tried, operator, tried_error
         total += best @ np.diag(rates) @ np.linalg.pinv(best)
     return total / runs
 

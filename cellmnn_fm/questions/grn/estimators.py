@@ -228,10 +228,10 @@ def cell_operators(
     Parameters are those of :func:`operator_network`.
     """
     dims = cells.states.shape[1]
-    found = np.empty((len(cells.states), dims, dims))
+    every_operator = np.empty((len(cells.states), dims, dims))
     for rows, operators in _by_chunk(dynamics, cells, part, jacobian):
-        found[rows] = operators
-    return found
+        every_operator[rows] = operators
+    return every_operator
 
 
 def _by_chunk(
@@ -242,8 +242,8 @@ def _by_chunk(
     for time in np.unique(cells.times):
         every = np.flatnonzero(cells.times == time)
         for rows in np.array_split(every, -(-len(every) // _CHUNK)):
-            at = dynamics.time_scale.to_model(float(time))
-            operators = find(dynamics.model, cells.states[rows], at, part)
+            model_time = dynamics.time_scale.to_model(float(time))
+            operators = find(dynamics.model, cells.states[rows], model_time, part)
             yield rows, operators[:, :dims, :dims] / dynamics.time_scale.unit
 
 
@@ -251,27 +251,27 @@ def _by_chunk(
 def _operators(model: CellMNNModel, states: NDArray, time: float, part: Part) -> NDArray:
     """A of every cell, (cells, latent_dim, latent_dim), per unit of model time."""
     z = padded(model, states)[None]
-    at = torch.tensor([time], dtype=z.dtype, device=z.device)
+    model_time = torch.tensor([time], dtype=z.dtype, device=z.device)
     if not model.config.frame:
         if part == "frame":
             raise InputError("part", "learned or all", part, "the model has no frame")
-        return model.linear_ode(z, at)[0].operator()[0].cpu().numpy()
+        return model.linear_ode(z, model_time)[0].operator()[0].cpu().numpy()
     frame = model.bent(model.frame_state())
-    ode, _ = model.linear_ode(frame.to_frame(z, at), at)
+    ode, _ = model.linear_ode(frame.to_frame(z, model_time), model_time)
     offset = torch.zeros_like(z) if ode.offset is None else ode.offset
-    found = []
+    sides = []
     for forward in (True, False):  # rates jump at observed times: the mean of both sides
-        learned, gauge, _ = frame.instantaneous(ode.operator(), offset, at, forward=forward)
+        learned, gauge, _ = frame.instantaneous(ode.operator(), offset, model_time, forward=forward)
         gauge = gauge.expand_as(learned)
-        found.append({"learned": learned, "frame": gauge, "all": learned + gauge}[part])
-    return ((found[0] + found[1]) / 2)[0].cpu().numpy()
+        sides.append({"learned": learned, "frame": gauge, "all": learned + gauge}[part])
+    return ((sides[0] + sides[1]) / 2)[0].cpu().numpy()
 
 
 def _jacobians(model: CellMNNModel, states: NDArray, time: float, part: Part) -> NDArray:
     """∂ velocity/∂z of every cell, (cells, latent_dim, latent_dim), per unit of model time."""
     z = padded(model, states)[None].requires_grad_(True)
-    at = torch.tensor([time], dtype=z.dtype, device=z.device)
-    output = model(z, at, at)
+    model_time = torch.tensor([time], dtype=z.dtype, device=z.device)
+    output = model(z, model_time, model_time)
     velocity = {
         "learned": output.learned_velocity,
         "frame": output.velocity - output.learned_velocity,
@@ -324,46 +324,46 @@ def differences(
         large a difference of that edge) and "p_adjusted" (with as large a difference of any).
     """
     if min(in_first.sum(), (~in_first).sum()) < MIN_NETWORK_CELLS:
-        found, least = f"{in_first.sum()} and {(~in_first).sum()}", MIN_NETWORK_CELLS
-        raise InputError("groups", f"{least} or more cells in both", found, "compare others")
-    position = {gene: at for at, gene in enumerate(genes)}
+        actual, least = f"{in_first.sum()} and {(~in_first).sum()}", MIN_NETWORK_CELLS
+        raise InputError("groups", f"{least} or more cells in both", actual, "compare others")
+    position = {gene: index for index, gene in enumerate(genes)}
     if missing := [gene for gene in (*(sources or ()), *(targets or ())) if gene not in position]:
         raise InputError("genes", "genes of the network", listed(missing), "correct them")
     columns = np.array([position[gene] for gene in sources or genes])
     rows = np.array([position[gene] for gene in targets or genes])
     if len(rows) * len(columns) > _MAX_COMPARED:
-        found = f"{len(columns):,} sources by {len(rows):,} targets"
-        raise InputError("genes", "3,000 by 3,000 at most", found, "name sources or targets")
+        actual = f"{len(columns):,} sources by {len(rows):,} targets"
+        raise InputError("genes", "3,000 by 3,000 at most", actual, "name sources or targets")
 
     def difference(first: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
-        both = []
+        of_groups = []
         for group in (np.flatnonzero(first), np.flatnonzero(~first)):
             network = production_network(
                 cells[group], subspace, genes, time_scale, decay=decay, ridge=ridge, seed=seed
             )
-            both.append(network.left[rows] @ network.right[:, columns])
-        change = both[0] - both[1]
+            of_groups.append(network.left[rows] @ network.right[:, columns])
+        change = of_groups[0] - of_groups[1]
         change[rows[:, None] == columns] = 0.0
-        return change, *both
+        return change, *of_groups
 
     rng = np.random.default_rng(seed)
     change, first, second = difference(in_first)
     size = np.abs(change)
     edges = np.argsort(-size, axis=None, kind="stable")[:top_k]
-    at, of = np.unravel_index(edges, size.shape)
-    as_large, any_as_large = np.ones(len(at)), np.ones(len(at))
+    row, column = np.unravel_index(edges, size.shape)
+    as_large, any_as_large = np.ones(len(row)), np.ones(len(row))
     for _ in range(permutations):
-        found = np.abs(difference(permuted_within(in_first, cells.times, rng))[0])
-        as_large += found[at, of] >= size[at, of]
-        any_as_large += found.max() >= size[at, of]
+        actual = np.abs(difference(permuted_within(in_first, cells.times, rng))[0])
+        as_large += actual[row, column] >= size[row, column]
+        any_as_large += actual.max() >= size[row, column]
     names = np.array(genes)
     return pd.DataFrame(
         {
-            "source": names[columns[of]],
-            "target": names[rows[at]],
-            "first": first[at, of],
-            "second": second[at, of],
-            "difference": change[at, of],
+            "source": names[columns[column]],
+            "target": names[rows[row]],
+            "first": first[row, column],
+            "second": second[row, column],
+            "difference": change[row, column],
             "p": as_large / (permutations + 1),
             "p_adjusted": any_as_large / (permutations + 1),
         }

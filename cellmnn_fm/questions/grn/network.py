@@ -65,8 +65,8 @@ class GeneRegulatoryNetwork:
 
     def interaction(self, source: str, target: str) -> float:
         """The weight of one edge."""
-        (at,), (of,) = self._positions([target], "target"), self._positions([source], "source")
-        return float(self.left[at] @ self.right[:, of])
+        (row,), (column,) = self._positions([target], "target"), self._positions([source], "source")
+        return float(self.left[row] @ self.right[:, column])
 
     def to_dataframe(
         self,
@@ -101,32 +101,42 @@ class GeneRegulatoryNetwork:
             raise InputError("top_k", "at least 1", top_k, "ask for one or more edges")
         columns = self._positions(sources, "source")
         rows = self._positions(targets, "target")
-        found = [np.empty((0, 3))]
+        strongest = [np.empty((0, 3))]
         floor = min_abs
         for block in np.array_split(rows, max(1, -(-len(rows) // _BLOCK))):
             weights = self.left[block] @ self.right[:, columns]
-            at, of = np.nonzero((np.abs(weights) >= floor) & (block[:, None] != columns))
-            found.append(np.stack([block[at], columns[of], weights[at, of]], axis=1))
+            targets_of, sources_of = np.nonzero(
+                (np.abs(weights) >= floor) & (block[:, None] != columns)
+            )
+            strongest.append(
+                np.stack(
+                    [block[targets_of], columns[sources_of], weights[targets_of, sources_of]],
+                    axis=1,
+                )
+            )
             if top_k is not None:
                 # what is kept so far is a floor for the blocks to come
-                kept = _strongest(np.concatenate(found), top_k)
-                found = [kept]
+                kept = _strongest(np.concatenate(strongest), top_k)
+                strongest = [kept]
                 if len(kept) == top_k:
                     floor = max(floor, float(np.abs(kept[-1, 2])))
-        edges = _strongest(np.concatenate(found), top_k)
-        at, of = edges[:, 0].astype(int), edges[:, 1].astype(int)
+        edges = _strongest(np.concatenate(strongest), top_k)
+        targets_of, sources_of = edges[:, 0].astype(int), edges[:, 1].astype(int)
         names = np.array(self.genes)
         table = pd.DataFrame(
             {
-                "source": names[of],
-                "target": names[at],
+                "source": names[sources_of],
+                "target": names[targets_of],
                 "weight": edges[:, 2],
                 "sign": np.sign(edges[:, 2]).astype(int),
             }
         )
         if self.members:
             again = np.stack(
-                [np.einsum("er,re->e", left[at], right[:, of]) for left, right in self.members]
+                [
+                    np.einsum("er,re->e", left[targets_of], right[:, sources_of])
+                    for left, right in self.members
+                ]
             )
             mean, spread = again.mean(axis=0), again.std(axis=0, ddof=1)
             table["sign_consistency"] = (np.sign(again) == np.sign(mean)).mean(axis=0)
@@ -160,9 +170,9 @@ class GeneRegulatoryNetwork:
         if x.ndim != 2 or x.shape[1] != len(self.genes):
             expected = f"(cells, {len(self.genes)}), in the order of the network's genes"
             raise InputError("x", expected, x.shape, "select those genes")
-        (at,) = self._positions([target], "target")
-        weights = self.left[at] @ self.right
-        weights[at] = 0.0
+        (target_row,) = self._positions([target], "target")
+        weights = self.left[target_row] @ self.right
+        weights[target_row] = 0.0
         if centred and self.mean is not None:
             x = x - self.mean
         return x * (weights if self.spread is None else weights / self.spread)
@@ -195,7 +205,7 @@ class GeneRegulatoryNetwork:
         if names is None:
             return np.arange(len(self.genes))
         wanted = list(dict.fromkeys(names))
-        known = {name: at for at, name in enumerate(self.genes)}
+        known = {name: index for index, name in enumerate(self.genes)}
         if missing := [name for name in wanted if name not in known]:
             raise InputError(
                 what, "genes of the network", listed(missing), "leave them out, or correct them"

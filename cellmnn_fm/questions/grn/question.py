@@ -33,8 +33,8 @@ def cell_states(asked: Cells | FittedModel, where: NDArray[np.bool_] | None = No
         return CellStates(states, velocities(asked.dynamics, states, times), times)
     kept = np.full(len(asked.states), True) if where is None else np.asarray(where, dtype=bool)
     if kept.shape != asked.times.shape or not kept.any():
-        found = f"{kept.sum()} of {len(kept)}"
-        raise InputError("where", f"some of {len(asked.times)} cells", found, "give a mask")
+        actual = f"{kept.sum()} of {len(kept)}"
+        raise InputError("where", f"some of {len(asked.times)} cells", actual, "give a mask")
     if kept.sum() > MAX_CELLS:
         drawn = np.random.default_rng(0).choice(kept.sum(), MAX_CELLS, replace=False)
         kept[np.delete(np.flatnonzero(kept), drawn)] = False
@@ -92,8 +92,8 @@ def network(
         if around not in names:
             raise InputError("around", "the name of a cell", around, "choose one of adata")
         if len(names) > MAX_CELLS:
-            found = f"{len(names):,} cells"
-            raise InputError("around", f"at most {MAX_CELLS:,} cells", found, "select some")
+            actual = f"{len(names):,} cells"
+            raise InputError("around", f"at most {MAX_CELLS:,} cells", actual, "select some")
         weights = kernel(cells.states, list(names).index(around))
     return production_network(
         *about,

@@ -60,17 +60,17 @@ class Reference:
         """Those of a table "source", "target" and perhaps "sign"; symbols in any case."""
         for column in ("source", "target"):
             if column not in table:
-                found = ", ".join(map(str, table.columns))
-                raise InputError("reference", "columns source and target", found, "rename them")
+                actual = ", ".join(map(str, table.columns))
+                raise InputError("reference", "columns source and target", actual, "rename them")
         edges = pd.DataFrame(
             {part: table[part].astype(str).str.upper() for part in ("source", "target")}
         )
-        edges["sign"] = [_sign(one) for one in table["sign"]] if "sign" in table else 0
+        edges["sign"] = [_sign(sign) for sign in table["sign"]] if "sign" in table else 0
         edges = edges[edges["source"] != edges["target"]]
         signs = edges[edges["sign"] != 0].groupby(["source", "target"])["sign"].agg(["min", "max"])
         conflicts = signs[signs["min"] != signs["max"]].index
         edges = edges.groupby(["source", "target"], as_index=False)["sign"].agg(
-            lambda found: _one_sign(found.to_numpy())
+            lambda actual: _one_sign(actual.to_numpy())
         )
         known = {gene.upper(): gene for gene in genes}
         inside = edges["source"].isin(known) & edges["target"].isin(known)
@@ -91,12 +91,12 @@ class Reference:
 
         Of all sources with all targets; or of `every` gene with every other.
         """
-        position = {gene: at for at, gene in enumerate(self.genes)}
-        of = self.edges["source"].map(position).to_numpy(dtype=int)
-        at = self.edges["target"].map(position).to_numpy(dtype=int)
+        position = {gene: index for index, gene in enumerate(self.genes)}
+        columns = self.edges["source"].map(position).to_numpy(dtype=int)
+        rows = self.edges["target"].map(position).to_numpy(dtype=int)
         linked = np.zeros((len(position),) * 2, dtype=bool)
-        linked[at, of] = True
-        sources, targets = np.unique(of), np.unique(at)
+        linked[rows, columns] = True
+        sources, targets = np.unique(columns), np.unique(rows)
         if every:
             sources = targets = np.arange(len(position))
         grid_at, grid_of = (part.ravel() for part in np.meshgrid(targets, sources, indexing="ij"))
@@ -140,8 +140,8 @@ def _sign(value: Any) -> int:
 
 
 def _one_sign(signs: NDArray) -> int:
-    found = set(signs[signs != 0].tolist())
-    return found.pop() if len(found) == 1 else 0
+    signs_there = set(signs[signs != 0].tolist())
+    return signs_there.pop() if len(signs_there) == 1 else 0
 
 
 @dataclass(frozen=True)
@@ -200,12 +200,12 @@ def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = Fa
     """
     from sklearn.metrics import roc_auc_score
 
-    at, of, known = reference.pairs(every=every_pair)
+    rows, columns, known = reference.pairs(every=every_pair)
     if not 0 < known.sum() < len(known):
         raise InputError(
             "reference", "some of the pairs linked", int(known.sum()), "take another reference"
         )
-    strength = np.abs(weights[at, of])
+    strength = np.abs(weights[rows, columns])
     density = known.mean()
     # ties are broken evenly: equal strengths all count in part
     order = np.argsort(-strength, kind="stable")
@@ -230,19 +230,19 @@ def auprc_ratio(linked: NDArray[np.bool_], strength: NDArray) -> float:
 
 def sign_scores(weights: NDArray, reference: Reference) -> SignScores:
     """Compare the signs of edges with the known ones; a weight of 0 is wrong either way."""
-    found, truth = signs_of(weights, reference)
+    estimated, truth = signs_of(weights, reference)
     if not len(truth):
         raise InputError("reference", "edges of known sign", "none", "take another reference")
-    return score_signs(found, truth)
+    return score_signs(estimated, truth)
 
 
 def signs_of(weights: NDArray, reference: Reference) -> tuple[NDArray, NDArray]:
     """Estimated and known signs of the edges whose sign is known."""
-    position = {gene: at for at, gene in enumerate(reference.genes)}
+    position = {gene: index for index, gene in enumerate(reference.genes)}
     signed = reference.edges[reference.edges["sign"] != 0]
-    at = signed["target"].map(position).to_numpy(dtype=int)
-    of = signed["source"].map(position).to_numpy(dtype=int)
-    return np.sign(weights[at, of]), signed["sign"].to_numpy()
+    rows = signed["target"].map(position).to_numpy(dtype=int)
+    columns = signed["source"].map(position).to_numpy(dtype=int)
+    return np.sign(weights[rows, columns]), signed["sign"].to_numpy()
 
 
 def score_signs(found: NDArray, truth: NDArray) -> SignScores:
@@ -274,20 +274,20 @@ def by_factor(
     for factor in factors:
         mine = reference.edges[reference.edges["source"].str.upper() == factor]
         part = Reference(mine, reference.genes, 0, 0)
-        found, truth = signs_of(weights, part)
+        estimated, truth = signs_of(weights, part)
         if not len(truth):
             continue
         hits, missed = (
-            ((found == truth) & (truth > 0)).sum(),
-            ((found != truth) & (truth > 0)).sum(),
+            ((estimated == truth) & (truth > 0)).sum(),
+            ((estimated != truth) & (truth > 0)).sum(),
         )
-        false = ((found > 0) & (truth < 0)).sum()
-        rejected = ((found < 0) & (truth < 0)).sum()
+        false = ((estimated > 0) & (truth < 0)).sum()
+        rejected = ((estimated < 0) & (truth < 0)).sum()
         rows.append(
             {
                 "factor": factor,
                 "pairs": len(truth),
-                "accuracy": (found == truth).mean(),
+                "accuracy": (estimated == truth).mean(),
                 "f1": 2 * hits / max(1, 2 * hits + missed + false),
                 "published_tally": 2 * hits / max(1, 2 * hits + missed + rejected),
             }
@@ -300,10 +300,10 @@ def evaluate_network(weights: NDArray, reference: Reference) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for kind, score in (("link", link_scores), ("sign", sign_scores)):
         try:
-            found: LinkScores | SignScores = score(weights, reference)
+            scored: LinkScores | SignScores = score(weights, reference)
         except InputError:  # no links, or no signs
             continue
-        scores |= {f"{kind}_{name}": value for name, value in asdict(found).items()}
+        scores |= {f"{kind}_{name}": value for name, value in asdict(scored).items()}
     return scores
 
 
@@ -382,7 +382,9 @@ class Comparison:
         """Scores by method, numbers of pairs, and signs by factor, ready for JSON."""
         known = self.reference
         return {
-            "methods": {name: evaluate_network(one, known) for name, one in self.weights.items()},
+            "methods": {
+                name: evaluate_network(estimated, known) for name, estimated in self.weights.items()
+            },
             "reference": {
                 "links": len(known.edges),
                 "pairs": len(known.pairs()[0]),
