@@ -76,10 +76,12 @@ _HOMES = {
 
 
 def __getattr__(name: str):
+    """A public name, imported from where it lives when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
+    """Public names, imported or not."""
     return sorted({*globals(), *_HOMES})

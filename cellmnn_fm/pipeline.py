@@ -149,6 +149,7 @@ class CellMNNPipeline:
         return self.fitted.subspace
 
     def _required(self, kind: Any) -> Any:
+        """The content, of that kind; an error says what to call first."""
         if not isinstance(self._content, kind):
             raise InputError(
                 "pipeline",
@@ -180,6 +181,7 @@ class CellMNNPipeline:
         Parameters
         ----------
         adata : AnnData
+            The time course, in memory or backed.
         preset : {"default", "sliced", "paper"}
             "sliced" is closest to held-out snapshots, "paper" is as published.
         frame : bool
@@ -247,6 +249,7 @@ class CellMNNPipeline:
         Parameters
         ----------
         adata : AnnData, or mapping of AnnData by name
+            One time course, or several that are learned jointly.
         mode : {"full", "embedding", "lora"}
             Change all, the new embedding alone, or the network at low rank; see
             :func:`cellmnn_fm.training.finetuning.finetune`.
@@ -310,6 +313,7 @@ class CellMNNPipeline:
         Parameters
         ----------
         adata : AnnData
+            The time course; 2 or more times.
         start : {"encoder", "mean"} or the name of a data set
             The embedding of the data set: inferred from its snapshots, the mean of those that the
             model knows, or that of one of them.
@@ -646,6 +650,7 @@ class CellMNNPipeline:
         Parameters
         ----------
         adata : AnnData or Cells
+            Observed cells of both conditions.
         condition : str
             Column of `obs` with two values.
         groups : str, optional
@@ -811,6 +816,7 @@ class CellMNNPipeline:
         Parameters
         ----------
         adata : AnnData
+            The time course; 3 or more times.
         protocol, seeds, progress
             See :func:`cellmnn_fm.evaluation.evaluation.evaluate`. Under "strict" a shared subspace
             is fitted anew without the held-out time, and without data sets that share cells with
@@ -923,6 +929,7 @@ class CellMNNPipeline:
         Parameters
         ----------
         folder : path
+            Made if need be; one that is there must be ours.
         with_code : bool
             Whether the modules of the model come along, see :meth:`CellMNNModel.save_pretrained`.
         """

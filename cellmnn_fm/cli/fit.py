@@ -159,6 +159,7 @@ def adapt(
 
 
 def _say_fits(terminal: Terminal, output: Path, records: list[FitRecord], about: str) -> None:
+    """A line and the verdict of each data set that was fitted."""
     lines, fits = [], []
     for record in records:
         name = f"{record.name}, " if record.base is not None else ""

@@ -245,6 +245,8 @@ def read_where(where: str | None, asked: Cells | FittedModel) -> NDArray[np.bool
 
 
 def _print_comparison(name: str, compared: dict[str, Any], terminal: Terminal) -> None:
+    """Scores by method, and signs by transcription factor."""
+
     def shown(value: Any) -> str:
         return "" if value is None else f"{value:.2f}"
 

@@ -126,6 +126,7 @@ class Asked:
     Attributes
     ----------
     options : ReadingOptions
+        What was given on the command line.
     files : list of path
         Those that say so, a table of symbols for instance.
     """
@@ -196,6 +197,7 @@ def command(
     Parameters
     ----------
     function : callable
+        Its signature is that of the command; its docstring the help.
     interrupted : str
         What is said when the command is interrupted.
     """

@@ -109,6 +109,7 @@ def shown(text: object) -> str:
 
 
 def _complain(text: str) -> None:
+    """One line on the error output."""
     typer.echo(shown(" ".join(text.split())), err=True)
 
 

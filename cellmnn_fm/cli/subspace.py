@@ -146,6 +146,7 @@ def report(
 
 
 def _print_reports(folder: Path, rows: list[dict[str, Any]], terminal: Terminal) -> None:
+    """One row for each data set."""
     percent, count = "{:.1%}".format, "{:,}".format
     columns: Columns = {"data_set": str, "cells": count, "genes": count}
     for name in ("coverage", "variance_shared", "variance_aligned", "variance_own_pca"):
@@ -175,6 +176,7 @@ def _open(files: list[Path], terminal: Terminal) -> dict[str, AnnData]:
 
 
 def _save(shared: SharedSubspace, folder: Path, terminal: Terminal) -> None:
+    """Save a subspace, and say what it is."""
     shared.save(folder)
     terminal.say(
         f"{folder}: {shared.latent_dim} dimensions over {len(shared.panel):,} genes "

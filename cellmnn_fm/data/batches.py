@@ -31,7 +31,9 @@ class BatchEffects:
     Attributes
     ----------
     names : tuple of str
+        Of the batches, sorted.
     shift, scale : (batches, dims)
+        Of the states of each, against what times explain.
 
     Examples
     --------
@@ -73,7 +75,8 @@ class BatchEffects:
                 "between them may be the batch",
                 stacklevel=3,
             )
-        # normal equations over times and batches; the least norm of several solutions
+        # z = mean of the time + shift of the batch: normal equations over times and batches. They
+        # are singular by one constant a connected part; of the solutions the one of least norm
         design = sparse.hstack([of_time, of_batch]).tocsr()
         coefficients = np.linalg.lstsq(
             (design.T @ design).toarray(), design.T @ states.astype(np.float64), rcond=1e-10
@@ -84,12 +87,14 @@ class BatchEffects:
         for part_name in set(of_parts):  # what all batches of a part share belongs to its times
             rows = of_parts == part_name
             shift[rows] -= np.average(shift[rows], axis=0, weights=weights[rows])
+        # spreads around the mean of each time: what times explain is no effect of a batch
         residual = states - shift[batch]
         centres = (of_time.T @ residual) / np.asarray(of_time.sum(axis=0)).ravel()[:, None]
         square = (residual - centres[time]) ** 2
         spread = np.sqrt((of_batch.T @ square) / weights[:, None])
         overall = np.sqrt(square.mean(axis=0))
         known = (weights >= _MIN_CELLS)[:, None] & (spread > 0) & (overall > 0)
+        # a batch that shares no time with another cannot be told from its times: it stays as wide
         alone = np.array([(of_parts == part_name).sum() == 1 for part_name in of_parts])[:, None]
         scale = np.where(known & ~alone, spread / np.where(overall > 0, overall, 1.0), 1.0)
         return cls(tuple(names.tolist()), shift, scale)
@@ -102,7 +107,9 @@ class BatchEffects:
         Parameters
         ----------
         states : (cells, dims)
+            Latent states.
         batches : (cells,)
+            Name of the batch of each cell.
         times : (cells,), optional
             Spreads are taken around the mean of each time; of all cells by default.
 

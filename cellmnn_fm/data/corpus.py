@@ -98,11 +98,13 @@ class Corpus:
         Parameters
         ----------
         folder : path
+            Of the new corpus.
         latent_dim : int, optional
             Dimensions of the latent space; those of the shared subspace by default.
         shared : SharedSubspace, optional
             What AnnData are projected to, or aligned with.
         subspace_mode : {"shared", "aligned"}
+            How data sets with genes get their latent states.
         """
         folder = Path(folder)
         if (folder / _MANIFEST_FILE).exists():
@@ -176,10 +178,13 @@ class Corpus:
         Parameters
         ----------
         name : str
+            Of the data set; those that are there are refused.
         adata : AnnData
             In memory or backed. `uns["overlaps"]` names data sets that share cells with it.
         time_key : str
+            Column of `obs` with the time of each cell.
         genes : GeneOptions, optional
+            How its genes are read.
         provenance : mapping, optional
             Source, licence and checksum, for the manifest.
         """
@@ -339,14 +344,17 @@ class Corpus:
             self._save()
 
     def _table(self, name: str) -> Dataset:
+        """The cells of a data set, memory-mapped."""
         from datasets import Dataset
 
         return Dataset.from_file(str(self._set_folder(name) / _STATES_FILE))
 
     def _set_folder(self, name: str) -> Path:
+        """Where the files of a data set lie."""
         return self.folder / "sets" / _file_name(name)
 
     def _save(self) -> None:
+        """Write the manifest with another entry."""
         settings = {"latent_dim": self.latent_dim, "subspace_mode": self.subspace_mode}
         _write_manifest(self.folder, settings, list(self.entries.values()))
 
@@ -373,6 +381,7 @@ def group_overlapping(overlaps: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 
 def _file_name(name: str) -> str:
+    """A name of a data set that is a name of a folder too."""
     plain = isinstance(name, str) and name.strip(".") != ""  # "." and ".." are folders
     if not plain or any(not (letter.isalnum() or letter in "._-") for letter in name):
         raise InputError(
@@ -404,6 +413,7 @@ def _write_states(table: Dataset, folder: Path) -> None:
 
 
 def _write_manifest(folder: Path, settings: dict[str, Any], entries: list[CorpusEntry]) -> None:
+    """Whole or not at all."""
     content = {**settings, "sets": [asdict(entry) for entry in entries]}
     partial = folder / f"{_MANIFEST_FILE}.partial"
     partial.write_text(json.dumps(content, indent=1))

@@ -19,6 +19,7 @@ class CorpusEntry:
     Attributes
     ----------
     name : str
+        Of the data set.
     times : list of float
         Observed times, ascending.
     cells : list of int
@@ -28,6 +29,7 @@ class CorpusEntry:
     overlaps : list of str
         Names of data sets that share cells with it.
     synthetic : bool
+        Whether it was simulated, and has no genes.
     provenance : dict
         Source, licence, checksum and whatever else is known.
     """
@@ -47,6 +49,7 @@ class CorpusSet:
     Parameters
     ----------
     entry : CorpusEntry
+        What is known of the data set.
     states : (cells, latent_dim)
         All cells, ordered by time; may be a view of a file that is not in memory until it is read.
     """
@@ -76,6 +79,7 @@ class CoursesInMemory:
     courses : mapping of TimeCourse
         By name, each with at most `latent_dim` dimensions.
     latent_dim : int
+        Of the model; time courses of fewer are padded.
     """
 
     def __init__(self, courses: Mapping[str, TimeCourse], latent_dim: int):

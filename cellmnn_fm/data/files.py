@@ -24,6 +24,7 @@ def read_file(file: Path, *, backed: bool | None = None) -> AnnData:
     Parameters
     ----------
     file : Path
+        An .h5ad, or the folder of a .zarr.
     backed : bool, optional
         Whether `X` of an .h5ad is left on disk; by default where it would take much memory.
 
@@ -109,6 +110,7 @@ def _hdf5_bytes(content: Any) -> int:
 
 
 def _zarr_bytes(folder: Path) -> int:
+    """What a zarr store takes in memory, as it declares."""
     import zarr
 
     members = zarr.open_group(folder, mode="r").members(max_depth=None)

@@ -39,9 +39,11 @@ class GeneNetwork:
     Attributes
     ----------
     names : tuple of str
+        Of the genes.
     edges : (genes, genes)
         +1 or -1 where the column regulates the row; a gene may regulate itself.
     topology : str
+        That it was drawn from.
 
     Examples
     --------
@@ -97,7 +99,10 @@ class GeneNetwork:
         return cls(tuple(f"G{gene}" for gene in range(genes)), edges, topology)
 
     def production(self, x: NDArray) -> NDArray:
-        """How far each gene is on, from 0 to 1, (cells, genes)."""
+        """How far each gene is on, from 0 to 1, (cells, genes).
+
+        Of expression `x` (cells, genes).
+        """
         bound = x**_HILL / (x**_HILL + _THRESHOLD**_HILL)
         on = np.ones_like(x)
         for gene, signs in enumerate(self.edges):
@@ -134,9 +139,11 @@ class GeneNetwork:
         Parameters
         ----------
         times : tuple of float
+            When snapshots are taken.
         cells : int
             At each time.
         seed : int
+            Of the cells that are drawn.
         counts : float, optional
             Counts of a gene that is fully on; `X` is then the logarithm of Poisson counts (plus 1),
             which are in `layers["counts"]`.

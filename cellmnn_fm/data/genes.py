@@ -307,11 +307,13 @@ def require_unique(names: Sequence[str], what: str, fix: str) -> None:
 
 
 def _repeated(names: Sequence[str]) -> set[str]:
+    """Names that stand there more than once."""
     index = pd.Index(names, dtype=object)
     return {str(name) for name in index[index.duplicated()] if name}
 
 
 def _likely_cause(names: Sequence[str]) -> str:
+    """Why genes may not match, for a warning."""
     if any(_ENSEMBL.match(name) for name in names[:100]):
         return "the wrong id type: these are Ensembl ids, give a column of symbols or a table"
     if _look_murine(names):
@@ -350,11 +352,13 @@ def _are_dates(names: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _without_version(name: str) -> str:
+    """ENSG00000141510 for ENSG00000141510.17; other names as they are."""
     match = _ENSEMBL.match(name)
     return match[1] if match else name
 
 
 def _text(value: object) -> str:
+    """As text; empty where there is none."""
     return "" if value is None or value is pd.NA or value != value else str(value).strip()
 
 

@@ -76,6 +76,7 @@ def read_growth(
     Parameters
     ----------
     adata : AnnData
+        With the genes, or the column, that are meant.
     growth : bool, str or GrowthGenes
         True or False: nothing. A column of `obs`: net rates per unit of time, births less deaths.
         Genes: scores, see :meth:`GrowthGenes.score`.

@@ -34,6 +34,7 @@ class SpaceOptions:
     shared : SharedSubspace, optional
         For the modes "shared" and "aligned".
     genes : GeneOptions
+        How genes are read.
 
     Raises
     ------
@@ -69,9 +70,11 @@ class LatentSpace:
     panel : GenePanel
         The genes of the subspace, in its order.
     subspace : Subspace
+        The map, over these genes.
     coverage : Coverage
         Of the data set by the genes that it is projected from, or aligned by.
     mode : {"own", "shared", "aligned"}
+        Which of the three kinds of maps it is.
     batches : BatchEffects, optional
         What is taken off the states of each batch.
     """
@@ -98,9 +101,11 @@ class LatentSpace:
         Parameters
         ----------
         source : Source
+            Values of the cells.
         cell_times : (cells,)
             Time of each cell, for the signs of dimensions that cannot be aligned.
         options : SpaceOptions
+            Which latent space; own components by default.
         n_dims : int, optional
             At most so many dimensions; all of an embedding or of the shared subspace, else 10.
         rows : (cells,) mask, optional
@@ -176,6 +181,8 @@ class LatentSpace:
         """Measured expression (cells, genes) of the panel, dense, of some rows of a file.
 
         Genes that the file lacks have the values that the latent states stand for.
+
+        Of the cells in the mask `rows` (cells,), of all by default.
         """
         subspace, chunks, _, present = self._read(source, genes or GeneOptions(), rows)
         parts = []
@@ -243,9 +250,11 @@ class LatentSpace:
         Parameters
         ----------
         source : Source
+            Values of the cells.
         states : (cells, latent_dim)
             Of its cells.
         genes : GeneOptions, optional
+            How genes are read.
 
         Returns
         -------

@@ -30,12 +30,15 @@ class GeneMoments:
     Parameters
     ----------
     cells : int
+        How many were seen.
     mean, variance : (genes,)
         The variance divides by cells - 1.
     eigenvalues : (rank,)
         Descending.
     eigenvectors : (genes, rank)
+        Their directions, orthonormal.
     standardized : bool
+        Whether these are of genes with unit variance.
 
     Examples
     --------
@@ -124,7 +127,10 @@ class GeneMoments:
         return _nonzero(np.sqrt(self.variance))
 
     def of_genes(self, kept: NDArray) -> GeneMoments:
-        """Of some genes only, a mask or indices; exact where the others do not vary."""
+        """Of some genes only, a mask or indices; exact where the others do not vary.
+
+        They are the mask or the indices `kept` (genes,).
+        """
         parts = (self.mean[kept], self.variance[kept], self.eigenvalues, self.eigenvectors[kept])
         return GeneMoments(self.cells, *parts, self.standardized)
 
@@ -140,12 +146,16 @@ class GeneMoments:
 
     @cached_property
     def _own_variance(self) -> NDArray[np.float64]:
+        """What the kept components leave of each variance, (genes,)."""
         total = (self.variance > 0).astype(float) if self.standardized else self.variance
         return np.maximum(total - np.square(self.eigenvectors) @ self.eigenvalues, 0)
 
 
 def require_varying(spread: NDArray) -> None:
-    """Refuse cells that are all equal, whose `spread` is 0 in every gene or dimension."""
+    """Refuse cells that are all equal, whose `spread` is 0 in every gene or dimension.
+
+    `spread` (genes,) is a standard deviation, or a variance.
+    """
     if not spread.any():
         raise InputError(
             "expression",
@@ -171,4 +181,5 @@ def _leading(rows: NDArray[np.float32], rank: int) -> NDArray[np.float32]:
 
 
 def _nonzero(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spreads (genes,) to divide by: 1 where a gene does not vary."""
     return np.where(values > 0, values, 1.0)

@@ -187,10 +187,12 @@ def write_zarr(adata: AnnData, folder: Path) -> None:
 
 
 def _harmless(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _exists(path: str | Path) -> bool:
+    """Whether there is something, a broken link included."""
     try:
         return os.path.lexists(path)
     except ValueError:
@@ -208,6 +210,7 @@ def _place(path: Path, what: str) -> Path:
 
 
 def _require_file(place: Path, path: Path, formats: tuple[str, ...], what: str) -> None:
+    """Refuse a path that is no plain file of one of the formats."""
     if path.suffix not in formats:
         expected = f"a file {' or '.join(formats)}"
         raise InputError(what, expected, str(path), "rename it: the format follows the extension")

@@ -49,6 +49,7 @@ class Source:
     name : str
         Where in the AnnData.
     values : array, sparse matrix or a dataset on disk, (cells, genes)
+        As they lie in the file, before any scale is taken into account.
     var : DataFrame
         The genes, in rows.
     is_embedding : bool
@@ -108,6 +109,8 @@ class Source:
 
         What is on disk is never in memory as a whole, whatever its layout.
 
+        The mask is `rows` (cells,).
+
         Raises
         ------
         InputError
@@ -127,6 +130,7 @@ class Source:
                 yield self._checked(part[rows[bound]])
 
     def _checked(self, values: Any) -> Matrix:
+        """A chunk (cells, genes) on a logarithmic scale, finite and in range."""
         matrix: Any
         values = loaded(values)
         if sparse.issparse(values):
@@ -243,6 +247,7 @@ def _some_cells(values: Any) -> tuple[Any, bool]:
 
 
 def _equal(totals: Any) -> bool:
+    """Whether sums of cells are the same, rounding aside."""
     totals = np.asarray(totals, dtype=np.float64).ravel()
     totals = totals[totals > 0]
     return len(totals) >= _LEAST_TOTALS and totals.std() < 1e-3 * totals.mean()
@@ -261,6 +266,7 @@ class CellTimes:
     Attributes
     ----------
     values : (cells,)
+        In the unit of the labels.
     labelled, stated : str, optional
         The unit of the labels, and the one that the file states in `uns["time_unit"]`.
     """
@@ -286,6 +292,7 @@ def read_cell_times(
     Parameters
     ----------
     adata : AnnData
+        With the column in `obs`.
     time_key : str or TimeKey
         Column of `obs`; see :class:`cellmnn_fm.data.times.TimeKey` for what labels may be.
     dynamics : bool
@@ -355,6 +362,8 @@ def same_times(times: NDArray[np.float64], name: str) -> NDArray[np.float64]:
 def observed_time(wanted: float, times: NDArray, what: str) -> float:
     """The observed time that is meant, rounding aside.
 
+    One of `times` (cells,).
+
     Raises
     ------
     InputError
@@ -390,7 +399,10 @@ def read_batches(adata: AnnData, batch_key: str | None) -> NDArray | None:
 
 
 def require_times(times: NDArray, counts: list[int]) -> None:
-    """Refuse fewer than 2 times, and times of fewer than 2 cells."""
+    """Refuse fewer than 2 times, and times of fewer than 2 cells.
+
+    Of distinct `times` (times,) with their `counts`.
+    """
     if len(times) < 2:
         raise InputError(
             "times",
@@ -406,7 +418,10 @@ def require_times(times: NDArray, counts: list[int]) -> None:
 
 
 def require_finite(values: NDArray, name: str) -> None:
-    """Refuse NaN and infinite values, and count them."""
+    """Refuse NaN and infinite values, and count them.
+
+    Of `values` (...,), whatever their shape.
+    """
     if bad := int(values.size - np.isfinite(values).sum()):
         raise InputError(
             name,
@@ -417,6 +432,7 @@ def require_finite(values: NDArray, name: str) -> None:
 
 
 def _item(mapping: Any, key: str, name: str) -> Any:
+    """A part of the AnnData by its key; an error names those that are there."""
     if key not in mapping:
         raise InputError(
             name, "an array", f"keys {listed(mapping) or '(none)'}", "name one of those"

@@ -61,4 +61,5 @@ def require_sound_times(what: str, times: Sequence[float], cells: Sequence[int])
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter:
+    """What checks a value against a type; made once."""
     return TypeAdapter(kind)

@@ -79,6 +79,7 @@ class SharedSubspace:
     Parameters
     ----------
     panel : GenePanel
+        The genes, by their human symbols.
     loadings : (genes, latent_dim)
         V, orthogonal columns, the longest first.
     noise_variance : float
@@ -294,10 +295,13 @@ def _maximise(
     Parameters
     ----------
     moments : sequence of GeneMoments
+        Of each data set.
     columns : for each data set, (its genes,)
         Where its genes are among all.
     """
     identity = np.eye(n_dims)
+    # the log likelihood of a data set grows with cells and genes: with the root of cells a gene,
+    # a large set counts more than a small one, but does not drown it
     sizes = np.array([len(of_set) for of_set in columns])
     weights = np.sqrt([member.cells / size for member, size in zip(moments, sizes, strict=True)])
     weights /= weights.sum()
@@ -313,6 +317,8 @@ def _maximise(
     loadings = 0.1 * np.random.default_rng(seed).normal(size=(num_genes, n_dims))
     noise = 0.5
     for _ in range(MAX_ITERATIONS):
+        # expectation: what each data set says of its latent states; cells enter by the covariance
+        # of its genes alone, so that a pass costs the same for a thousand cells as for a million
         seconds = np.empty((len(moments), n_dims, n_dims))  # E[z zᵀ] of each data set
         crosses = []  # E[x zᵀ]
         numerator = np.zeros_like(loadings)
@@ -323,11 +329,13 @@ def _maximise(
             crosses.append(product @ posterior)
             seconds[number] = posterior @ (of_genes.T @ product) @ posterior + noise * posterior
             numerator[of_set] += weights[number] * crosses[-1]
+        # maximisation: each gene is regressed on the states of those data sets that measured it
         previous = loadings.copy()
         denominator = np.einsum("pk,kde->pde", patterns * weights, seconds)
         inverse = np.linalg.inv(denominator)
         for group, matrix in zip(groups, inverse, strict=True):
             loadings[group] = numerator[group] @ matrix
+        # what the loadings leave of the variance, which is 1 in every standardised gene
         left = [
             size
             - 2 * np.vdot(loadings[of_set], cross)
@@ -339,6 +347,8 @@ def _maximise(
         loadings = loadings @ np.linalg.cholesky(np.tensordot(weights, seconds, axes=1))
         if _angle(previous, loadings) < _TOLERANCE:
             break
+    # the likelihood is the same for every rotation: principal axes, with the sign that most of
+    # the weight has, make the result one
     left_vectors, lengths, _ = np.linalg.svd(loadings, full_matrices=False)
     loadings = left_vectors * lengths
     return loadings * np.sign(np.power(loadings, 3).sum(axis=0)), noise
@@ -412,7 +422,9 @@ def read_member(
     Parameters
     ----------
     source : Source
+        Values of the cells.
     genes : GeneOptions, optional
+        How genes are read.
     overlaps : tuple of str
         Names of data sets that share cells with it.
     rows : (cells,) mask, optional

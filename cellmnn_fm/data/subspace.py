@@ -138,18 +138,27 @@ class Subspace:
         return (self.gene_mean + z @ self.loadings.T).astype(np.float32)
 
     def spread(self, z: NDArray) -> NDArray[np.float64]:
-        """Standard deviation of each gene (genes,) over cells at `z`, without forming them."""
+        """Standard deviation of each gene (genes,) over cells at `z`, without forming them.
+
+        Cells `z` (cells, latent_dim).
+        """
         covariance = np.atleast_2d(np.cov(z, rowvar=False, bias=True))
         loadings = self.loadings.astype(np.float64)
         variance = np.einsum("gd,de,ge->g", loadings, covariance, loadings)
         return np.sqrt(np.maximum(variance, 0.0))
 
     def own_scores(self, z: NDArray) -> NDArray[np.float32]:
-        """The data set's own z-scored principal components behind latent states `z`."""
+        """The data set's own z-scored principal components behind latent states `z`.
+
+        Both are (cells, latent_dim), as `z` (cells, latent_dim).
+        """
         return np.linalg.solve(self.alignment.T.astype(np.float64), z.T).T.astype(np.float32)
 
     def of_genes(self, rows: NDArray[np.int64]) -> Subspace:
-        """With these genes only, in this order; each is projected as before."""
+        """With these genes only, in this order; each is projected as before.
+
+        They are `rows` (genes,), indices or a mask.
+        """
         parts = (self.gene_mean, self.loadings, self.projection, self.noise_variance)
         return self.of_arrays(*(part[rows] for part in parts), self.alignment)
 
@@ -201,7 +210,9 @@ class Subspace:
         Parameters
         ----------
         states : (cells, latent_dim)
+            Of the cells that the signs are told by.
         cell_times : (cells,)
+            When they were taken.
         """
         trend = (cell_times - cell_times.mean()) @ (states - states.mean(axis=0))
         return self._transformed(np.diag(np.where(trend < 0, -1.0, 1.0)))
@@ -267,7 +278,10 @@ class Subspace:
 
 
 def ridge_projection(loadings: NDArray, noise_variance: NDArray) -> NDArray[np.float64]:
-    """E of :meth:`Subspace.restricted`, (genes, latent_dim)."""
+    """E of :meth:`Subspace.restricted`, (genes, latent_dim).
+
+    Of `loadings` (genes, latent_dim), of which genes `noise_variance` (genes,) is not kept.
+    """
     weighted = loadings / noise_variance[:, None]
     precision = loadings.T @ weighted + np.eye(loadings.shape[1])
     return np.linalg.solve(precision, weighted.T).T

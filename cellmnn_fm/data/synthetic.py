@@ -25,6 +25,7 @@ class KnownSystem:
     Attributes
     ----------
     name : str
+        For tables and files.
     velocity : callable
         dx/dt (cells, dims) of states (cells, dims).
     draw_initial : callable
@@ -60,7 +61,10 @@ class KnownSystem:
         return states.astype(np.float32)
 
     def followed(self, initial: NDArray, time: float) -> tuple[NDArray, NDArray]:
-        """Where cells `initial` at the first time are at `time`, and the log of their number."""
+        """Where cells `initial` at the first time are at `time`, and the log of their number.
+
+        Both for `initial` (cells, dims).
+        """
         cells = len(initial)
 
         def rates(_: float, flat: NDArray) -> NDArray:
@@ -91,6 +95,8 @@ class KnownSystem:
 
 
 def _blob(centre: tuple[float, float], spread: float):
+    """A normal cloud around a centre."""
+
     def draw(rng: np.random.Generator, cells: int) -> NDArray:
         return centre + spread * rng.normal(size=(cells, 2))
 
@@ -106,6 +112,7 @@ def _corner(rng: np.random.Generator, cells: int) -> NDArray:
 
 
 def _nine_times(last: float) -> tuple[float, ...]:
+    """From 0 to the last, evenly."""
     return tuple(np.linspace(0.0, last, 9).tolist())
 
 
@@ -114,6 +121,7 @@ ROTATION_CONTRACTION = np.array([[-0.2, -0.5], [0.5, -0.2]])
 
 
 def _linear(x: NDArray) -> NDArray:
+    """Rotation and contraction."""
     return x @ ROTATION_CONTRACTION.T
 
 
@@ -161,7 +169,9 @@ def branching_course(seed: int, dims: int, cells: int = 120) -> TimeCourse:
     Parameters
     ----------
     seed : int
+        Of everything that is drawn.
     dims : int
+        Of the states.
     cells : int
         At most so many at each time; at least a quarter of it.
 

@@ -86,12 +86,15 @@ class Task:
     snapshots : list of (cells, latent_dim)
         Observed.
     times : (snapshots,)
+        When the snapshots were taken, in model time.
     left : int
         Index of the observed snapshot before the target; the one after it is the next.
     target_time : float
+        When the held-out snapshot was taken, in model time.
     sources : two of (cells, latent_dim)
         Cells of the neighbours.
     target : (cells, latent_dim)
+        Cells of the held-out snapshot.
     """
 
     dataset_id: int
@@ -119,8 +122,11 @@ class TaskSampler:
     Parameters
     ----------
     corpus : Corpus or CoursesInMemory
+        Where data sets are drawn from.
     config : SamplingConfig
+        How tasks are drawn.
     seed : int
+        Of all draws, so that any of them can be drawn again.
     names : sequence of str, optional
         The data sets that are drawn from; all by default. Those without a snapshot to hold out are
         left aside.
@@ -158,6 +164,7 @@ class TaskSampler:
             )
 
     def _held_out_able(self, name: str) -> list[int]:
+        """Indices of the times of a data set that may be held out in training."""
         reserved = self._reserved.get(name)
         if self._reserved_only:
             return [] if reserved is None else [reserved]
@@ -232,6 +239,7 @@ class TaskSampler:
         return 1 + int(rng.choice(most, p=weights / weights.sum()))
 
     def _turn(self, dims: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """A random rotation, or reflections of axes, (dims, dims); else the identity."""
         if dims > 1 and rng.random() < self.config.rotate:
             return ortho_group.rvs(dims, random_state=rng)
         if rng.random() < self.config.flip:

@@ -61,7 +61,10 @@ class TimeScale:
 
     @classmethod
     def of(cls, times: Sequence[float] | NDArray) -> TimeScale:
-        """The scale of ascending observed `times`."""
+        """The scale of ascending observed `times`.
+
+        Of `times` (times,).
+        """
         longest = min(len(times) - 1, _MOST_MODEL_TIME)
         return cls(float(times[0]), float(times[-1] - times[0]) / longest)
 
@@ -166,7 +169,10 @@ class TimeCourse:
         subspace: Subspace | None = None,
         growth: NDArray | None = None,
     ) -> TimeCourse:
-        """Group `states` (cells, latent_dim) by the time of each cell (cells,)."""
+        """Group `states` (cells, latent_dim) by the time of each cell (cells,).
+
+        `cell_times` (cells,) says when, and `growth` (cells,) what is known of it, if anything.
+        """
         times = np.unique(cell_times)
         rows = [cell_times == time for time in times]
         known = None if growth is None else [growth[mask].astype(np.float32) for mask in rows]
@@ -232,11 +238,15 @@ class ReadCourse:
     Attributes
     ----------
     source : Source
+        The values of the file.
     times : CellTimes
+        When its cells were taken.
     space : LatentSpace
+        That was fitted to it.
     states : (cells, latent_dim)
         In the order of the file.
     course : TimeCourse
+        The states, grouped by time.
     """
 
     source: Source
@@ -252,7 +262,9 @@ def read_course(adata: AnnData, reading: FitReading, seed: int = 0) -> ReadCours
     Parameters
     ----------
     adata : AnnData
+        The file, in memory or backed.
     reading : FitReading
+        How.
     seed : int
         Of the principal components.
 

@@ -126,6 +126,7 @@ class TimeKey:
     def _mapping(
         self, labels: list[str], ordered: pd.Index | None, name: str
     ) -> tuple[dict[str, float], str | None]:
+        """Times of the distinct labels, and their unit."""
         if self.time_map is not None:
             known = {_written(label): float(time) for label, time in self.time_map.items()}
             known |= {label: known[_written(label)] for label in labels if _written(label) in known}
@@ -167,6 +168,7 @@ class ReadTimes:
     Attributes
     ----------
     values : (cells,)
+        In `unit`, where there is one.
     unit : str, optional
         Where labels had one.
     mapping : dict
@@ -211,6 +213,7 @@ def _parsed(label: str, others: list[str]) -> _Parsed | None:
 def _in_one_unit(
     parsed: dict[str, _Parsed], unit: str | None, name: str
 ) -> tuple[dict[str, float], str | None]:
+    """Times of labels with units of their own, in the largest of these or a given one."""
     by_age: dict[str | None, list[str]] = {}
     for label, time in parsed.items():
         by_age.setdefault(time.age, []).append(label)
@@ -237,7 +240,10 @@ def _in_one_unit(
 
 
 def in_unit(values: NDArray[np.float64], unit: str, into: str) -> NDArray[np.float64]:
-    """Times in another unit, both as :class:`TimeKey` names them."""
+    """Times in another unit, both as :class:`TimeKey` names them.
+
+    Of `values` (cells,).
+    """
     return values * (_UNITS[unit] / _UNITS[into])
 
 
@@ -257,9 +263,11 @@ def _written(label: object) -> str:
 
 
 def _is_number(labels: pd.Series) -> bool:
+    """Whether labels are numbers; truth values are not."""
     numeric: Any = pd.api.types.is_numeric_dtype(labels)
     return bool(numeric) and not pd.api.types.is_bool_dtype(labels)
 
 
 def _is_ordered(labels: pd.Series) -> bool:
+    """Whether labels are categories with an order."""
     return isinstance(labels.dtype, pd.CategoricalDtype) and bool(labels.cat.ordered)

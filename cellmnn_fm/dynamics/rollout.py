@@ -81,6 +81,7 @@ def roll_out(
     dynamics : Dynamics
         Of one data set.
     states : (cells, latent_dim)
+        Latent states of the cells.
     time : float
         When the cells were taken, in the user's time.
     times : (times,)
@@ -142,6 +143,7 @@ def _roll_out_chunk(
     rtol: float,
     atol: float,
 ) -> Trajectory:
+    """As :func:`roll_out`, for as many cells as are followed at once."""
     z, dims = padded(dynamics.model, states), states.shape[-1]
     start, wanted = dynamics.time_scale.to_model(float(time)), dynamics.time_scale.to_model(times)
     steps = torch.full((len(z),), n_steps or 1, device=z.device)
@@ -209,6 +211,8 @@ def path(model: CellMNNModel, z: Tensor, start: float, wanted: NDArray, n_steps:
 
     A cell that would leave the trust region is stopped at its border. Differentiable in `z`
     (cells, latent_dim), but for cells that are stopped.
+
+    From `z` (cells, latent_dim) at `start` to `wanted` (times,), in any order.
     """
     known = model.frame_state().times.tolist() if model.config.frame else []
     region, beginning = TrustRegion.around(model, z, torch.tensor([start]).to(z))

@@ -53,7 +53,9 @@ class Interpolation:
     Attributes
     ----------
     time : float
+        Of the prediction, in the user's time.
     states : (cells, latent_dim)
+        Where the cells are then.
     weights : (cells,)
         Sum to 1: nearer snapshots weigh more, and so do cells that have multiplied.
     source_index : (cells,)
@@ -86,7 +88,9 @@ def push(
     Parameters
     ----------
     dynamics : Dynamics
+        The model in the user's time.
     states : (cells, latent_dim)
+        Latent states of the cells.
     time : float
         When the cells were taken, in the user's time.
     target_times : float or (targets,)
@@ -124,6 +128,7 @@ def interpolate(
     Parameters
     ----------
     dynamics : Dynamics
+        The model in the user's time.
     course : TimeCourse
         Observed snapshots; those of the training, or others.
     at : float
@@ -196,7 +201,10 @@ def blended(one: Interpolation, other: Interpolation) -> Interpolation:
 
 
 def warn_of_stopped(stopped: NDArray[np.bool_]) -> None:
-    """Say how many cells are not followed any farther at some time, (times, cells), if any."""
+    """Say how many cells are not followed any farther at some time, (times, cells), if any.
+
+    The mask `stopped` (times, cells).
+    """
     if stopped.any():
         count = int(stopped.any(axis=0).sum())
         warnings.warn(
@@ -213,14 +221,20 @@ def _without(weights: NDArray[np.float64], stopped: NDArray[np.bool_]) -> NDArra
 
 
 def as_shares(log_growth: NDArray) -> NDArray[np.float64]:
-    """Of all descendants those of each cell, (..., cells), from the log of their numbers."""
+    """Of all descendants those of each cell, (..., cells), from the log of their numbers.
+
+    Which is `log_growth` (..., cells).
+    """
     return softmax(log_growth.astype(np.float64), axis=-1)
 
 
 def warn_if_beyond(
     wanted: Sequence[float], times: Sequence[float] | NDArray, whose: str = "observed times"
 ) -> float:
-    """Warn of the time that is farthest outside the observed ones; how far, 0 if none is."""
+    """Warn of the time that is farthest outside the observed ones; how far, 0 if none is.
+
+    The observed ones are `times` (times,).
+    """
     first, last = float(min(times)), float(max(times))
     farthest = max(wanted, key=lambda at: max(first - at, at - last))
     beyond = max(first - farthest, farthest - last, 0.0)
@@ -255,7 +269,10 @@ def velocity_at(dynamics: Dynamics, states: NDArray, time: float) -> NDArray[np.
 
 
 def velocities(dynamics: Dynamics, states: NDArray, times: NDArray) -> NDArray[np.float32]:
-    """As :func:`velocity_at`, for cells each of which has a time, (cells,)."""
+    """As :func:`velocity_at`, for cells each of which has a time, (cells,).
+
+    `states` (cells, latent_dim) and `times` (cells,).
+    """
     velocity = np.empty_like(states)
     for time in np.unique(times):
         same_time = times == time
@@ -271,6 +288,8 @@ def growth_rates(
     """How fast cells multiply, (cells,) per unit of the user's time; 0 in a model without growth.
 
     Relative to the mean of the cells of the same time: snapshots say no more.
+
+    Of `states` (cells, latent_dim) at `times` (cells,).
     """
     rates = np.zeros(len(states))
     for time in np.unique(times):
@@ -336,7 +355,10 @@ def _log_growth(output: CellMNNOutput, target: int, like: Tensor) -> Tensor:
 
 
 def padded(model: CellMNNModel, states: NDArray) -> Tensor:
-    """States (cells, dims) with the dimensions of the model, on its device."""
+    """States (cells, dims) with the dimensions of the model, on its device.
+
+    From `states` (cells, dims).
+    """
     z = torch.as_tensor(states, dtype=model.dtype, device=model.device)
     return torch.nn.functional.pad(z, (0, model.config.latent_dim - states.shape[-1]))
 

@@ -55,6 +55,7 @@ class TrustRegion:
     frame : FrameState, optional
         With the floor s in its roots.
     radius : (cells,)
+        How far each may be from it.
     """
 
     frame: FrameState | None
@@ -69,7 +70,9 @@ class TrustRegion:
         model : CellMNNModel
             Of one data set.
         z : (cells, latent_dim)
+            Where the cells start.
         time : (1,)
+            When, in model time.
         """
         nobody = torch.zeros_like(z[:, 0], dtype=torch.bool)
         if not model.config.num_frame_times:
@@ -111,6 +114,9 @@ class TrustRegion:
 
         Relative to the snapshots at most its radius per unit of model time, which is about one
         interval; that of the snapshots themselves for cells that are stopped.
+
+        Of cells `z` (cells, latent_dim), `stopped` (cells,) or not, at a `time` (1,) at which the
+        model says `velocity` (cells, latent_dim).
         """
         if self.frame is None:
             return torch.where(stopped[:, None], 0.0, velocity)

@@ -87,8 +87,11 @@ def fit_preset(
     Parameters
     ----------
     preset : {"default", "sliced", "paper"}
+        The recipe.
     frame : bool
+        Whether it works in the Gaussian frame.
     growth : bool, str or GrowthGenes
+        Whether cells multiply in it.
     steps : int, optional
         In place of the preset's.
     leaky : bool

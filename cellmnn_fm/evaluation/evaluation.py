@@ -39,7 +39,9 @@ class Score:
     time : float
         The held-out time.
     seed : int
+        Of the fit and of the cells drawn.
     method : str
+        As in the table.
     w1 : float
         In z-scored dimensions.
     seconds : float
@@ -75,6 +77,7 @@ class Evaluation:
     settings : dict
         What was evaluated, and how.
     scores : list of Score
+        One for each method, held-out time and seed.
     """
 
     settings: dict[str, Any]
@@ -146,7 +149,9 @@ def evaluate(
     Parameters
     ----------
     adata : AnnData
+        The time course; 3 or more times.
     candidates : sequence of Candidate
+        What is compared with the baselines.
     reading : FitReading
         W1 is taken in its `n_dims` z-scored principal components, or leading coordinates of an
         embedding; 5 by default, fewer where there are fewer. In mode "own" they are the latent
@@ -231,6 +236,7 @@ def evaluate(
 
 
 def _baselines(fold: Fold, seed: int) -> list[Score]:
+    """Neighbouring snapshots, straight lines between them, and two halves of the truth."""
     earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
     truth = fold.scored_in(fold.truth)
     before, after = fold.around.times
@@ -253,6 +259,7 @@ def _baselines(fold: Fold, seed: int) -> list[Score]:
 
 
 def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score]:
+    """Of every prediction of a candidate, on one fold."""
     started = time.perf_counter()
     fits = [candidate.fit, candidate.beside] if candidate.beside else [candidate.fit]
     models = [fit(fold, seed) for fit in fits]
@@ -271,6 +278,7 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
 def _predict(
     models: Sequence[Dynamics], fold: Fold, seed: int, what: Prediction
 ) -> tuple[NDArray, NDArray | None]:
+    """States (cells, latent_dim) and weights (cells,) of one kind of prediction."""
     two_sided = what != "forward"
     predictions = [
         interpolate(dynamics, fold.around, fold.time, two_sided=two_sided) for dynamics in models

@@ -47,7 +47,10 @@ class Fold:
     scored_in: Callable[[NDArray], NDArray]
 
     def w1(self, states: NDArray, weights: NDArray | None = None) -> float:
-        """W1 from predicted latent states, with their weights, to the held-out snapshot."""
+        """W1 from predicted latent states, with their weights, to the held-out snapshot.
+
+        `states` (cells, latent_dim) and `weights` (cells,).
+        """
         return wasserstein1(self.scored_in(states), self.scored_in(self.truth), weights)
 
 
@@ -56,7 +59,10 @@ FitFold = Callable[[Fold, int], tuple[Dynamics, int]]
 
 
 def held_out_times(cell_times: NDArray) -> list[float]:
-    """Times between two others with enough cells to compare a prediction with."""
+    """Times between two others with enough cells to compare a prediction with.
+
+    Of `cell_times` (cells,).
+    """
     times, counts = np.unique(cell_times, return_counts=True)
     inner = zip(times[1:-1], counts[1:-1], strict=True)
     return [float(time) for time, cells in inner if cells >= MIN_HELD_OUT_CELLS]
@@ -79,15 +85,19 @@ def held_out_fold(
     Parameters
     ----------
     source : Source
+        Values of the cells.
     cell_times : (cells,)
+        When each cell was taken.
     at : float
         The time that is left out.
     options : SpaceOptions
+        The latent space to fit.
     latent_dim : int, optional
         Of the fit, as for :meth:`LatentSpace.fit`.
     n_dims : int
         W1 is taken in so many leading components.
     protocol : {"strict", "published"}
+        Whether the held-out cells may be seen by it.
     growth : (cells,), optional
         What is known of it, see :class:`TimeCourse`.
     batches : (cells,), optional
@@ -125,6 +135,7 @@ def _make_fold(
     scored_in: Callable[[NDArray], NDArray],
     growth: NDArray | None,
 ) -> Fold:
+    """Of states (cells, latent_dim); at most 1,000 cells are predicted from and compared with."""
     rng = np.random.default_rng(seed)
 
     def sample(time: float) -> NDArray:
@@ -155,6 +166,7 @@ def seen_only(
     rows : (cells,) mask
         The cells that may be seen.
     options : SpaceOptions
+        With the shared subspace of all data sets, if any.
     """
     if options.shared is None:
         return options

@@ -19,6 +19,7 @@ def wasserstein1(
     Parameters
     ----------
     x, y : (cells, dims)
+        The two clouds.
     x_weights, y_weights : (cells,), optional
         Only their proportions matter; equal by default.
 
@@ -47,6 +48,7 @@ def ot_interpolate(
     Parameters
     ----------
     earlier, later : (cells, dims)
+        Snapshots around the time.
     share : float
         0 is the earlier time, 1 the later, linear in real time.
     rng : numpy.random.Generator
@@ -63,14 +65,20 @@ def ot_interpolate(
 
 
 def half_split_floor(snapshot: NDArray, rng: np.random.Generator) -> float:
-    """W1 between random halves: what sampling alone costs, overstated for few cells."""
+    """W1 between random halves: what sampling alone costs, overstated for few cells.
+
+    Of a `snapshot` (cells, dims).
+    """
     order = rng.permutation(len(snapshot))
     half = len(snapshot) // 2
     return wasserstein1(snapshot[order[:half]], snapshot[order[half : 2 * half]])
 
 
 def permuted_within(labels: NDArray, times: NDArray, rng: np.random.Generator) -> NDArray:
-    """Labels (cells,) in another order within each time; over all where no time has several."""
+    """Labels (cells,) in another order within each time; over all where no time has several.
+
+    Of `labels` (cells,) and `times` (cells,).
+    """
     rows = [np.flatnonzero(times == time) for time in np.unique(times)]
     mixed = [group for group in rows if len(np.unique(labels[group])) > 1]
     permuted = labels.copy()

@@ -29,9 +29,11 @@ class Recovery:
     floor : float
         W1 to the true one of as many cells drawn from the truth: what sampling alone costs.
     trained : TrainedModel
+        The fit.
     course : TimeCourse
         With the held-out time.
     predicted : Interpolation
+        The held-out snapshot as the fit has it.
     """
 
     velocity_error: float
@@ -53,9 +55,11 @@ def recover(
     Parameters
     ----------
     system : KnownSystem
+        With its held-out time.
     cells : int
         At every time.
     seed : int
+        Of the cells and of the fit.
     progress : bool
         Whether to show a progress bar.
     """

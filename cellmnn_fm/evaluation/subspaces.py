@@ -23,7 +23,9 @@ class SubspaceReport:
     Attributes
     ----------
     cells : int
+        Of the data set.
     n_dims : int
+        That are compared.
     coverage : Coverage
         Of the data set by the shared subspace.
     variance_shared, variance_aligned, variance_own_pca : float
@@ -68,9 +70,13 @@ def report_subspaces(
     Parameters
     ----------
     source : Source
+        Values of the cells.
     cell_times : (cells,)
+        When each cell was taken.
     shared : SharedSubspace
+        The one to report on.
     genes : GeneOptions, optional
+        How genes are read.
     n_dims : int, optional
         Dimensions of each space; those of the shared subspace by default.
 

@@ -90,6 +90,7 @@ def card_of_fit(record: FitRecord, licence: str | None = None) -> ModelCard:
     Parameters
     ----------
     record : FitRecord
+        Of the fit.
     licence : str, optional
         Of the weights; "other" by default.
     """
@@ -126,6 +127,7 @@ def card_of_foundation(
     Parameters
     ----------
     foundation : Foundation
+        Of the base.
     name : str
         What `from_pretrained` is given.
     licence : str, optional
@@ -169,6 +171,7 @@ def _card_data(
     evaluated: Sequence[EvalResult] = (),
     name: str = "",
 ) -> ModelCardData:
+    """Metadata of the card, for the Hub."""
     bases = sorted({str(record.base["name"]) for record in records if record.base is not None})
     names = datasets or [record.name for record in records if record.name]
     results: dict[str, Any] = {}
@@ -185,6 +188,7 @@ def _card_data(
 
 
 def _data_table(rows: Sequence[Sequence[str]]) -> str:
+    """A row for each data set."""
     lines = [
         "| data set | cells | times | publication, accession | licence |",
         "|---|---:|---:|---|---|",
@@ -198,11 +202,13 @@ def _plain(text: str) -> str:
 
 
 def _row_of_record(record: FitRecord) -> list[str]:
+    """Name, cells, times, publication and licence."""
     about = [record.about.get(key) or NOT_STATED for key in ("publication", "licence")]
     return [record.name or NOT_STATED, f"{sum(record.cells):,}", f"{len(record.times)}", *about]
 
 
 def _base_line(record: FitRecord) -> str:
+    """What a fine-tuned model started from."""
     base = record.base or {}
     revision = f", revision {base['revision']}" if base.get("revision") else ""
     name = f"{base.get('name', 'a model that was not saved')}{revision}"
@@ -210,6 +216,7 @@ def _base_line(record: FitRecord) -> str:
 
 
 def _verdict_of(records: Sequence[FitRecord]) -> str:
+    """The sentences of the fits, or that there are none."""
     verdicts = [record.verdict["sentence"] for record in records if record.verdict is not None]
     if not verdicts:
         return "Not measured: `pipeline.evaluate` compares left-out times with baselines."
@@ -217,12 +224,14 @@ def _verdict_of(records: Sequence[FitRecord]) -> str:
 
 
 def _training_of(record: FitRecord) -> str:
+    """Steps and settings of a fit."""
     settings = {name: value for name, value in record.settings.items() if value is not None}
     steps = f"{len(record.losses)} steps in {record.seconds:.1f} s"
     return f"{steps}, on times {listed(record.times, len(record.times))}. {_as_text(settings)}"
 
 
 def _training_of_foundation(record: Mapping[str, Any]) -> str:
+    """Steps, settings and machine of a pretraining."""
     device = record.get("device", NOT_STATED)
     hardware = f"{record.get('processes', 1)} process(es), device {device}"
     threads = f", {record['threads']} thread(s)" if record.get("threads") else ""
@@ -231,6 +240,7 @@ def _training_of_foundation(record: Mapping[str, Any]) -> str:
 
 
 def _as_text(settings: Mapping[str, Any]) -> str:
+    """Settings in one line."""
     flat = []
     for section, values in settings.items():
         parts = values if isinstance(values, dict) else {"": values}
@@ -239,6 +249,7 @@ def _as_text(settings: Mapping[str, Any]) -> str:
 
 
 def _reproduce(record: FitRecord) -> str:
+    """The call that makes the fit again."""
     if record.base is not None:
         command = f"cellmnn finetune {record.base['name']} FILE.h5ad --time-key {record.time_key}"
     else:

@@ -162,6 +162,7 @@ class Cells:
     fitted : FittedModel
         That they are asked of.
     adata : AnnData
+        The file they are of.
     source : Source
         Their values.
     genes : GeneOptions

@@ -37,7 +37,9 @@ class KnownDataset:
     row : int
         In the tables of the model.
     entry : CorpusEntry
+        Its times and numbers of cells.
     panel : GenePanel, optional
+        Its genes.
     subspace : Subspace, optional
         Its genes and their map to latent states; None for coordinates without genes.
     record : FitRecord, optional
@@ -69,6 +71,7 @@ class Foundation:
     shared : SharedSubspace
         Without moments of the data sets.
     datasets : dict of KnownDataset
+        Those that it was trained on, by name.
     record : dict
         How the model was trained.
     """
@@ -191,8 +194,11 @@ def save_foundation(
     Parameters
     ----------
     folder : Path
+        Where to.
     model : CellMNNModel
+        With a row for each data set of the corpus.
     corpus : Corpus
+        That it was trained on.
     record : dict
         How it was trained, see :meth:`Foundation.of_corpus`.
     """

@@ -35,14 +35,17 @@ class FitRecord:
     Attributes
     ----------
     time_key : str
+        Column of `obs` that times were read from.
     use_rep, layer : str, optional
         Where times and values were read.
     subspace_mode : {"own", "shared", "aligned"}
+        Which latent space it was fitted in.
     gene_options : GeneOptions
         How genes were read.
     coverage : Coverage
         Of the data by the genes of the subspace.
     time_scale : TimeScale
+        Between the user's time and the model's.
     times : list of float
         Observed times of the training data.
     cells : list of int
@@ -63,6 +66,7 @@ class FitRecord:
     time_map : dict, optional
         From labels to times, where one was given.
     batch_key : str, optional
+        Column of `obs` with batches.
     batches : dict, optional
         Column of batches, and what is taken off the states of each.
     about : dict
@@ -142,7 +146,10 @@ class FitRecord:
         return times
 
     def require_near(self, what: str, times: Sequence[float] | NDArray) -> None:
-        """Refuse times of another unit or origin than that of the fit."""
+        """Refuse times of another unit or origin than that of the fit.
+
+        Of `times` (cells,).
+        """
         first, last = self.times[0], self.times[-1]
         farthest = max(np.unique(times), key=lambda at: max(first - at, at - last))
         if max(first - farthest, farthest - last) > (1 + 1e-6) * (last - first):

@@ -58,6 +58,7 @@ def find(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
     Parameters
     ----------
     name_or_path : str or Path
+        Of a folder, of the package, or on the Hub.
     **download
         As for `huggingface_hub.snapshot_download`: revision, token, cache_dir, local_files_only,
         force_download.
@@ -194,6 +195,7 @@ def locked(folder: Path, *, shared: bool = False, patience: float = _PATIENCE) -
 
 
 def _wait_for_lock(descriptor: int, folder: Path, shared: bool, patience: float) -> None:
+    """Try until the lock is free, or patience is over."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -260,6 +262,7 @@ def find_saved(folder: str | Path) -> Path:
 
 
 def _is_plain_folder(path: Path) -> bool:
+    """Whether it is a folder and no link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
@@ -304,6 +307,7 @@ def require_tensors(folder: Path, expected: Mapping[str, Sequence[int]]) -> None
     Parameters
     ----------
     folder : Path
+        With the weights.
     expected : mapping
         Shape of every tensor, by name.
 
@@ -388,6 +392,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _listed_files(folder: Path) -> dict[str, dict]:
+    """Size and hash of each file of the manifest; none without a manifest."""
     manifest = folder / MANIFEST_FILE
     if not manifest.is_file():
         return {}
@@ -410,6 +415,7 @@ def _listed_files(folder: Path) -> dict[str, dict]:
 
 
 def _write_manifest(folder: Path) -> None:
+    """Size and hash of every file that is read back."""
     files = {}
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name not in _UNLISTED:
@@ -420,6 +426,7 @@ def _write_manifest(folder: Path) -> None:
 
 
 def _hash(file) -> str:
+    """The sha256 of an open file."""
     digest = sha256()
     while block := file.read(2**20):
         digest.update(block)
@@ -427,6 +434,7 @@ def _hash(file) -> str:
 
 
 def _read_json(path: Path):
+    """JSON of a file; an error that names it."""
     try:
         return json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -434,6 +442,7 @@ def _read_json(path: Path):
 
 
 def _replaced(target: Path) -> Path:
+    """Where what is replaced waits until the new one is there."""
     return target.with_name(f".{target.name}.replaced")
 
 
@@ -449,6 +458,7 @@ def _sync(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder last."""
     if os.name == "posix":  # elsewhere folders cannot be opened
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -458,4 +468,5 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _problem(path: Path, expected: str, found: str) -> InputError:
+    """An error about a file of a checkpoint."""
     return InputError(str(path), expected, found, "save or download the checkpoint again")

@@ -175,6 +175,7 @@ class CellMNNConfig(PreTrainedConfig):
         return CellMNNConfig(**{**fields, **changes})
 
     def _require_consistent(self) -> None:
+        """Refuse parts that do not go together."""
         positive = ("latent_dim", "hidden_size", "num_hidden_layers", "num_datasets", "max_rate")
         for name in positive:
             _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
@@ -221,6 +222,7 @@ class CellMNNConfig(PreTrainedConfig):
 
 
 def _require(condition: bool, what: str, expected: str, found: object) -> None:
+    """An error unless a condition holds."""
     if not condition:
         raise InputError(what, expected, _shown(found), "change it in the configuration")
 

@@ -6,8 +6,8 @@ y already interpolates a time course about as well as optimal transport does, wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class FrameState:
     times : (times,)
         Ascending, in model time.
     mean : (times, d)
+        m at these times.
     root_scale : (times,)
         s.
     root_vectors : (times, d, r)
@@ -84,7 +85,10 @@ class FrameState:
         return mean + self._slope(left) * coasted[..., None]
 
     def mean_rate_at(self, t: Tensor, *, forward: bool | Tensor = True) -> Tensor:
-        """ṁ(t), (..., d): from the right where `forward`, else from the left."""
+        """ṁ(t), (..., d): from the right where `forward`, else from the left.
+
+        `forward` (...) may differ by time.
+        """
         inside = self._clamp(t)
         left, weight = self._interval(inside, forward)
         gap = self._gap(left)
@@ -94,14 +98,20 @@ class FrameState:
         return rate + turning[..., None] * self._at(self.mean_bend, left)
 
     def root_at(self, t: Tensor) -> DenseMatrix | LowRankMatrix:
-        """L(t), one matrix for each entry of `t`."""
+        """L(t), one matrix for each entry of `t`.
+
+        Of `t` (...).
+        """
         left, weight = self._interval(self._clamp(t), forward=True)
         return self._combine_roots(left, 1 - weight, weight)
 
     def root_rate_at(
         self, t: Tensor, *, forward: bool | Tensor = True
     ) -> DenseMatrix | LowRankMatrix:
-        """L̇(t): from the right where `forward`, else from the left; 0 beyond the ends."""
+        """L̇(t): from the right where `forward`, else from the left; 0 beyond the ends.
+
+        Of `t` (...), for each of which `forward` (...) may differ.
+        """
         left, _ = self._interval(self._clamp(t), forward)
         rate = torch.where(self._past_the_ends(t, forward), 0.0, 1 / self._gap(left))
         return self._combine_roots(left, -rate, rate)
@@ -115,7 +125,10 @@ class FrameState:
         return self.mean_at(t)[..., None, :] + self.root_at(t).apply(y)
 
     def motion(self, y: Tensor, t: Tensor, *, forward: bool | Tensor = True) -> Tensor:
-        """ṁ + L̇ y, how cells move that rest in the frame, (..., cells, d) at times `t` (...)."""
+        """ṁ + L̇ y, how cells move that rest in the frame, (..., cells, d) at times `t` (...).
+
+        `forward` (...) as for :meth:`mean_rate_at`.
+        """
         drift = self.mean_rate_at(t, forward=forward)[..., None, :]
         return drift + self.root_rate_at(t, forward=forward).apply(y)
 
@@ -127,11 +140,14 @@ class FrameState:
         ``A_z = L A_y L⁻¹ + L̇ L⁻¹`` and ``b_z = ṁ + L b_y - A_z m``. It varies with t, so that
         exp(A_z Δt) with A_z frozen is not the flow.
 
+        `forward` (...) as for :meth:`mean_rate_at`.
+
         Parameters
         ----------
         operator, offset : (..., cells, d, d) and (..., cells, d)
             A_y and b_y.
         t : (...)
+            Model time.
 
         Returns
         -------
@@ -151,14 +167,22 @@ class FrameState:
         offset_z = motion + (root @ offset[..., None] - (learned + frame) @ mean).squeeze(-1)
         return learned, frame, offset_z
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> FrameState:
+        """The frame with all of its tensors changed in the same way."""
+        return FrameState(**{name: change(values) for name, values in vars(self).items()})
+
+    def to(self, device: torch.device) -> FrameState:
+        """The frame on a device."""
+        return self.map(lambda values: values.to(device))
+
     def interval(self, left: int) -> FrameState:
         """The frame between the observed times `left` and `left + 1` alone."""
-        parts = [values[left : left + 2] for values in vars(self).values()]
-        parts[-1] = self.mean_bend[left : left + 1]
-        return FrameState(*parts)
+        both_ends = self.map(lambda values: values[left : left + 2])
+        return replace(both_ends, mean_bend=self.mean_bend[left : left + 1])
 
     @property
     def _depth(self) -> int:
+        """Axes of `times`: 1, or 2 with a batch."""
         return self.times.ndim - 1
 
     def _end(self, index: int, like: Tensor) -> Tensor:
@@ -178,6 +202,7 @@ class FrameState:
         )
 
     def _clamp(self, t: Tensor) -> Tensor:
+        """Times within the observed ones."""
         return torch.clamp(t, self._end(0, t), self._end(-1, t))
 
     def _past_the_ends(self, t: Tensor, forward: bool | Tensor) -> Tensor:
@@ -196,9 +221,11 @@ class FrameState:
         return left, (t - self._at(self.times, left)) / self._gap(left)
 
     def _gap(self, left: Tensor) -> Tensor:
+        """Length of an interval."""
         return self._at(self.times, left + 1) - self._at(self.times, left)
 
     def _slope(self, left: Tensor) -> Tensor:
+        """Change of values over an interval, per unit of model time."""
         step = self._at(self.mean, left + 1) - self._at(self.mean, left)
         return step / self._gap(left)[..., None]
 
@@ -230,8 +257,10 @@ def _sided(forward: bool | Tensor, right: Tensor, left: Tensor) -> Tensor:
 
 def stack_frames(frames: Sequence[FrameState]) -> FrameState:
     """A batch of frames of as many observed times each."""
-    parts = zip(*(vars(frame).values() for frame in frames), strict=True)
-    return FrameState(*(torch.stack(part) for part in parts))
+    names = vars(frames[0])
+    return FrameState(
+        **{name: torch.stack([getattr(frame, name) for frame in frames]) for name in names}
+    )
 
 
 def fit_frame(
@@ -291,6 +320,7 @@ def fit_frame(
 
 
 def _shrunk_moments(snapshot: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of weighted cells, shrunk towards a ball."""
     cells, dim = snapshot.shape
     if weights is None:
         weights = snapshot.new_ones(cells)

@@ -46,9 +46,11 @@ class AvailableModel:
     name : str
         For `from_pretrained`.
     where : {"package", "cache"}
+        Whether it comes along, or was downloaded.
     revision : str, optional
         Commit on the Hub.
     megabytes : float
+        On disk.
     """
 
     name: str
@@ -63,6 +65,7 @@ def locate(name_or_path: str | Path, **download) -> tuple[Path, str | None]:
     Parameters
     ----------
     name_or_path : str or Path
+        Of a folder, of the package, or on the Hub.
     **download
         See :func:`cellmnn_fm.model.checkpoint.find`.
 
@@ -187,6 +190,7 @@ def explained_errors(name: str, what: Literal["read", "write"]) -> Iterator[None
 
 
 def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds a model of this kind."""
     try:
         return json.loads((folder / "config.json").read_text()).get("model_type") == "cellmnn"
     except (OSError, ValueError):
@@ -194,6 +198,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _megabytes(folder: Path) -> float:
+    """Of the files in a folder."""
     return round(sum(path.stat().st_size for path in folder.iterdir()) / 1e6, 1)
 
 

@@ -51,6 +51,7 @@ class MeanHead(nn.Linear):
     @staticmethod
     def features(frame: FrameState) -> tuple[Tensor, Tensor]:
         """Basis (times - 1, 4, d) and invariants (times - 1, 16) of every interval."""
+        # at the ends there is no interval beside: its step and gap are 0, which the invariants say
         gap, step = frame.times.diff(), frame.mean.diff(dim=0)
         before, after = pad(step, (0, 0, 1, 0))[:-1], pad(step, (0, 0, 0, 1))[1:]
         gap_before, gap_after = pad(gap, (1, 0))[:-1], pad(gap, (0, 1))[1:]
@@ -65,11 +66,13 @@ class MeanHead(nn.Linear):
             ],
             dim=-2,
         )
-        # the trace of the covariance L²
+        # the trace of the covariance L²: of the dimensions with a factor, and of the others
         excess = (frame.root_scale[:, None] + frame.root_excess).square().sum(-1)
         rest = frame.mean.shape[-1] - frame.root_excess.shape[-1]
         spread2 = excess + rest * frame.root_scale.square()
         typical2 = (spread2[:-1] + spread2[1:]) / 2 + _TINY
+        # lengths beside the spread of the cells, squashed to 0..1: no unit, no outlier. Directions
+        # only as cosines, so that a turned data set has the same invariants
         length2 = basis.square().sum(-1)
         lengths = (length2 / (length2 + typical2[:, None])).sqrt()
         unit = basis / (length2[..., None] + _TINY * typical2[:, None, None]).sqrt()
@@ -79,10 +82,12 @@ class MeanHead(nn.Linear):
             [
                 lengths,
                 cosines[:, pairs[0], pairs[1]],
+                # how long the neighbouring intervals are, and whether they are there
                 (gap_before / (gap_before + gap))[:, None],
                 (gap_after / (gap_after + gap))[:, None],
                 (gap_before > 0).to(gap)[:, None],
                 (gap_after > 0).to(gap)[:, None],
+                # whether the cloud widens or narrows; how much of the whole this interval is
                 torch.tanh(torch.log((spread2[1:] + _TINY) / (spread2[:-1] + _TINY)))[:, None],
                 (1 / len(gap) * torch.ones_like(gap))[:, None],
             ],
@@ -99,6 +104,7 @@ class SnapshotEncoder(nn.Module):
     Parameters
     ----------
     latent_dim, hidden_size, embed_dim : int
+        Sizes of a cell, of the layers, and of the embedding.
 
     Examples
     --------
@@ -125,6 +131,7 @@ class SnapshotEncoder(nn.Module):
         Parameters
         ----------
         z : (batch, times, cells, latent_dim)
+            Cells of the snapshots, padded to as many.
         times : (batch, times)
             In model time.
         weights : (batch, times, cells), optional
@@ -169,7 +176,10 @@ class CellMNNHypernetwork(nn.Module):
         self.sizes = self.head.sizes
 
     def forward(self, operating_point: Tensor) -> dict[str, Tensor]:
-        """Raw parameters by name, of operating points (..., latent_dim + 1 + embedding)."""
+        """Raw parameters by name, of operating points (..., latent_dim + 1 + embedding).
+
+        `operating_point` (..., latent_dim + 1 + embedding).
+        """
         hidden = operating_point
         for layer in self.layers:
             hidden = self.activation(layer(hidden))

@@ -16,7 +16,10 @@ _SERIES_RADIUS = 1e-3  # below it φ1 is summed: the remainder x⁴/120 is under
 
 
 def exp_and_phi1(x: Tensor) -> tuple[Tensor, Tensor]:
-    """eˣ and φ1(x) = (eˣ - 1) / x, exact and differentiable at and near 0; x real or complex."""
+    """eˣ and φ1(x) = (eˣ - 1) / x, exact and differentiable at and near 0; x real or complex.
+
+    Of `x` (...).
+    """
     small = x.abs() < _SERIES_RADIUS
     series = 1 + x / 2 * (1 + x / 3 * (1 + x / 4))
     expm1 = torch.expm1(x)
@@ -50,6 +53,7 @@ class DenseMatrix:
     Parameters
     ----------
     matrix : (..., d, d)
+        Invertible.
     """
 
     def __init__(self, matrix: Tensor):
@@ -57,6 +61,7 @@ class DenseMatrix:
 
     @cached_property
     def _lu(self) -> tuple[Tensor, Tensor]:
+        """Its factorisation, made once."""
         # the checked variant stops on a singular matrix; training must see the penalty instead
         factors, pivots, _ = torch.linalg.lu_factor_ex(self._matrix)
         return factors, pivots
@@ -89,6 +94,7 @@ class LowRankMatrix:
     Parameters
     ----------
     u, v : (..., d, r)
+        The two factors.
     scale : float or (...,)
         s, not zero where the matrix is to be inverted.
     """
@@ -102,11 +108,13 @@ class LowRankMatrix:
 
     @cached_property
     def _core(self) -> Tensor:
+        """All that has to be inverted, s I + Vᵀ U, (..., r, r)."""
         rank = torch.eye(self._u.shape[-1], dtype=self._u.dtype, device=self._u.device)
         return self._scale[..., None, None] * rank + self._v.mT @ self._u
 
     @cached_property
     def _core_inverse_v(self) -> Tensor:
+        """V (s I + Vᵀ U)⁻ᵀ, (..., d, r), for the inverse by Woodbury."""
         return self._v @ torch.linalg.inv_ex(self._core)[0].mT
 
     def apply(self, rows: Tensor) -> Tensor:
@@ -144,6 +152,7 @@ class LinearODE:
     offset : (..., d), optional
         b.
     num_complex_pairs : int
+        How many of the eigenvalues come in conjugate pairs.
 
     Examples
     --------
@@ -187,7 +196,10 @@ class LinearODE:
         return self.flow_and_velocity(z, delta_t)[0]
 
     def flow_and_velocity(self, z: Tensor, delta_t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Where the state `z` is after `delta_t`, and dz/dt there; see :meth:`flow` for shapes."""
+        """Where the state `z` is after `delta_t`, and dz/dt there; see :meth:`flow` for shapes.
+
+        `z` (..., d) after `delta_t` (...).
+        """
         z = _at_least_float32(z)
         delta_t = torch.as_tensor(delta_t, dtype=z.dtype, device=z.device)
         single = delta_t.ndim == 0
@@ -264,4 +276,5 @@ def _as_complex(pairs: Tensor) -> Tensor:
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision is too coarse for an exponential."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

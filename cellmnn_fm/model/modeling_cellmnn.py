@@ -137,6 +137,7 @@ class CellMNNModel(CellMNNPreTrainedModel):
         Parameters
         ----------
         new_num_datasets : int
+            Rows that the table has then.
         new_num_frame_times : int, optional
             Observed times that a stored frame may have; as before by default.
         """
@@ -197,6 +198,7 @@ class CellMNNModel(CellMNNPreTrainedModel):
         return self.snapshot_encoder(z, padded_times, weights)
 
     def _require_fitting(self, z: Tensor, times: Tensor, frame: FrameState | None) -> None:
+        """Refuse inputs whose shapes do not go together."""
         config = self.config
         if z.shape[-1] != config.latent_dim or z.shape[:-2] != times.shape:
             raise ValueError(

@@ -38,6 +38,7 @@ class CellMNNPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        """The head begins near 0; other layers begin as torch has them."""
         if isinstance(module, LinearODEHead):
             fan_in = module.in_features
             init.normal_(module.weight, std=self.config.init_scale * math.sqrt(2 / fan_in))
@@ -118,6 +119,7 @@ class CellMNNPreTrainedModel(PreTrainedModel):
         Parameters
         ----------
         save_directory : path
+            Folder, made if need be.
         is_main_process, push_to_hub, repo_id, **kwargs
             As in transformers.
         with_code : bool
@@ -174,6 +176,7 @@ def _require_layout(cls: Any, config: CellMNNConfig, folder: Path) -> None:
 
 
 def _require_finite(model: nn.Module, folder: Path) -> None:
+    """Refuse weights that no training can have made."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(

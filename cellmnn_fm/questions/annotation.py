@@ -15,6 +15,7 @@ def annotation(cells: Cells, *, layers: bool = True, to_h5ad: bool = False) -> R
     Parameters
     ----------
     cells : Cells
+        Observed.
     layers : bool
         Whether to add matrices of cells and genes: expression and velocity.
     to_h5ad : bool

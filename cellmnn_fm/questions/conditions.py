@@ -34,6 +34,7 @@ class ConditionComparison:
     Attributes
     ----------
     conditions : (str, str)
+        Their names, in order.
     trajectories : DataFrame
         By time: "distance", how far apart the models of the two conditions lead the same cell, mean
         over cells in standard deviations of the states; "p" (the share of permutations with as
@@ -64,7 +65,9 @@ def compare_conditions(
     Parameters
     ----------
     states : (cells, latent_dim)
+        Latent states of the cells.
     times : (cells,)
+        When each cell was taken, in the user's time.
     labels : (cells,)
         The condition of each cell, one of two.
     fit : callable
@@ -74,6 +77,7 @@ def compare_conditions(
     permutations : int
         How often cells change conditions at random, within their times.
     seed : int
+        Of the permutations and of the cells that are followed.
     progress : bool
         Whether to show a progress bar.
 
@@ -173,6 +177,7 @@ def compare(
     cells : Cells
         Of both.
     base : CellMNNModel
+        The pretrained model.
     condition, groups : str
         Columns of `obs`, see :meth:`CellMNNPipeline.compare`.
     permutations, seed, progress

@@ -69,7 +69,9 @@ class TerminalGroups:
     Attributes
     ----------
     names : tuple of str
+        Of the groups.
     weights, intercept : (groups, latent_dim) and (groups,)
+        W and c.
     accuracy : float
         Of the cells that it was fitted to.
     """
@@ -82,6 +84,8 @@ class TerminalGroups:
     @classmethod
     def fit(cls, states: NDArray, labels: Sequence[str]) -> TerminalGroups:
         """Tell labelled cells (cells, latent_dim) apart.
+
+        `states` (cells, latent_dim), with a label each.
 
         Raises
         ------
@@ -110,7 +114,10 @@ class TerminalGroups:
         return cls(tuple(map(str, model.classes_)), weights, intercept, accuracy)
 
     def probabilities(self, z: Tensor) -> Tensor:
-        """P of every group, (..., groups), for latent states (..., latent_dim)."""
+        """P of every group, (..., groups), for latent states (..., latent_dim).
+
+        `z` (..., latent_dim).
+        """
         dims = self.weights.shape[1]
         weights, intercept = (
             torch.as_tensor(part, dtype=z.dtype, device=z.device)
@@ -127,12 +134,15 @@ def clusters(
     Parameters
     ----------
     states : (cells, latent_dim)
+        Latent states of the cells.
     subspace : Subspace
         Over `genes`; cells are as far apart as their expression is.
     genes : sequence of str
+        Their names.
     count : int
         How many clusters.
     seed : int
+        Of k-means.
 
     Returns
     -------
@@ -169,6 +179,7 @@ class Fates:
     Attributes
     ----------
     probabilities : (cells, groups)
+        P of each group at the end.
     gradient : (cells, groups, latent_dim)
         ∂ P/∂z of the cells where they are now.
     final : (cells, latent_dim)
@@ -208,9 +219,11 @@ def cell_fates(
     dynamics : Dynamics
         Of one data set.
     states : (cells, latent_dim)
+        Latent states of the cells.
     times : (cells,)
         When they were taken, in the user's time; none after `end`.
     groups : TerminalGroups
+        Told apart by their states.
     end : float
         When the groups are looked at.
     n_steps : int
@@ -242,6 +255,8 @@ def paths_to(
     """Rows of cells of the same time, and what becomes of them until the end, as a function.
 
     States, log growth, and whether they were stopped.
+
+    Cells were taken at `times` (cells,).
     """
     if (times > end).any():
         raise InputError("cells", f"none after time {end:g}", f"{times.max():g}", "leave them out")
@@ -270,10 +285,13 @@ def driver_genes(
     Parameters
     ----------
     fates : Fates
+        Of cells that were followed.
     groups : TerminalGroups
+        Told apart by their states.
     subspace : Subspace
         Over `genes`.
     genes : sequence of str
+        Their names.
     spread : (genes,)
         Standard deviation of their expression.
 
@@ -299,6 +317,7 @@ class FateQuestion:
     rows : (followed,)
         Those that are followed.
     groups : TerminalGroups
+        Told apart by their states.
     end : float
         When the groups count.
     """
@@ -321,6 +340,8 @@ class FateQuestion:
     def only(self, kept: NDArray[np.bool_]) -> FateQuestion:
         """Without the cells that run away, which are not in the mask (followed,); with a warning.
 
+        The mask is `kept` (followed,).
+
         Raises
         ------
         InputError
@@ -341,6 +362,8 @@ class FateQuestion:
         """Descendants of the cells that are followed, relative to the mean of their time.
 
         Both (followed,); from the log of their numbers.
+
+        `log_growth` (followed,).
         """
         descendants = np.empty(len(log_growth))
         for time in np.unique(self.times):
@@ -392,6 +415,7 @@ def fates(
     Parameters
     ----------
     cells : Cells
+        Observed, as a fitted model reads them.
     groups, start, end, n_steps
         See :meth:`CellMNNPipeline.fates`.
 

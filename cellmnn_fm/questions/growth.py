@@ -28,6 +28,7 @@ class PopulationSize:
     times : (counts,)
         When there are counts, ascending.
     counts : (counts,)
+        Of cells, in any unit.
 
     Examples
     --------
@@ -72,14 +73,19 @@ class PopulationSize:
         return self.counts[interval] * np.exp(rate * (times - self.times[interval]))
 
     def common_rate(self, times: NDArray) -> NDArray[np.float64]:
-        """The rate d log N / dt at `times`; at a count that of the interval that begins there."""
+        """The rate d log N / dt at `times`; at a count that of the interval that begins there.
+
+        `times` (times,).
+        """
         return self._rates[self._interval(times)]
 
     @property
     def _rates(self) -> NDArray[np.float64]:
+        """The rates d log N / dt between counts, (counts - 1,)."""
         return np.diff(np.log(self.counts)) / np.diff(self.times)
 
     def _interval(self, times: NDArray) -> NDArray[np.int64]:
+        """Between which counts times (times,) lie; beyond them the nearest."""
         after = np.searchsorted(self.times, times, side="right")
         return np.clip(after - 1, 0, len(self.times) - 2)
 
@@ -130,6 +136,7 @@ def growth(
     Parameters
     ----------
     cells : Cells
+        Observed, as a fitted model reads them.
     groups, population, absolute
         See there.
 

@@ -52,11 +52,14 @@ def linear_response(
     To first order: the model is asked where cells were observed, since far from them it knows
     nothing.
 
+    `states` (cells, latent_dim) at `times` (cells,).
+
     Parameters
     ----------
     dynamics, states, times, end, n_steps
         As for :func:`cell_fates`.
     moves : (cells, latent_dim)
+        How far each cell is moved now.
     """
     dims = states.shape[1]
     count = len(states)
@@ -112,6 +115,8 @@ def compared(
     """Means of columns before and after, their shift, and its 95 % interval over cells.
 
     `weights` of the cells (cells,) are two, since they may change too.
+
+    `before` (cells, columns) and `after` (cells, columns).
     """
     cells = len(before)
     before_and_after = weights or (np.ones(cells), np.ones(cells))
@@ -154,6 +159,7 @@ def perturb(
     Parameters
     ----------
     cells : Cells
+        Observed, as a fitted model reads them.
     genes, groups, start, end, n_steps, seed
         See :meth:`CellMNNPipeline.perturb`.
 
@@ -218,6 +224,7 @@ def _moves(
 
 
 def _value(gene: str, wanted: float | str, x: NDArray) -> float:
+    """The expression that a gene is set to."""
     if isinstance(wanted, str):
         named = {
             "knock-out": float(x.min()),

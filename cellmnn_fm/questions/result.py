@@ -70,6 +70,7 @@ class Result:
         return self.cells
 
     def _write_h5ad(self, staging: Path) -> None:
+        """All parts, then the matrices of genes in chunks."""
         import h5py
         from anndata.io import write_elem
 
@@ -87,6 +88,7 @@ class Result:
             self._fill(group, lambda parent, name, shape: parent.create_dataset(name, shape, "f4"))
 
     def _write_zarr(self, staging: Path) -> None:
+        """The same, with chunks of cells as those of the store."""
         import zarr
 
         write_zarr(self.cells, staging)

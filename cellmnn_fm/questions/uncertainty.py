@@ -36,6 +36,7 @@ class MeanRegion:
     Attributes
     ----------
     mean : (latent_dim,)
+        Its centre, the predicted mean.
     radius : float
         In latent space, Euclidean.
     level : float
@@ -68,6 +69,7 @@ def mean_region(
     course : TimeCourse
         That was interpolated.
     predicted : Interpolation
+        Two-sided.
     recipe : {"zero_shot", "fine_tuned", "scratch", "sliced", "blend"}
         How the model came about; each has errors of its own.
     level : float

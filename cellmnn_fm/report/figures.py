@@ -35,7 +35,9 @@ def plot_interpolation(
     Parameters
     ----------
     course : TimeCourse
+        Observed.
     time : float
+        Of the prediction.
     states : (cells, latent_dim)
         The predicted snapshot at that time.
     truth : (cells, latent_dim), optional
@@ -61,7 +63,9 @@ def plot_velocity_field(dynamics: Dynamics, course: TimeCourse, *, arrows: int =
     Parameters
     ----------
     dynamics : Dynamics
+        The model in the user's time.
     course : TimeCourse
+        Observed, for the cells that arrows start at.
     arrows : int
         At most so many for each time.
     """
@@ -117,6 +121,7 @@ def embedded_velocity(
     Parameters
     ----------
     states, velocity : (cells, latent_dim)
+        z and dz/dt of the cells.
     placed : (cells, dims)
         Of the embedding.
     cells : (some,)
@@ -169,6 +174,7 @@ def plot_fates(states: NDArray, probabilities: pd.DataFrame) -> Figure:
     Parameters
     ----------
     states : (cells, latent_dim)
+        Latent states of the cells.
     probabilities : DataFrame
         From `CellMNNPipeline.fates`: a row for each of the cells, a column for each group.
     """
@@ -193,6 +199,7 @@ def plot_gene_trends(adata: AnnData, genes: Sequence[str]) -> Figure:
     adata : AnnData
         From `CellMNNPipeline.trajectory`.
     genes : sequence of str
+        Those that are drawn.
     """
     if missing := [gene for gene in genes if gene not in adata.var_names]:
         raise InputError("genes", "genes of the trajectory", listed(missing), "correct them")
@@ -276,6 +283,7 @@ def plot_losses(losses: list[dict[str, float]]) -> Figure:
 
 
 def _scatter_course(axis: Axes, course: TimeCourse) -> None:
+    """Cells in the first two dimensions, coloured by time."""
     colors = _TIME_COLORS(Normalize(course.times[0], course.times[-1])(course.times))
     for color, snapshot in zip(colors, course.snapshots, strict=True):
         shown = snapshot[:: -(-len(snapshot) // _MAX_POINTS)]
@@ -285,6 +293,7 @@ def _scatter_course(axis: Axes, course: TimeCourse) -> None:
 
 
 def _time_colorbar(figure: Figure, axis: Axes, course: TimeCourse) -> None:
+    """What the colours mean."""
     scale = ScalarMappable(Normalize(course.times[0], course.times[-1]), _TIME_COLORS)
     figure.colorbar(scale, ax=axis, label="time")
 

@@ -84,7 +84,9 @@ def plot_operators(
     Parameters
     ----------
     operators : (cells, latent_dim, latent_dim)
+        A of every cell.
     times : (cells,)
+        When each cell was taken, in the user's time.
     labels : sequence of str, optional
         Cell types, for instance.
     clusters : int

@@ -48,8 +48,11 @@ class Section:
     Attributes
     ----------
     title, text : str
+        Heading, and what stands below it.
     table : DataFrame, optional
+        Below the text.
     images : list of (caption, data URI)
+        Figures, below the table.
     """
 
     title: str
@@ -73,8 +76,11 @@ def write_report(
     Parameters
     ----------
     pipeline : CellMNNPipeline
+        Fitted or pretrained.
     adata : AnnData
+        Observed cells, which the page is about.
     file : path
+        Of the page.
     groups : str or int, optional
         For the fates: column of `obs`, or how many clusters of the last cells.
     evaluate : bool
@@ -116,6 +122,7 @@ def write_report(
 
 
 def _data(cells: Cells) -> Section:
+    """What was read, and how much of it the latent space keeps."""
     import pandas as pd
 
     course, fitted = cells.course, cells.fitted
@@ -133,11 +140,13 @@ def _data(cells: Cells) -> Section:
 
 
 def _captured(measured: Any, reconstructed: np.ndarray) -> float:
+    """The share of variance (cells, genes) that a reconstruction keeps."""
     dense = np.asarray(measured.toarray() if hasattr(measured, "toarray") else measured)
     return float(1 - (dense - reconstructed).var(axis=0).sum() / dense.var(axis=0).sum())
 
 
 def _training(record: FitRecord) -> Section:
+    """How the model came about."""
     base = "" if record.base is None else f" Base: {record.base['name']}."
     if not record.losses:
         return Section("Model", f"Without training on this data set.{base}")
@@ -154,6 +163,7 @@ def _evaluation(
     progress: bool,
     reading: ReadingKeywords,
 ) -> list[Section]:
+    """Predictions of left-out times beside baselines."""
     import pandas as pd
 
     record = cells.fitted.record
@@ -183,6 +193,7 @@ def _evaluation(
 
 
 def _snapshots(asked: CellMNNPipeline, cells: Cells) -> Section:
+    """Predicted snapshots, velocities and followed cells."""
     course, images = cells.course, []
     for before, after in pairwise(course.times):
         time = float(before + after) / 2
@@ -198,6 +209,7 @@ def _snapshots(asked: CellMNNPipeline, cells: Cells) -> Section:
 
 
 def _fates(asked: CellMNNPipeline, cells: Cells, groups: str | int | None) -> list[Section]:
+    """Where cells end up, if groups were asked for."""
     import pandas as pd
 
     if groups is None:
@@ -221,6 +233,7 @@ def _fates(asked: CellMNNPipeline, cells: Cells, groups: str | int | None) -> li
 
 
 def _network(asked: CellMNNPipeline, cells: Cells) -> list[Section]:
+    """The strongest edges, where there are genes."""
     try:
         edges = asked.grn(cells).to_dataframe(top_k=_EDGES)
     except InputError:  # coordinates have no genes
@@ -232,6 +245,7 @@ def _network(asked: CellMNNPipeline, cells: Cells) -> list[Section]:
 
 
 def _image(figure: Figure) -> str:
+    """A figure inside of the page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -28,6 +28,7 @@ def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder"
     Parameters
     ----------
     base : CellMNNModel
+        Of many data sets.
     course : TimeCourse
         Observed snapshots, with at most the dimensions of the base.
     start : {"encoder", "mean"} or int
@@ -79,6 +80,7 @@ def of_dataset(model: CellMNNModel, row: int, subspace: Subspace | None = None) 
     Parameters
     ----------
     model : CellMNNModel
+        Of many data sets.
     row : int
         In its table.
     subspace : Subspace, optional
@@ -159,6 +161,7 @@ def _with_network_of(
 def _embedding(
     base: CellMNNModel, snapshots: list[Tensor], times: Tensor, start: Start | int
 ) -> Tensor | None:
+    """The embedding (embed_dim,) to start from."""
     if not base.config.dataset_embed_dim:
         return None
     if start == "mean":

@@ -37,6 +37,7 @@ class TrainingConfig:
     ema_decay : float, optional
         Of the moving average of the weights that is kept; None keeps the weights themselves.
     gradient_clip : float, optional
+        Longest gradient of a step; none is shortened if absent.
     distance : {"energy", "mmd", "sliced"}
         Between a pushed and an observed snapshot.
     gamma : float
@@ -118,6 +119,7 @@ def preset_configs(
         with the default. "paper" is the setting of the published code of Cell-MNN (ICLR 2026), but
         for its stop: that looks at the held-out time, this one at the training loss.
     course : TimeCourse
+        The time course to be fitted.
     frame : bool
         Whether a preset other than "paper" works in the Gaussian frame.
     growth : bool, str or GrowthGenes

@@ -85,12 +85,15 @@ def finetune(
         Weight of the squared distance of what is trained from where it started, over the number of
         snapshots that can be held out: the more there are, the less the base counts.
     training, sampling : TrainingConfig, SamplingConfig, optional
+        How to train and to draw tasks; the measured recipe by default.
     seed : int
         Of the cells and snapshots drawn.
     accelerator : Accelerator, optional
+        Of the processes; one of its own by default.
     folder : Path, optional
         Where the state is saved; the same call goes on from there.
     progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -161,7 +164,9 @@ class AnchoredStep(HeldOutStep):
     Parameters
     ----------
     model : CellMNNModel
+        In training mode, with gradients for what is trained.
     training : TrainingConfig
+        Weights of the losses, cells drawn.
     anchor : float
         Weight of the squared distance.
     """

@@ -64,6 +64,7 @@ def held_back(active: bool = True) -> Iterator[list[int]]:
 
 
 def _end(number: int) -> None:
+    """At once, with the exit code of the signal."""
     os.write(2, b"interrupted\n")
     os._exit(128 + number)
 
@@ -85,6 +86,7 @@ def _handle(handler: Callable[[int, object], None]) -> dict[int, Any]:
 
 @contextmanager
 def _replaced() -> Iterator[tuple[Callable[[Callable], None], Callable[[], None]]]:
+    """Handlers may be replaced in the block; they are put back at its end."""
     before: dict[int, Any] = {}
 
     def put_back() -> None:

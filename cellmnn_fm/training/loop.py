@@ -78,9 +78,11 @@ def optimise(
     Parameters
     ----------
     accelerator : Accelerator
+        Of the processes.
     model : CellMNNModel
         On its device, in training mode.
     training : TrainingConfig
+        Steps, rates, schedule, checks.
     losses_of : callable
         Parts of the loss by name, of the (wrapped) model and a counter: step times
         `training.accumulation`, plus the number of the part of the step. All that is random must
@@ -208,6 +210,7 @@ def remove_training_state(folder: Path) -> None:
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, training: TrainingConfig):
+    """The learning rate by step."""
     if training.schedule == "constant" or training.steps < _MIN_CYCLE:
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     return torch.optim.lr_scheduler.OneCycleLR(
@@ -216,7 +219,10 @@ def _scheduler(optimizer: torch.optim.Optimizer, training: TrainingConfig):
 
 
 def to_device(values: NDArray, device: torch.device) -> Tensor:
-    """Copy from pinned memory, so that the host need not wait for the GPU."""
+    """Copy from pinned memory, so that the host need not wait for the GPU.
+
+    `values` (...) of the host.
+    """
     tensor = torch.from_numpy(values)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -254,9 +260,11 @@ class _TrainingState:
     history: list[Tensor] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
+        """What accelerate saves of it."""
         return {**vars(self), "history": torch.stack(self.history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What was saved."""
         if unknown := set(state) ^ set(vars(self)):
             raise KeyError(", ".join(sorted(unknown)))
         checks = [(int(step), scores) for step, scores in state["checks"]]
@@ -271,6 +279,7 @@ class _TrainingState:
         self.history.append(values.mean(0).detach())
 
     def latest(self) -> dict[str, float]:
+        """Parts of the last loss."""
         return dict(zip(self.names, self.history[-1].tolist(), strict=True))
 
     def mean_loss(self, steps: int) -> float:
@@ -278,10 +287,12 @@ class _TrainingState:
         return float(torch.stack(self.history[-steps:]).sum(-1).mean())
 
     def losses(self) -> list[dict[str, float]]:
+        """Parts of the loss at every step."""
         steps = torch.stack(self.history).tolist() if self.history else []
         return [dict(zip(self.names, values, strict=True)) for values in steps]
 
     def check(self, model: CellMNNModel, patience: int, found: dict[str, float]) -> None:
+        """Note a check, and keep its weights if it is the best; stop once patience is over."""
         score = sum(found.values())
         self.checks.append((self.step, found))
         if score < self.best_score:
@@ -300,6 +311,7 @@ class _StateSaver:
     Parameters
     ----------
     accelerator : Accelerator
+        Of the processes.
     folder : Path, optional
         Of the run; nothing is saved without.
     fingerprint : str
@@ -387,6 +399,7 @@ class _StateSaver:
         self._accelerator.wait_for_everyone()
 
     def _saved(self) -> list[Path]:
+        """Folders of states, the oldest first."""
         return sorted(self._folder.glob("step_*")) if self._folder is not None else []
 
 
@@ -424,6 +437,7 @@ class _StepsPerSecond(ProgressColumn):
 
 
 def _progress_bar(*, disable: bool) -> Progress:
+    """Of steps, with the loss."""
     return Progress(
         "{task.description}",
         BarColumn(),

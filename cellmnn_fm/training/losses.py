@@ -61,9 +61,11 @@ def mmd2(
     Parameters
     ----------
     x, y : (..., n, d) and (..., m, d)
+        The two clouds.
     x_weights, y_weights : (..., n) and (..., m), optional
         Positive; only their proportions matter.
     sigma : float
+        Width of the kernel.
     num_dims : int, optional
         d of the kernel, where some of the last axis is padding.
 
@@ -100,6 +102,7 @@ def sliced_wasserstein(
     Parameters
     ----------
     x, y : (..., n, d) and (..., m, d)
+        The two clouds.
     x_weights, y_weights : (..., n) and (..., m), optional
         Positive; only their proportions matter.
     directions : (d, directions)
@@ -149,6 +152,7 @@ def pair_weights(num_times: int, gamma: float, *, both_directions: bool = True) 
     Parameters
     ----------
     num_times : int
+        How many snapshots there are.
     gamma : float
         Discount of a pair for each snapshot between the two.
     both_directions : bool
@@ -172,6 +176,7 @@ def kinetic_energy(
     Parameters
     ----------
     velocity : (..., n, d)
+        dz/dt of cells.
     weights : (..., n), optional
         Of the cells; only their proportions matter.
     num_dims : int or tensor that goes with (..., n), optional
@@ -182,17 +187,22 @@ def kinetic_energy(
 
 
 def invertibility_penalty(determinant: Tensor) -> Tensor:
-    """E[1 / (|det P| + 1e-4)], which keeps the eigenvectors independent (Cell-MNN, ICLR 2026)."""
+    """E[1 / (|det P| + 1e-4)], which keeps the eigenvectors independent (Cell-MNN, ICLR 2026).
+
+    `determinant` (...) of all matrices P.
+    """
     return (1 / (determinant.abs() + _DETERMINANT_FLOOR)).mean()
 
 
 def _normalised(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Weights (..., n) that sum to 1; even ones if none are given."""
     if weights is None:
         return x.new_full(x.shape[:-1], 1 / x.shape[-2])
     return weights / weights.sum(-1, keepdim=True)
 
 
 def _euclidean(x: Tensor, y: Tensor) -> Tensor:
+    """Distances (..., n, m) of all pairs, with a gradient at 0."""
     if x.shape[-1] < _MATMUL_DIM:
         return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
     # centred, since |x|² - 2 xy + |y|² cancels badly far from the origin
@@ -201,10 +211,12 @@ def _euclidean(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _pair_mean(values: Tensor, row_weights: Tensor, column_weights: Tensor) -> Tensor:
+    """Weighted mean over pairs (..., n, m)."""
     return ((values @ column_weights[..., None]).squeeze(-1) * row_weights).sum(-1)
 
 
 def _mean_within(x: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean distance of different cells of one cloud (..., n, d)."""
     itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
     distinct = 1 - weights.square().sum(-1)  # the weight of all pairs but a cell with itself
     return _pair_mean(_euclidean(x, x).masked_fill(itself, 0.0), weights, weights) / distinct

@@ -75,6 +75,7 @@ def train(
     Parameters
     ----------
     course : TimeCourse
+        The time course to be fitted.
     config, training : CellMNNConfig, TrainingConfig
         With more dimensions than the time course has, `config.dataset_dims` says how many are
         real; the others are padding.
@@ -142,6 +143,7 @@ def train(
 
 
 def _new_model(course: TimeCourse, config: CellMNNConfig, seed: int) -> CellMNNModel:
+    """With weights that depend on the seed alone."""
     dims = [config.latent_dim] if config.dataset_dims is None else config.dataset_dims
     if dims != [course.latent_dim]:
         raise InputError(
@@ -171,6 +173,7 @@ class CourseStep(nn.Module):
     model : CellMNNModel
         On its device.
     training : TrainingConfig
+        Weights of the losses, cells drawn.
     snapshots : sequence of (cells, dims)
         At most the model's dimensions; the others are padding.
     times : (times,)
@@ -203,7 +206,7 @@ class CourseStep(nn.Module):
         self._decoded_times = _decoded_times(times, training).to(model.device)
         self._frame = None
         if frame is not None:
-            self._frame = FrameState(*(part.to(model.device) for part in vars(frame).values()))
+            self._frame = frame.to(model.device)
         self._block = min(len(times), MOST_TIMES)
         # forward in time only, nothing starts from the last snapshot
         self._sources = self._block if training.both_directions else self._block - 1
@@ -237,8 +240,10 @@ class CourseStep(nn.Module):
         if self._block < len(self._times):
             decoded = _decoded_times(times, self.training_config)
         frame = None if self._frame is None else self.model.bent(self._frame)
+        # every snapshot is pushed to every time at once: one operator a cell leads to all of them
         output = self.model(self._cells[source_rows], source_times, decoded, frame=frame)
         target = self._cells[target_rows]
+        # distances of close clouds are small differences of large numbers: not in half precision
         with torch.autocast(target.device.type, enabled=False):
             losses = _losses(
                 output,

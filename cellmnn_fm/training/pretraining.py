@@ -64,29 +64,36 @@ def collate(tasks: Sequence[Task], cells: int, device: torch.device) -> TaskBatc
     sources, source_weights = filled([side for task in tasks for side in task.sources])
     targets, target_weights = filled([task.target for task in tasks])
     frames = [frame_of(task) for task in tasks]
-    parts: list[NDArray | Tensor] = [
-        sources.reshape(len(tasks), 2, *sources.shape[1:]),
-        source_weights.reshape(len(tasks), 2, cells),
-        targets,
-        target_weights,
-        np.array([task.target_time for task in tasks], np.float32),
-        *(snapshot for task in tasks for snapshot in task.snapshots),
-        *(values for frame in frames for values in vars(frame).values()),
-    ]
-    moved = iter(in_one_copy([torch.as_tensor(part) for part in parts], device))
+    parts: dict[Any, NDArray | Tensor] = {
+        "sources": sources.reshape(len(tasks), 2, *sources.shape[1:]),
+        "source_weights": source_weights.reshape(len(tasks), 2, cells),
+        "targets": targets,
+        "target_weights": target_weights,
+        "target_times": np.array([task.target_time for task in tasks], np.float32),
+    }
+    for number, (task, frame) in enumerate(zip(tasks, frames, strict=True)):
+        parts |= {(number, time): snapshot for time, snapshot in enumerate(task.snapshots)}
+        parts |= {(number, name): values for name, values in vars(frame).items()}
+    moved = in_one_copy({name: torch.as_tensor(part) for name, part in parts.items()}, device)
     ids = np.array([[task.dataset_id, task.uses_table, task.num_dims] for task in tasks])
     dataset_ids, uses_table, num_dims = to_device(ids, device).unbind(-1)
     return TaskBatch(
         dataset_ids=dataset_ids,
         uses_table=uses_table.bool(),
         num_dims=num_dims,
-        sources=next(moved),
-        source_weights=next(moved),
-        targets=next(moved),
-        target_weights=next(moved),
-        target_times=next(moved),
-        observed=[[next(moved) for _ in task.snapshots] for task in tasks],
-        frames=[FrameState(*(next(moved) for _ in vars(frame))) for frame in frames],
+        sources=moved["sources"],
+        source_weights=moved["source_weights"],
+        targets=moved["targets"],
+        target_weights=moved["target_weights"],
+        target_times=moved["target_times"],
+        observed=[
+            [moved[number, time] for time in range(len(task.snapshots))]
+            for number, task in enumerate(tasks)
+        ],
+        frames=[
+            FrameState(**{name: moved[number, name] for name in vars(frame)})
+            for number, frame in enumerate(frames)
+        ],
         left=[task.left for task in tasks],
     )
 
@@ -98,13 +105,19 @@ def frame_of(task: Task) -> FrameState:
     return fit_frame(observed, torch.as_tensor(task.times).float(), latent_dim=latent_dim)
 
 
-def in_one_copy(tensors: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
-    """Move tensors of one type together; each copy by itself would cost as much."""
+def in_one_copy(tensors: Mapping[Any, Tensor], device: torch.device) -> Mapping[Any, Tensor]:
+    """Move tensors of one type together, by name; each copy by itself would cost as much.
+
+    `tensors` (...) of any shapes.
+    """
     if device.type == "cpu":
         return tensors
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    parts = to_device(flat.numpy(), device).split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+    parts = to_device(flat.numpy(), device).split([tensor.numel() for tensor in tensors.values()])
+    return {
+        name: part.view(tensor.shape)
+        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
+    }
 
 
 class HeldOutStep(nn.Module):
@@ -113,7 +126,9 @@ class HeldOutStep(nn.Module):
     Parameters
     ----------
     model : CellMNNModel
+        In training mode.
     training : TrainingConfig
+        Weights of the losses, cells drawn.
     from_table : bool
         Whether all tasks use the embedding in the table, so that none has to be inferred.
     """
@@ -138,6 +153,7 @@ class HeldOutStep(nn.Module):
         output: CellMNNOutput,
         frame: FrameState,
     ) -> dict[str, Tensor]:
+        """Parts of the loss of a batch, before their weights."""
         assert output.learned_velocity is not None
         assert output.determinant is not None
         distance = energy_distance(states, batch.targets, weights, batch.target_weights)
@@ -164,6 +180,7 @@ def predict_targets(
 
     Beside them all that the model says, and the frames between the neighbours.
     """
+    # only the interval around the held-out time is needed: tasks of any number of times stack
     with torch.autocast(batch.sources.device.type, enabled=False):
         frame = stack_frames(
             [
@@ -187,6 +204,7 @@ def predict_targets(
         dataset_embeds=embeds,
         frame=frame,
     )
+    # as in an interpolation: both neighbours are pushed, and the nearer one weighs more
     gap = frame.times[:, 1] - frame.times[:, 0]
     progress = (batch.target_times - frame.times[:, 0]) / gap
     sides = torch.stack([1 - progress, progress], dim=-1)
@@ -216,6 +234,7 @@ def task_losses(
         )
 
     def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
+        # tasks are a function of their number alone: any number of processes draws the same ones
         first = counter * per_part * world + accelerator.process_index
         tasks = [sampler.draw(first + world * number) for number in range(per_part)]
         batch = collate(tasks, sampling.cells, accelerator.device)
@@ -245,11 +264,13 @@ def pretrain(
     Parameters
     ----------
     corpus : Corpus
+        To be trained on.
     config : CellMNNConfig
         As :func:`corpus_config` makes it.
     training : TrainingConfig
         With `check_every`, the best model by validation is returned.
     sampling : SamplingConfig
+        How tasks are drawn.
     leave_out : sequence of str
         Groups of data sets (see :attr:`Corpus.groups`) that are neither trained on nor looked at.
     validation : sequence of str
@@ -258,10 +279,13 @@ def pretrain(
         Data sets of which the middle one of the interior times is kept from training, for
         validation in the corpus.
     seed : int
+        Of the weights and of the tasks.
     accelerator : Accelerator, optional
+        Of the processes; one of its own by default.
     folder : Path, optional
         Where the state is saved; the same call goes on from there.
     progress : bool
+        Whether to show a progress bar.
 
     Raises
     ------
@@ -378,6 +402,7 @@ def corpus_config(corpus: Corpus, **options: Any) -> CellMNNConfig:
 
 
 def _middle_time(corpus: Corpus, name: str) -> int:
+    """The time of a data set that is kept for validation."""
     if name not in corpus.entries or not (able := held_out_able(corpus.entries[name].cells)):
         raise InputError(
             "reserve", "data sets with a time that can be held out", name, "leave it out"
@@ -388,6 +413,7 @@ def _middle_time(corpus: Corpus, name: str) -> int:
 def _store_frame(
     model: CellMNNModel, corpus: Corpus, name: str, number: int, reserved: int | None
 ) -> None:
+    """Keep the frame of a data set of the corpus with the model."""
     entry, rng = corpus.entries[name], np.random.default_rng(0)
     shown = [time for time in range(len(entry.times)) if time != reserved]
     times = np.array(entry.times)[shown]

@@ -16,7 +16,7 @@ from cellmnn_fm import CellMNNConfig, CellMNNModel, TimeCourse
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.synthetic import branching_course
 from cellmnn_fm.data.tasks import SamplingConfig, TaskSampler
-from cellmnn_fm.model.gaussian_frame import FrameState, fit_frame
+from cellmnn_fm.model.gaussian_frame import fit_frame
 from cellmnn_fm.training.configs import TrainingConfig, preset_configs
 from cellmnn_fm.training.loop import _warmed_up_average, to_device
 from cellmnn_fm.training.one_course import CourseStep, draw
@@ -111,7 +111,7 @@ def test_an_interpolation():
     frame = fit_frame([torch.from_numpy(one) for one in course().snapshots], torch.arange(3.0))
     config = CellMNNConfig(latent_dim=5, frame=True, num_frame_times=3)
     model = CellMNNModel(config).to(META)
-    frame = FrameState(*(part.to(META) for part in vars(frame).values()))
+    frame = frame.to(META)
     z, times, targets = (torch.empty(shape, device=META) for shape in ((1, 40, 5), (1,), (2,)))
     with FromTheHost() as noted:
         output = model(z, times, targets, frame=frame)

@@ -23,7 +23,7 @@ from cellmnn_fm.data.synthetic import branching_course
 from cellmnn_fm.data.tasks import SamplingConfig, TaskSampler
 from cellmnn_fm.dynamics.rollout import roll_out
 from cellmnn_fm.dynamics.snapshots import Dynamics, draw_cells, interpolate
-from cellmnn_fm.model.gaussian_frame import FrameState, fit_frame
+from cellmnn_fm.model.gaussian_frame import fit_frame
 from cellmnn_fm.training.adaptation import adapt, of_dataset
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.pretraining import (
@@ -82,9 +82,7 @@ def test_a_batch_is_each_of_its_tasks(corpus):
     )
     batch = batch._replace(
         observed=[[one.double() for one in its] for its in batch.observed],
-        frames=[
-            FrameState(*(part.double() for part in vars(one).values())) for one in batch.frames
-        ],
+        frames=[one.map(lambda values: values.double()) for one in batch.frames],
     )
     together, weights, *_ = predict_targets(model, batch)
     np.testing.assert_allclose(weights.sum(-1).detach(), 1, atol=1e-6)

@@ -17,19 +17,28 @@ def pearson(x: NDArray, times: NDArray, seed: int = 0) -> NDArray:
     Parameters
     ----------
     x : (cells, genes)
+        Expression.
     times : (cells,)
+        When each cell was taken, in the user's time.
     seed : int
+        Of nothing here; other baselines draw.
     """
     return np.corrcoef(_scaled(x).T)
 
 
 def spearman(x: NDArray, times: NDArray, seed: int = 0) -> NDArray:
-    """Correlation of ranks."""
+    """Correlation of ranks.
+
+    Of `x` (cells, genes) at `times` (cells,).
+    """
     return np.corrcoef(_scaled(rankdata(x, axis=0)).T)
 
 
 def partial_correlation(x: NDArray, times: NDArray, seed: int = 0, ridge: float = 0.1) -> NDArray:
-    """Correlation given all other genes, from a ridge inverse of the correlations."""
+    """Correlation given all other genes, from a ridge inverse of the correlations.
+
+    Of `x` (cells, genes) at `times` (cells,).
+    """
     scaled = _scaled(x)
     inverse = np.linalg.inv(scaled.T @ scaled / len(x) + ridge * np.eye(x.shape[1]))
     scale = np.sqrt(np.diag(inverse))
@@ -38,6 +47,8 @@ def partial_correlation(x: NDArray, times: NDArray, seed: int = 0, ridge: float 
 
 def trees(x: NDArray, times: NDArray, seed: int = 0) -> NDArray:
     """Importance in a forest for each target, signed by correlation (as GENIE3).
+
+    Of `x` (cells, genes) at `times` (cells,).
 
     References
     ----------
@@ -57,7 +68,10 @@ def trees(x: NDArray, times: NDArray, seed: int = 0) -> NDArray:
 
 
 def lagged_correlation(x: NDArray, times: NDArray, seed: int = 0) -> NDArray:
-    """Correlation over time of mean expression with that of the target one snapshot later."""
+    """Correlation over time of mean expression with that of the target one snapshot later.
+
+    Of `x` (cells, genes) at `times` (cells,).
+    """
     means = np.stack([x[times == time].mean(axis=0) for time in np.unique(times)])
     if len(means) < 4:
         return np.zeros((x.shape[1],) * 2)
@@ -71,6 +85,8 @@ def scode(
     """The operator of a linear ODE in few hidden dimensions, found by random search; mean of runs.
 
     Expression is W z(t) with z_d(t) = exp(b_d t); A = W diag(b) W⁺.
+
+    Of `x` (cells, genes) at `times` (cells,).
 
     References
     ----------
@@ -95,6 +111,7 @@ def scode(
 
 
 def _scode_fit(x: NDArray, at: NDArray, rates: NDArray) -> tuple[NDArray, float]:
+    """Operator and squared error of one draw of rates."""
     basis = np.exp(np.outer(at, rates))
     gram = basis.T @ basis + 1e-3 * np.eye(len(rates))
     weights = np.linalg.solve(gram, basis.T @ x).T
@@ -102,6 +119,7 @@ def _scode_fit(x: NDArray, at: NDArray, rates: NDArray) -> tuple[NDArray, float]
 
 
 def _scaled(x: NDArray) -> NDArray:
+    """Columns (cells, genes) with mean 0 and variance 1."""
     centred = x - x.mean(axis=0)
     spread = centred.std(axis=0)
     return centred / np.where(spread > 0, spread, 1.0) + 1e-12 * np.arange(len(x))[:, None] * (

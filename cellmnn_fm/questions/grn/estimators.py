@@ -79,10 +79,13 @@ def production_network(
     Parameters
     ----------
     cells : CellStates
+        Those that the network is about.
     subspace : Subspace
         Over `genes`.
     genes : tuple of str
+        Their names.
     time_scale : TimeScale
+        Of the fit, for decay per mean gap.
     decay : float, mapping, "data" or None
         k of all genes per unit of the user's time; half-lives by gene in that unit (genes without
         have the median); for each gene the fastest decay that the velocities show, at least 1 per
@@ -196,6 +199,7 @@ def operator_network(
     dynamics : Dynamics
         Of one data set.
     cells : CellStates
+        Those that the network is about.
     subspace, genes, time_scale
         As for :func:`production_network`.
     part : {"learned", "frame", "all"}
@@ -316,6 +320,7 @@ def differences(
     top_k : int
         How many edges are returned.
     seed : int
+        Of the permutations.
 
     Returns
     -------
@@ -371,7 +376,10 @@ def differences(
 
 
 def kernel(states: NDArray, at: int) -> NDArray[np.float64]:
-    """Weights of cells by their distance from one of them, a tenth of them within one width."""
+    """Weights of cells by their distance from one of them, a tenth of them within one width.
+
+    `states` (cells, latent_dim), of which row `at` is that cell.
+    """
     distance = np.linalg.norm(states - states[at], axis=1)
     width = max(float(np.quantile(distance, 0.1)), 1e-9)
     return np.exp(-0.5 * (distance / width) ** 2)

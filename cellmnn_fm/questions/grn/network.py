@@ -34,7 +34,9 @@ class GeneRegulatoryNetwork:
     Attributes
     ----------
     genes : tuple of str
+        Their names, rows and columns of G.
     left, right : (genes, rank) and (rank, genes)
+        The factors of G, row = target.
     mean, spread : (genes,)
         Expression of the cells that the network is about, and its standard deviation.
     members : list of (left, right)
@@ -159,6 +161,7 @@ class GeneRegulatoryNetwork:
         x : (cells, genes)
             Expression, in the order of `genes`.
         target : str
+            The gene whose regulators are asked for.
         centred : bool
             Whether expression counts from its mean; without, as in the paper's w_j→i(x, t).
 
@@ -202,6 +205,7 @@ class GeneRegulatoryNetwork:
             networkx.write_graphml(networkx.relabel_nodes(graph, printable), staging)
 
     def _positions(self, names: Iterable[str] | None, what: str) -> NDArray[np.int64]:
+        """Indices of genes by name; an error names those that are not there."""
         if names is None:
             return np.arange(len(self.genes))
         wanted = list(dict.fromkeys(names))

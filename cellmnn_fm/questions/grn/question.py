@@ -57,6 +57,8 @@ def network(
 ) -> GeneRegulatoryNetwork:
     """The gene regulatory network of some cells; see :meth:`CellMNNPipeline.grn`.
 
+    The mask `where` (cells,) says which cells are meant.
+
     Parameters
     ----------
     asked : Cells or FittedModel

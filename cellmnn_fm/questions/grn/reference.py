@@ -140,6 +140,7 @@ def _sign(value: Any) -> int:
 
 
 def _one_sign(signs: NDArray) -> int:
+    """The sign of an edge that may be listed several times; 0 where they disagree."""
     signs_there = set(signs[signs != 0].tolist())
     return signs_there.pop() if len(signs_there) == 1 else 0
 
@@ -151,11 +152,13 @@ class LinkScores:
     Attributes
     ----------
     pairs, links : int
+        That are compared, and of these the known ones.
     auprc_ratio : float
         Area under precision and recall, over that of chance.
     early_precision_ratio : float
         Precision among as many pairs as there are links, over that of chance.
     auroc : float
+        Area under the receiver operating characteristic; 0.5 is chance.
     """
 
     pairs: int
@@ -222,14 +225,20 @@ def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = Fa
 
 
 def auprc_ratio(linked: NDArray[np.bool_], strength: NDArray) -> float:
-    """Area under precision and recall of pairs ranked by strength, over that of chance."""
+    """Area under precision and recall of pairs ranked by strength, over that of chance.
+
+    `linked` (pairs,) and `strength` (pairs,).
+    """
     from sklearn.metrics import average_precision_score
 
     return float(average_precision_score(linked, strength) / linked.mean())
 
 
 def sign_scores(weights: NDArray, reference: Reference) -> SignScores:
-    """Compare the signs of edges with the known ones; a weight of 0 is wrong either way."""
+    """Compare the signs of edges with the known ones; a weight of 0 is wrong either way.
+
+    `weights` (genes, genes), row = target.
+    """
     estimated, truth = signs_of(weights, reference)
     if not len(truth):
         raise InputError("reference", "edges of known sign", "none", "take another reference")
@@ -237,7 +246,10 @@ def sign_scores(weights: NDArray, reference: Reference) -> SignScores:
 
 
 def signs_of(weights: NDArray, reference: Reference) -> tuple[NDArray, NDArray]:
-    """Estimated and known signs of the edges whose sign is known."""
+    """Estimated and known signs of the edges whose sign is known.
+
+    Of `weights` (genes, genes), row = target.
+    """
     position = {gene: index for index, gene in enumerate(reference.genes)}
     signed = reference.edges[reference.edges["sign"] != 0]
     rows = signed["target"].map(position).to_numpy(dtype=int)
@@ -246,7 +258,10 @@ def signs_of(weights: NDArray, reference: Reference) -> tuple[NDArray, NDArray]:
 
 
 def score_signs(found: NDArray, truth: NDArray) -> SignScores:
-    """The same, for signs that are already paired, of several data sets for instance."""
+    """The same, for signs that are already paired, of several data sets for instance.
+
+    `found` (pairs,) and `truth` (pairs,), -1 or 1 each.
+    """
     right = found == truth
     rates = [right[truth == sign].mean() for sign in (1, -1) if (truth == sign).any()]
     true = np.array([(right & (truth == sign)).sum() for sign in (1, -1)], dtype=float)
@@ -269,6 +284,8 @@ def by_factor(
 
     The published F1 counts a repression that is found as one as a false negative, so that calling
     every edge an activation scores 1; "f1" is that of activations.
+
+    Of `weights` (genes, genes), row = target.
     """
     rows = []
     for factor in factors:
@@ -296,7 +313,10 @@ def by_factor(
 
 
 def evaluate_network(weights: NDArray, reference: Reference) -> dict[str, Any]:
-    """Link and sign scores, those that the reference allows."""
+    """Link and sign scores, those that the reference allows.
+
+    Of `weights` (genes, genes), row = target.
+    """
     scores: dict[str, Any] = {}
     for kind, score in (("link", link_scores), ("sign", sign_scores)):
         try:
@@ -348,6 +368,7 @@ class Comparison:
         most_for_trees : int, optional
             No forests for more genes: they are slow.
         seed : int
+            Of the baselines that draw.
         """
         edges = network(cells, where=where, decay=decay)
         involved = set(reference.edges["source"]) | set(reference.edges["target"])
