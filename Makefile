@@ -94,6 +94,11 @@ base: weights ## cellmnn-base anew: corpus, pretraining, card, into the package;
 
 figures: $(VENV)/.installed ## the figures of the README, with cellmnn-base
 	mkdir -p build/figures
+	$(BIN)/cellmnn interpolate cellmnn-base $(CELLMNN_DATA)/embryoid_body_pca.h5ad --time-key time \
+		--at 16.5 -o build/figures/cells.h5ad --figure docs/figures/embryoid_body_interpolation.png
+	$(BIN)/cellmnn grn cellmnn-base --dataset hesc_endoderm -o build/figures/edges.tsv \
+		--figures build/figures
+	cp build/figures/network.png docs/figures/hesc_endoderm_network.png
 	$(BIN)/cellmnn trajectory cellmnn-base $(CELLMNN_DATA)/embryoid_body_pca.h5ad --time-key time \
 		--cells 100 -o build/figures/cells.h5ad --figure docs/figures/embryoid_body_trajectories.png
 	$(BIN)/cellmnn annotate cellmnn-base $(CELLMNN_DATA)/embryoid_body_pca.h5ad --time-key time \

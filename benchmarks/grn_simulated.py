@@ -28,6 +28,7 @@ from cellmnn_fm.questions.grn.reference import Reference, link_scores, sign_scor
 from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.one_course import train
 from studies.results import Results
+from studies.tables import dot_plot
 
 RESULTS = Results("grn_simulated")
 SEEDS = 5
@@ -143,6 +144,25 @@ def write_table(found: dict[tuple, dict[str, dict[str, float]]]) -> None:
         row = [mean(found, method, noise, get_args(Topology)) for noise in COUNTS]
         lines.append(f"| {method} | " + " | ".join(row) + " |")
     RESULTS.show("\n".join(lines))
+    shown = ("production", "operator", "jacobian", *BASELINES)
+    ratios = {
+        noise: [
+            float(
+                np.mean(
+                    [
+                        scores[name]["auprc_ratio"]
+                        for (*_, kind), scores in found.items()
+                        if kind == noise
+                    ]
+                )
+            )
+            for name in shown
+        ]
+        for noise in COUNTS
+    }
+    labels = [name.replace("_", " ") for name in shown]
+    xlabel = "AUPRC over that of chance, known networks; higher is better"
+    RESULTS.draw(dot_plot(labels, ratios, xlabel, line=1.0))
 
 
 def mean(found: dict, method: str, noise: str, topologies: Sequence[str]) -> str:

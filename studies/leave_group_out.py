@@ -32,6 +32,7 @@ from pretraining.build_corpus import GENES
 from .bases import BASE_CONFIG, for_missing_groups, untrained
 from .data_sets import DATA, DEVELOPMENT, TIME_KEYS, Data
 from .results import Results
+from .tables import dot_plot
 
 MINUTES = 0.8  # a group, on one core
 
@@ -144,6 +145,17 @@ def report(results: Results) -> None:
             paired = [ratios["zero_shot"][name] / ratios["untrained"][name] for name in names]
             lines.append(f"| {label}, zero-shot over untrained | | {with_interval(paired)} | | |")
     results.show("\n".join(lines))
+    results.draw(
+        dot_plot(
+            [name.replace("_", " ") for name in summaries],
+            {
+                "untrained frame": list(ratios["untrained"].values()),
+                "zero-shot": list(ratios["zero_shot"].values()),
+            },
+            "W1 over OT-Interpolate, data set unseen; lower is better",
+            line=1.0,
+        )
+    )
 
 
 if __name__ == "__main__":

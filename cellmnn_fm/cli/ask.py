@@ -51,20 +51,31 @@ def interpolate(
     blend: Annotated[
         bool, typer.Option(help="Also fit from scratch, and predict half-way between the two.")
     ] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="Predicted and observed snapshots as a figure.")
+    ] = None,
 ) -> None:
     """Predict the snapshot at any time from those around it."""
-    require_outputs([model, file, *reading.files], {"output": (output, CELLS)})
+    outputs = {"output": (output, CELLS), "figure": (figure, FIGURES)}
+    require_outputs([model, file, *reading.files], outputs)
     adata = read_file(file)
-    predicted = load_pipeline(model, dataset).interpolate(
-        adata,
+    pipeline = load_pipeline(model, dataset)
+    cells = pipeline.cells(adata, **reading.keywords)
+    predicted = pipeline.interpolate(
+        cells,
         at,
         two_sided=two_sided,
         n_steps=n_steps,
         level=level,
         blend=blend,
         file=output,
-        **reading.keywords,
     )
+    if figure is not None:
+        from ..report.figures import plot_interpolation
+
+        kept = ~predicted.obs["stopped"].to_numpy()
+        states = predicted.obsm["X_cellmnn"][kept]
+        save_figure(plot_interpolation(cells.course, at, states), figure)
     text, margin = f"{output}: {predicted.n_obs} cells at time {at:g}", None
     if "cellmnn_margin" in predicted.var:
         margins = predicted.var["cellmnn_margin"]

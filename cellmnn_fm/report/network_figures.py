@@ -27,8 +27,8 @@ def plot_network(network: GeneRegulatoryNetwork, top_k: int = 30, **selection: A
         ax=axis,
         node_color="whitesmoke",
         edgecolors="grey",
-        font_size=8,
-        node_size=500,
+        font_size=7,
+        node_size=900,  # a symbol of seven letters
         edge_color=["firebrick" if weight > 0 else "steelblue" for weight in weights],
         width=3 * np.abs(weights) / np.abs(weights).max(),
         connectionstyle="arc3,rad=0.1",

@@ -27,7 +27,9 @@ def test_fit_and_interpolate(file, tmp_path):
     result = run("fit", file, "--time-key", "day", "-o", model, "--steps", "10", "--n-dims", "3")
     assert result.exit_code == 0, result.output
     assert "90 cells at 3 times, 8 variables, 3 dimensions, 10 steps" in result.output
-    result = run("interpolate", model, file, "--at", "1.5", "-o", predicted)
+    figure = tmp_path / "predicted.png"
+    result = run("interpolate", model, file, "--at", "1.5", "-o", predicted, "--figure", figure)
+    assert figure.stat().st_size > 0
     assert result.exit_code == 0, result.output
     assert anndata.read_h5ad(predicted).n_obs == 60
     one_sided = run(
