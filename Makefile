@@ -9,7 +9,7 @@ export CELLMNN_DATA
 MODULES := cellmnn_fm.pipeline $(patsubst cellmnn_fm/%/__init__.py,cellmnn_fm.%,\
 	$(wildcard cellmnn_fm/*/__init__.py))
 
-.PHONY: help demo test test-slow docs test-hub test-multiprocess lint wheel peers benchmarks-quick \
+.PHONY: help demo test check test-slow docs test-hub test-multiprocess lint wheel peers benchmarks-quick \
 	benchmarks weights base figures studies release clean
 
 help:
@@ -26,6 +26,10 @@ endif
 
 test: $(VENV)/.installed ## the fast tests, in two processes of one thread
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
+check: lint ## what a commit needs, in under a minute: lint, types, order, style, documents
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 tests/test_rooms.py tests/test_style.py \
+		tests/test_documents.py tests/model/test_linear_flow.py tests/cli/test_options.py
 
 test-slow: $(VENV)/.installed ## slower tests, and the tutorials of docs/
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow -n 2 --dist loadfile

@@ -2,7 +2,7 @@ r"""Fine-tune a pretrained model with all settings of a config, on as many proce
 
     python -m finetune.finetune cellmnn-base course.h5ad -o model --time-key day
     accelerate launch --config_file pretraining/accelerate/one_node_8_gpus.yaml \
-        finetune/finetune.py base one.h5ad another.h5ad -o model --time-key day \
+        -m finetune.finetune base one.h5ad another.h5ad -o model --time-key day \
         --config finetune/configs/lora.yaml
 
 `cellmnn finetune` does the same with the measured settings. Several files are learned jointly, for

@@ -2,10 +2,10 @@ r"""Pretrain one model on all data sets of a corpus.
 
     python -m pretraining.pretrain corpus -o model --config pretraining/configs/base.yaml
     accelerate launch --config_file pretraining/accelerate/one_node_8_gpus.yaml \
-        pretraining/pretrain.py corpus -o model --config pretraining/configs/base.yaml
+        -m pretraining.pretrain corpus -o model --config pretraining/configs/base.yaml
     ACCELERATE_USE_CPU=true accelerate launch \
         --config_file pretraining/accelerate/two_cpu_processes.yaml \
-        pretraining/pretrain.py corpus -o model --config pretraining/configs/base.yaml
+        -m pretraining.pretrain corpus -o model --config pretraining/configs/base.yaml
 
 Stopped or killed, the same command goes on from the last saved state, bit for bit on one process.
 """

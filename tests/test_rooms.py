@@ -1,15 +1,19 @@
 """The order of the rooms: who may import whom, and what an import costs."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cellmnn_fm
+from cellmnn_fm import CellMNNPipeline
+from cellmnn_fm.dynamics.snapshots import interpolate
 
 PACKAGE = Path(cellmnn_fm.__file__).parent
 
@@ -153,3 +157,58 @@ def test_names_at_the_top():
         assert name in dir(cellmnn_fm)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = cellmnn_fm.nonsense
+
+
+# ---------------------------------------------------------------------------------------------
+# The façade, and how far a call goes
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in vars(CellMNNPipeline) if not name.startswith("_")]
+)
+def test_signatures_of_the_pipeline_are_short(method):
+    function = getattr(CellMNNPipeline, method)
+    if not callable(function):
+        return  # a property
+    parameters = inspect.signature(function).parameters.values()
+    flat = [one for one in parameters if one.kind != one.VAR_KEYWORD and one.name != "self"]
+    assert len(flat) <= 12
+
+
+def test_the_pipeline_is_one_class():
+    assert CellMNNPipeline.__mro__ == (CellMNNPipeline, object)
+
+
+def rooms_of(call):
+    """Folders of the package whose functions run in a call."""
+    rooms = set()
+
+    def note(frame, event, argument):
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(str(PACKAGE)):
+            rooms.add(Path(file).relative_to(PACKAGE).parts[0].removesuffix(".py"))
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return rooms
+
+
+def test_calls_go_through_few_rooms(adata):
+    adata.obs["kind"] = np.tile(["a", "b"], adata.n_obs // 2)
+    fitted = CellMNNPipeline().fit(adata, time_key="day", steps=2, verdict=False)
+    course, dynamics = fitted.time_course(adata), fitted.fitted.dynamics
+    calls = {
+        "fit": lambda: CellMNNPipeline().fit(adata, time_key="day", steps=2),
+        "interpolate": lambda: interpolate(dynamics, course, 0.5),
+        "fates": lambda: fitted.fates(adata, "kind"),
+        "grn": lambda: fitted.grn(adata),
+    }
+    rooms = {name: rooms_of(call) for name, call in calls.items()}
+    assert rooms["interpolate"] == {"model", "data", "dynamics"}
+    most = {"fit": 7, "interpolate": 3, "fates": 6, "grn": 6}
+    assert {
+        name: len(through) for name, through in rooms.items() if len(through) > most[name]
+    } == {}
