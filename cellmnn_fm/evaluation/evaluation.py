@@ -19,13 +19,20 @@ from ..data.options import FitReading, Protocol
 from ..data.reading import read_batches, read_source, read_times
 from ..dynamics.snapshots import Dynamics, blended, interpolate
 from ..model.errors import InputError
-from .folds import MIN_HELD_OUT_CELLS, FitFold, Fold, held_out_fold, held_out_times, seen_only
+from .folds import (
+    DEFAULT_SCORED_DIMS,
+    MIN_HELD_OUT_CELLS,
+    FitFold,
+    Fold,
+    held_out_fold,
+    held_out_times,
+    seen_only,
+)
 from .metrics import half_split_floor, ot_interpolate, wasserstein1
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-DEFAULT_SCORED_DIMS = 5
 
 Prediction = Literal["forward", "two_sided", "two_sided_same_size"]
 

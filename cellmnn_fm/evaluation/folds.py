@@ -19,6 +19,7 @@ from ..dynamics.snapshots import Dynamics
 from .metrics import wasserstein1
 
 MIN_HELD_OUT_CELLS = 15
+DEFAULT_SCORED_DIMS = 5  # of the z-scored components in which W1 is taken
 MAX_CELLS = 1000
 
 

@@ -17,7 +17,15 @@ from ..data.options import FitReading
 from ..data.reading import read_batches, read_source, read_times
 from ..dynamics.snapshots import Dynamics, interpolate
 from ..model.errors import listed
-from .folds import MIN_HELD_OUT_CELLS, FitFold, Fold, held_out_fold, held_out_times, seen_only
+from .folds import (
+    DEFAULT_SCORED_DIMS,
+    MIN_HELD_OUT_CELLS,
+    FitFold,
+    Fold,
+    held_out_fold,
+    held_out_times,
+    seen_only,
+)
 from .metrics import ot_interpolate, wasserstein1
 
 if TYPE_CHECKING:
@@ -28,7 +36,6 @@ Outcome = Literal["better", "no better", "worse", "unknown"]
 _MAX_CELLS = 2000  # of each time: a verdict costs the same however large the file is
 _MAX_DRAWN = 250
 _DRAWS = 40
-_N_DIMS = 5
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ def judge(
                 left_out,
                 seen,
                 latent_dim=reading.n_dims,
-                n_dims=_N_DIMS,
+                n_dims=DEFAULT_SCORED_DIMS,
                 growth=known_growth,
                 batches=batches,
             )(seed)

@@ -17,10 +17,8 @@ from ..fitted.fitted_model import Cells
 from ..model.errors import InputError, listed, require_count, require_number, require_seed
 from .fates import STEPS_TO_END, FateQuestion, fate_question, paths_to
 
-KNOCK_OUT, OVER_EXPRESS = "knock-out", "over-express"
-
-
 _DRAWS = 200
+_OVER_EXPRESSED = 0.99  # quantile of a gene's expression
 
 
 class LinearResponse(NamedTuple):
@@ -191,9 +189,6 @@ def perturb(
     changes = compared(ends[0], ends[1], fitted.panel.names, seed, weights)
     order = changes["shift"].abs().sort_values(ascending=False, kind="stable").index
     return Perturbation(shifts, changes.loc[order], inferred)
-
-
-_OVER_EXPRESSED = 0.99  # quantile of a gene's expression
 
 
 def _moves(
