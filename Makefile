@@ -9,7 +9,7 @@ export CELLMNN_DATA
 MODULES := cellmnn_fm.pipeline $(patsubst cellmnn_fm/%/__init__.py,cellmnn_fm.%,\
 	$(wildcard cellmnn_fm/*/__init__.py))
 
-.PHONY: help demo test check test-slow docs test-hub test-multiprocess lint wheel peers benchmarks-quick \
+.PHONY: help demo test check test-slow docs test-hub test-multiprocess test-rest lint wheel peers benchmarks-quick \
 	benchmarks weights base figures studies release clean
 
 help:
@@ -41,7 +41,11 @@ test-hub: $(VENV)/.installed ## the tests that talk to a Hub server, which they 
 	env -u HF_HUB_OFFLINE OMP_NUM_THREADS=1 $(BIN)/pytest -q -m hub -n 2
 
 test-multiprocess: $(VENV)/.installed ## the tests that start several processes
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m multiprocess
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m multiprocess -n 2
+
+test-rest: $(VENV)/.installed ## all that is not fast, at once: slow, hub and multiprocess
+	env -u HF_HUB_OFFLINE OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile \
+		-m "slow or hub or multiprocess"
 
 lint: $(VENV)/.installed ## formatting, linter and type checker
 	$(BIN)/ruff format --check .

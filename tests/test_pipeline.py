@@ -104,7 +104,7 @@ def shared(adata):
     return fit_shared_subspace({"one": adata, "other": other}, n_dims=4)
 
 
-@pytest.mark.parametrize("mode", ["shared", "aligned"])
+@pytest.mark.parametrize("mode", ["shared", pytest.param("aligned", marks=pytest.mark.slow)])
 def test_a_shared_subspace_is_part_of_the_checkpoint(adata, shared, tmp_path, mode):
     """What a new process says of genes, it knows from the checkpoint alone."""
     shared.save(tmp_path / "subspace")

@@ -141,8 +141,10 @@ def test_old_paths_are_one_import(name):
     [
         ("import cellmnn_fm", ["anndata", "matplotlib", "torch", "transformers"]),
         ("import cellmnn_fm.cli.app", ["anndata", "matplotlib", "torch", "transformers"]),
-        ("from cellmnn_fm import CellMNNModel, TimeCourse", ["anndata", "matplotlib"]),
-        ("from cellmnn_fm import CellMNNPipeline", ["anndata", "matplotlib", "ot"]),
+        (
+            "from cellmnn_fm import CellMNNModel, CellMNNPipeline, TimeCourse",
+            ["anndata", "matplotlib", "ot"],
+        ),
     ],
 )
 def test_imports_are_lazy(statement, absent):

@@ -37,10 +37,8 @@ def test_oscillator_cells_end_on_the_cycle():
     np.testing.assert_allclose(np.hypot(*late.T), 1, atol=0.01)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["linear", *(pytest.param(one, marks=pytest.mark.slow) for one in ("bistable", "oscillator"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KNOWN_SYSTEMS)
 def test_known_systems_are_recovered(recovered, name):
     found = recovered(name)
     assert found.w1 < 1.1 * found.floor
