@@ -48,7 +48,7 @@ from cellmnn_fm.training.adaptation import adapt
 from cellmnn_fm.training.finetuning import finetune, finetuning_config
 from pretraining.build_corpus import GENES, read_list
 from studies.bases import base_cells, pipeline_of
-from studies.data_sets import Data, Prediction, chosen, groups_of, mixed, share_of, times_of
+from studies.data_sets import Data, Prediction, chosen, groups_of, mixed, times_of
 from studies.harness import Cell, console, run_cells
 from studies.joint_against_separate import joint_base
 from studies.results import Results
@@ -235,7 +235,7 @@ def scores_of(
 def baselines(fold: Fold, seed: int) -> list[dict[str, Any]]:
     """Neighbouring snapshots, straight lines between them, and what sampling alone costs."""
     earlier, later = fold.around.snapshots
-    share = share_of(fold)
+    share = fold.share
     rng = np.random.default_rng((seed, 1))
     started = time.process_time()
     forward = ot_interpolate(earlier, later, share, rng)
@@ -310,7 +310,7 @@ def pushed_by_peer(push: Push, fold: Fold, method: str) -> dict[str, Prediction]
     predicted: dict[str, Prediction] = {"forward": (forward, None)}
     if method != "scdiffeq":
         backward = push(fold.around.snapshots[1], end, index)
-        predicted["two_sided"] = mixed(forward, backward, share_of(fold))
+        predicted["two_sided"] = mixed(forward, backward, fold.share)
     return predicted
 
 

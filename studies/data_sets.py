@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cellmnn_fm.data.corpus import group_overlapping
 from cellmnn_fm.data.reading import read_times
-from cellmnn_fm.evaluation.folds import Fold, held_out_times
+from cellmnn_fm.evaluation.folds import held_out_times
 
 Data = Annotated[Path, typer.Option(envvar="CELLMNN_DATA", help="Folder with catalog.json.")]
 DATA = Path("../shared/data")
@@ -46,12 +46,6 @@ def groups_of(data: Path) -> dict[str, str]:
     """The group of each data set of the catalogue: those that share cells or a process."""
     catalog = json.loads((data / "catalog.json").read_text())
     return group_overlapping({entry["name"]: entry.get("overlaps") or [] for entry in catalog})
-
-
-def share_of(fold: Fold) -> float:
-    """How far the held-out time is on the way from the snapshot before to the one after."""
-    before, after = fold.around.times
-    return float((fold.time - before) / (after - before))
 
 
 def mixed(forward: NDArray, backward: NDArray, share: float) -> Prediction:

@@ -162,9 +162,7 @@ def compare(
                 source, cell_times[kept], left_out, options, latent_dim=None, n_dims=5
             )(seed)
             row: dict[str, Any] = {"time": left_out, "seed": seed, "w1": {}, "seconds": {}}
-            earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
-            before, after = fold.around.times
-            straight = ot_interpolate(earlier, later, (left_out - before) / (after - before), rng)
+            straight = ot_interpolate(*fold.scored_around(), fold.share, rng)
             row["w1"]["ot_interpolate"] = wasserstein1(straight, fold.scored_in(fold.truth))
             for label, fit in arms.items():
                 started = time.perf_counter()

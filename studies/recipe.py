@@ -43,7 +43,7 @@ from cellmnn_fm.training.one_course import train
 from pretraining.build_corpus import GENES
 
 from .bases import base_cells, pipeline_of
-from .data_sets import DATA, DEVELOPMENT, TIME_KEYS, Data, chosen, groups_of, mixed, share_of
+from .data_sets import DATA, DEVELOPMENT, TIME_KEYS, Data, chosen, groups_of, mixed
 from .harness import Cell, run_cells
 from .results import Results
 from .tables import markdown
@@ -179,8 +179,8 @@ def score(
 def straight_lines(fold: Fold, seed: int) -> dict[str, Any]:
     """OT-Interpolate."""
     rng = np.random.default_rng((seed, 1))
-    earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
-    straight = ot_interpolate(earlier, later, share_of(fold), rng)
+    earlier, later = fold.scored_around()
+    straight = ot_interpolate(earlier, later, fold.share, rng)
     return score(fold, seed, "OT-Interpolate", straight, None)
 
 
@@ -226,7 +226,7 @@ def blends(data: Path, name: str, base_folder: Path) -> dict[str, Any]:
             }
             blend = variants["blend"][0]
             first = len(fold.around.snapshots[0])
-            share = share_of(fold)
+            share = fold.share
             sharper = share**2 / (share**2 + (1 - share) ** 2)
             centre = np.average(blend, axis=0, weights=weights)
             variants |= {

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from ..data.growth_genes import read_growth
 from ..data.latent_space import space_options
 from ..data.options import FitReading, Protocol
-from ..data.reading import read_batches, read_source, read_times
+from ..data.reading import read_times
 from ..dynamics.snapshots import Dynamics, blended, interpolate
 from ..model.errors import InputError
 from .folds import (
@@ -24,9 +23,8 @@ from .folds import (
     MIN_HELD_OUT_CELLS,
     FitFold,
     Fold,
-    held_out_fold,
     held_out_times,
-    seen_only,
+    read_folds,
 )
 from .metrics import half_split_floor, ot_interpolate, wasserstein1
 
@@ -187,10 +185,8 @@ def evaluate(
         raise InputError("seeds", "at least 1", seeds, "ask for one or more")
     n_dims = DEFAULT_SCORED_DIMS if reading.n_dims is None else reading.n_dims
     options = space_options(reading)
-    source = read_source(adata, reading.use_rep, reading.layer)
     cell_times = read_times(adata, reading.time_key)
-    known_growth = read_growth(adata, reading.growth, reading.layer, options.genes.symbols)
-    batches = read_batches(adata, reading.batch_key)
+    folds = read_folds(adata, cell_times, reading, options)
     able = held_out_times(cell_times)
     held_out = able if held_out is None else [time for time in able if time in held_out]
     if not held_out:
@@ -202,25 +198,16 @@ def evaluate(
             f"cells: {actual}",
             "an evaluation needs 3 or more times",
         )
-    name = str(adata.uns.get("name", ""))
     scores: list[Score] = []
     dims = [n_dims, 0]
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("evaluating", total=len(held_out) * seeds)
         for left_out in held_out:
-            fold_options = options
-            if protocol == "strict":
-                fold_options = seen_only(source, name, cell_times != left_out, options)
-            fold_of = held_out_fold(
-                source,
-                cell_times,
+            fold_of = folds(
                 left_out,
-                fold_options,
                 latent_dim=n_dims if options.mode == "own" else None,
                 n_dims=n_dims,
                 protocol=protocol,
-                growth=known_growth,
-                batches=batches,
             )
             for seed in range(seeds):
                 fold = fold_of(seed)
@@ -244,10 +231,8 @@ def evaluate(
 
 def _baselines(fold: Fold, seed: int) -> list[Score]:
     """Neighbouring snapshots, straight lines between them, and two halves of the truth."""
-    earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
+    earlier, later = fold.scored_around()
     truth = fold.scored_in(fold.truth)
-    before, after = fold.around.times
-    share = (fold.time - before) / (after - before)
     rng = np.random.default_rng((seed, 1))
     floor = half_split_floor(truth, rng)
 
@@ -260,7 +245,7 @@ def _baselines(fold: Fold, seed: int) -> list[Score]:
     return [
         score("previous", lambda: earlier),
         score("next", lambda: later),
-        score("ot_interpolate", lambda: ot_interpolate(earlier, later, share, rng)),
+        score("ot_interpolate", lambda: ot_interpolate(earlier, later, fold.share, rng)),
         Score(fold.time, seed, "floor", floor, seconds=0.0),
     ]
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data.batches import BatchEffects
+from ..data.growth_genes import read_growth
 from ..data.latent_space import LatentSpace, SpaceOptions
-from ..data.options import Protocol
-from ..data.reading import Source
+from ..data.options import FitReading, Protocol
+from ..data.reading import Source, read_batches, read_source
 from ..data.shared_subspace import SharedSubspace, read_member
 from ..data.subspace import Subspace
 from ..data.time_course import TimeCourse
 from ..dynamics.snapshots import Dynamics
 from .metrics import wasserstein1
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 MIN_HELD_OUT_CELLS = 15
 DEFAULT_SCORED_DIMS = 5  # of the z-scored components in which W1 is taken
@@ -54,6 +59,16 @@ class Fold:
         """
         return wasserstein1(self.scored_in(states), self.scored_in(self.truth), weights)
 
+    @property
+    def share(self) -> np.float64:  # of double precision: lines between float32 states are too
+        """How far the held-out time is on the way from the snapshot before to the one after."""
+        before, after = self.around.times
+        return (self.time - before) / (after - before)
+
+    def scored_around(self) -> list[NDArray]:
+        """The snapshots before and after, in the components in which W1 is taken."""
+        return [self.scored_in(snapshot) for snapshot in self.around.snapshots]
+
 
 FitFold = Callable[[Fold, int], tuple[Dynamics, int]]
 """Dynamics, and steps that were taken, of (fold, seed)."""
@@ -67,6 +82,59 @@ def held_out_times(cell_times: NDArray) -> list[float]:
     times, counts = np.unique(cell_times, return_counts=True)
     inner = zip(times[1:-1], counts[1:-1], strict=True)
     return [float(time) for time, cells in inner if cells >= MIN_HELD_OUT_CELLS]
+
+
+def read_folds(
+    adata: AnnData, cell_times: NDArray, reading: FitReading, options: SpaceOptions
+) -> Callable[..., Callable[[int], Fold]]:
+    """What a fit may see of a file, read once, as a function of the time that is left out.
+
+    Parameters
+    ----------
+    adata : AnnData
+        The time course.
+    cell_times : (cells,)
+        When each cell was taken.
+    reading : FitReading
+        How the fit reads the file.
+    options : SpaceOptions
+        The latent space of the fit. Under "strict" a shared subspace is refitted without the cells
+        of the left-out time.
+
+    Returns
+    -------
+    callable
+        :func:`held_out_fold` of the left-out time, `latent_dim`, `n_dims` and `protocol`.
+
+    Raises
+    ------
+    InputError
+        On values, growth or batches that cannot be used.
+    """
+    source = read_source(adata, reading.use_rep, reading.layer)
+    growth = read_growth(adata, reading.growth, reading.layer, options.genes.symbols)
+    batches = read_batches(adata, reading.batch_key)
+    name = str(adata.uns.get("name", ""))
+
+    def fold_of(
+        at: float, *, latent_dim: int | None, n_dims: int, protocol: Protocol = "strict"
+    ) -> Callable[[int], Fold]:
+        seen = options
+        if protocol == "strict":
+            seen = seen_only(source, name, cell_times != at, options)
+        return held_out_fold(
+            source,
+            cell_times,
+            at,
+            seen,
+            latent_dim=latent_dim,
+            n_dims=n_dims,
+            protocol=protocol,
+            growth=growth,
+            batches=batches,
+        )
+
+    return fold_of
 
 
 def held_out_fold(

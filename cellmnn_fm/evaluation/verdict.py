@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from ..data.growth_genes import read_growth
 from ..data.latent_space import space_options
 from ..data.options import FitReading
-from ..data.reading import read_batches, read_source, read_times
+from ..data.reading import read_times
 from ..dynamics.snapshots import Dynamics, interpolate
 from ..model.errors import listed
 from .folds import (
@@ -22,9 +21,8 @@ from .folds import (
     MIN_HELD_OUT_CELLS,
     FitFold,
     Fold,
-    held_out_fold,
     held_out_times,
-    seen_only,
+    read_folds,
 )
 from .metrics import ot_interpolate, wasserstein1
 
@@ -134,27 +132,12 @@ def judge(
     times = held_out_times(cell_times)
     if not times:
         return Verdict("unknown", [], [], [])
-    source, name = (
-        read_source(adata, reading.use_rep, reading.layer),
-        str(adata.uns.get("name", "")),
-    )
-    batches = read_batches(adata, reading.batch_key)
-    known_growth = read_growth(adata, reading.growth, reading.layer, options.genes.symbols)
+    folds = read_folds(adata, cell_times, reading, options)
     w1, baseline = [], []
     with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
         task = bar.add_task("checking on left-out times", total=len(times))
         for left_out in times:
-            seen = seen_only(source, name, cell_times != left_out, options)
-            fold = held_out_fold(
-                source,
-                cell_times,
-                left_out,
-                seen,
-                latent_dim=reading.n_dims,
-                n_dims=DEFAULT_SCORED_DIMS,
-                growth=known_growth,
-                batches=batches,
-            )(seed)
+            fold = folds(left_out, latent_dim=reading.n_dims, n_dims=DEFAULT_SCORED_DIMS)(seed)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said once, of the fit itself
                 dynamics, _ = fit(fold, seed)
@@ -184,9 +167,8 @@ def _compare(
     the number of cells. The halves of a snapshot spread as whole snapshots do.
     """
     predicted_cells = interpolate(dynamics, fold.around, fold.time)
-    earlier, later = (fold.scored_in(snapshot) for snapshot in fold.around.snapshots)
-    before, after = fold.around.times
-    straight = ot_interpolate(earlier, later, (fold.time - before) / (after - before), rng)
+    earlier, later = fold.scored_around()
+    straight = ot_interpolate(earlier, later, fold.share, rng)
     predicted, truth = fold.scored_in(predicted_cells.states), fold.scored_in(fold.truth)
     usable = int(np.count_nonzero(predicted_cells.weights))
     cells, half = min(len(straight), usable, _MAX_DRAWN), min(len(truth) // 2, _MAX_DRAWN)
