@@ -20,11 +20,12 @@ import typer
 import yaml
 from accelerate import Accelerator
 
-from cellmnn_fm import InputError
+from cellmnn_fm import CellMNNModel, InputError
 from cellmnn_fm.cli.options import start_tracker
 from cellmnn_fm.cli.output import plain_errors
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.outputs import FOLDER, require_outputs
+from cellmnn_fm.data.simulated_tasks import SimulationConfig
 from cellmnn_fm.data.tasks import SamplingConfig
 from cellmnn_fm.fitted.foundation import save_foundation
 from cellmnn_fm.training.configs import TrainingConfig
@@ -64,13 +65,18 @@ def main(
                 TrainingConfig(**settings["training"]),
                 SamplingConfig(**settings["sampling"]),
             )
+            simulation = None
+            if "simulation" in settings:
+                simulation = SimulationConfig(**settings["simulation"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                str(config), "sections model, training and sampling", f"{error}", "correct it"
+                str(config), "sections model, training, sampling and simulation", f"{error}", "correct it"
             ) from error
         trained = pretrain(
             opened,
             *configs,
+            start=CellMNNModel.from_pretrained(settings["start"]) if "start" in settings else None,
+            simulation=simulation,
             leave_out=leave_out or [],
             validation=settings.get("validation", []),
             reserve=settings.get("reserve", []),

@@ -34,6 +34,8 @@ class SamplingConfig:
         A data set is drawn in proportion to its cells to this power: 1 counts cells, 0 data sets.
     synthetic_share : float
         Share of the tasks that are from synthetic data sets, where there are any.
+    simulated_share : float
+        Of systems that are simulated on the way, in the loss of a network that reads snapshots.
     gamma : float
         Odds of each further snapshot between a neighbour and the one that is held out.
     table_share : float
@@ -53,6 +55,7 @@ class SamplingConfig:
     frame_cells: int = 256
     temperature: float = 0.3
     synthetic_share: float = 0.3
+    simulated_share: float = 0.5
     gamma: float = 0.2
     table_share: float = 0.3
     rotate: float = 0.5
@@ -60,7 +63,8 @@ class SamplingConfig:
     reverse: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("synthetic_share", "gamma", "table_share", "rotate", "flip", "reverse"):
+        shares = ("synthetic_share", "simulated_share", "table_share", "rotate", "flip")
+        for name in (*shares, "gamma", "reverse"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(name, "0 to 1", getattr(self, name), "give a share")
         for name, least in (("tasks", 1), ("cells", 2), ("frame_cells", 2)):

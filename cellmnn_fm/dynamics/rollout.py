@@ -74,7 +74,8 @@ def roll_out(
     A step of the linear ODE is exact where the operator does not change on the way. Where it does,
     the steps between two stops are doubled until the states of two such runs agree: the distance of
     the coarser run from the ODE is about twice their difference (the scheme is of first order), and
-    bounds that of the finer one, which is returned.
+    bounds that of the finer one, which is returned. Where the network reads snapshots, steps take
+    the operator of half-way (the exponential midpoint rule, of second order).
 
     Parameters
     ----------
@@ -87,7 +88,8 @@ def roll_out(
     times : (times,)
         Where to follow them to, in any order, earlier or later.
     n_steps : int, optional
-        So many steps between two stops, without an estimate of the error.
+        So many steps between two stops, each with the operator of where it begins, without an
+        estimate of the error.
     rtol, atol : float
         Each cell's error at every time may be at most ``atol + rtol |z|``.
 
@@ -147,15 +149,17 @@ def _roll_out_chunk(
     z, dims = padded(dynamics.model, states), states.shape[-1]
     start, wanted = dynamics.time_scale.to_model(float(time)), dynamics.time_scale.to_model(times)
     steps = torch.full((len(z),), n_steps or 1, device=z.device)
-    followed, log_growth, stopped = path(dynamics.model, z, start, wanted, n_steps or 1)
+    # a network that reads snapshots says other things at every point: fewer, better steps pay
+    halfway = n_steps is None and bool(dynamics.model.config.context_cells)
+    count = n_steps or 1
+    followed, log_growth, stopped = path(dynamics.model, z, start, wanted, count, halfway=halfway)
     error = None
     if n_steps is None:
         error = torch.full(followed.shape[:2], torch.inf, device=z.device)
         active = torch.arange(len(z), device=z.device)
-        count = 1
         while len(active) and count < _MAX_STEPS:
             count *= 2
-            finer = path(dynamics.model, z[active], start, wanted, count)
+            finer = path(dynamics.model, z[active], start, wanted, count, halfway=halfway)
             distance = 2 * torch.linalg.vector_norm(finer.states - followed[:, active], dim=-1)
             # cells that every run stops agree: where exactly they leave is of no interest
             both_stopped = stopped[:, active] & finer.stopped
@@ -206,8 +210,18 @@ class Path(NamedTuple):
     stopped: Tensor  # (times, cells)
 
 
-def path(model: CellMNNModel, z: Tensor, start: float, wanted: NDArray, n_steps: int) -> Path:
+def path(
+    model: CellMNNModel,
+    z: Tensor,
+    start: float,
+    wanted: NDArray,
+    n_steps: int,
+    *,
+    halfway: bool = False,
+) -> Path:
     """Follow cells to model times, by `n_steps` steps between two stops.
+
+    Each takes the operator of where it begins, or that of `halfway`.
 
     A cell that would leave the trust region is stopped at its border. Differentiable in `z`
     (cells, latent_dim), but for cells that are stopped.
@@ -230,11 +244,38 @@ def path(model: CellMNNModel, z: Tensor, start: float, wanted: NDArray, n_steps:
         for before, after in pairwise(stops):
             for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
                 begin_time, stop_time = (torch.tensor([edge]).to(z) for edge in (begin, stop))
-                output = model(walk.z[None], begin_time, stop_time)
-                walk = region.step(walk, output.states[0, 0], stop_time)
-                if output.log_growth is not None:
-                    grown = log_growth + output.log_growth[0, 0]
-                    log_growth = torch.where(walk.stopped, log_growth, grown)
+                pushed = (_midpoint if halfway else _pushed)(model, walk.z, begin_time, stop_time)
+                walk = region.step(walk, pushed[0], stop_time)
+                if pushed[1] is not None:
+                    log_growth = torch.where(walk.stopped, log_growth, log_growth + pushed[1])
             visited[float(after)] = walk.z, log_growth, walk.stopped
     parts = zip(*(visited[float(time)] for time in wanted), strict=True)
     return Path(*(torch.stack(part) for part in parts))
+
+
+def _pushed(
+    model: CellMNNModel, z: Tensor, begin: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Cells (cells, latent_dim) and their log growth (cells,) after a step of the model.
+
+    From `z` (cells, latent_dim), between model times `begin` and `end` (1,).
+    """
+    output = model(z[None], begin, end)
+    return output.states[0, 0], None if output.log_growth is None else output.log_growth[0, 0]
+
+
+def _midpoint(
+    model: CellMNNModel, z: Tensor, begin: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """The same by the exponential midpoint rule: the operator is that of half-way.
+
+    From `z` (cells, latent_dim), between model times `begin` and `end` (1,).
+    """
+    middle = (begin + end) / 2
+    halfway, _ = _pushed(model, z, begin, middle)
+    ode, growth_rate = model.linear_ode(halfway[None], middle, forward=end >= begin)
+    frame = model.frame_state() if model.config.frame else None
+    y = z[None] if frame is None else frame.to_frame(z[None], begin)
+    y = ode.flow(y, (end - begin)[..., None, None]).squeeze(-2)
+    states = y if frame is None else frame.from_frame(y, end)
+    return states[0], None if growth_rate is None else (growth_rate * (end - begin))[0]

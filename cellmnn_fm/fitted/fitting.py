@@ -127,7 +127,7 @@ def adapt_base(
     )
     fitted = FittedModel(adapt(base.model, read.course, row), record, read.space.panel)
     # the model may have more dimensions than the data set, whose states are 0 there
-    padding = base.model.config.latent_dim - read.course.latent_dim
+    padding = fitted.model.config.latent_dim - read.course.latent_dim
     states = np.pad(read.states, ((0, 0), (0, padding)))
     genes = record.gene_options
     return Cells(fitted, adata, read.source, genes, states, read.times.values, record.coverage)

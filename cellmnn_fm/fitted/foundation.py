@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -66,10 +66,11 @@ class Foundation:
     ----------
     model : CellMNNModel
         A row of its tables for each data set.
-    subspace_mode : {"shared", "aligned"}
+    subspace_mode : {"own", "shared", "aligned"}
         How a new data set gets its latent states.
-    shared : SharedSubspace
-        Without moments of the data sets.
+    shared : SharedSubspace, optional
+        Without moments of the data sets; None for a model that knows no genes, to which every data
+        set comes in components of its own.
     datasets : dict of KnownDataset
         Those that it was trained on, by name.
     record : dict
@@ -78,7 +79,7 @@ class Foundation:
 
     model: CellMNNModel
     subspace_mode: SubspaceMode
-    shared: SharedSubspace
+    shared: SharedSubspace | None
     datasets: dict[str, KnownDataset]
     record: dict[str, Any]
 
@@ -96,8 +97,10 @@ class Foundation:
         return self.datasets[name]
 
     def reading(self, options: ReadingOptions) -> FitReading:
-        """How the cells of a new data set are read: in the shared subspace."""
+        """How the cells of a new data set are read: in the shared subspace, if there is one."""
         given: dict[str, Any] = vars(options)
+        if self.shared is None:
+            return FitReading(**given, n_dims=self.model.config.latent_dim)
         return FitReading(**given, subspace=self.shared, subspace_mode=self.subspace_mode)
 
     @classmethod
@@ -118,7 +121,8 @@ class Foundation:
     def save(self, folder: Path, *, with_code: bool = False) -> None:
         """Save the model with all that a question needs."""
         self.model.save_pretrained(folder, with_code=with_code)
-        self.shared.panel.save(folder / GENES_FILE)
+        if self.shared is not None:
+            self.shared.panel.save(folder / GENES_FILE)
         arrays, entries, panels, records = {}, [], [], {}
         for name, known in self.datasets.items():
             entries.append({"row": known.row, **asdict(known.entry)})
@@ -165,24 +169,23 @@ class Foundation:
                 subspace = Subspace(*parts)
             record = FitRecord.from_dict(records[name]) if name in records else None
             datasets[name] = KnownDataset(row, entry, genes, subspace, record)
-        panel = GenePanel.load(folder / GENES_FILE)
+        mode, about = content["subspace_mode"], as_type(dict, content["record"], file)
+        require_known("subspace mode", mode, get_args(SubspaceMode))
+        panel = None if mode == "own" else GenePanel.load(folder / GENES_FILE)
         for name, known in [("shared subspace", None), *datasets.items()]:
             genes_of_set = panel if known is None else known.panel
-            loadings = model.config.num_genes
+            count = model.config.num_genes
             if known is not None:
-                loadings = 0 if known.subspace is None else len(known.subspace.gene_mean)
-            if genes_of_set is not None and len(genes_of_set) != loadings:
+                count = 0 if known.subspace is None else len(known.subspace.gene_mean)
+            if genes_of_set is not None and len(genes_of_set) != count:
                 raise InputError(
-                    name, f"loadings of {len(genes_of_set)} genes", loadings, "save it again"
+                    name, f"loadings of {len(genes_of_set)} genes", count, "save it again"
                 )
-        shared = SharedSubspace(
-            panel,
-            model.get_buffer("loadings").cpu().numpy(),
-            float(model.get_buffer("noise_variance")[0]),
-            {},
-        )
-        mode, about = content["subspace_mode"], as_type(dict, content["record"], file)
-        require_known("subspace mode", mode, ("shared", "aligned"))
+        shared = None
+        if panel is not None:
+            loadings = model.get_buffer("loadings").cpu().numpy()
+            noise_variance = float(model.get_buffer("noise_variance")[0])
+            shared = SharedSubspace(panel, loadings, noise_variance, {})
         return cls(model, mode, shared, datasets, about)
 
 

@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 from .checkpoint import bundled
 from .errors import InputError, listed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # what transformers itself passes beside the declared fields
 _TRANSFORMERS_KEYS = {
@@ -28,10 +28,11 @@ _TRANSFORMERS_KEYS = {
 
 # what a configuration of somebody else may ask for, before anything is allocated
 _MOST = {
-    **dict.fromkeys(("latent_dim", "hidden_size", "dataset_embed_dim"), 2**16),
+    **dict.fromkeys(("latent_dim", "hidden_size", "dataset_embed_dim", "vector_channels"), 2**16),
     **dict.fromkeys(("encoder_hidden_size", "num_frame_times"), 2**16),
     **dict.fromkeys(("num_hidden_layers", "num_complex_pairs", "num_static_eigvals"), 2**16),
-    **dict.fromkeys(("num_datasets", "num_genes"), 2**24),
+    **dict.fromkeys(("context_cells", "num_attention_heads", "num_summary_tokens"), 2**16),
+    **dict.fromkeys(("num_datasets", "num_genes", "num_context_cells"), 2**24),
 }
 _MOST_RATE = 1e6  # in a unit of model time everything is over long before
 _MOST_LABELS = 2**10
@@ -81,6 +82,15 @@ class CellMNNConfig(PreTrainedConfig):
         Length of a data set's embedding; 0 for a model of one data set that needs none.
     encoder_hidden_size : int
         Width of the [`SnapshotEncoder`] that infers the embedding of a new data set; 0 without one.
+    context_cells : int
+        Cells of each observed snapshot that a network reads which knows no data set in particular,
+        at most; see [`InContextHypernetwork`]. 0 for a network that reads none.
+    vector_channels, num_attention_heads, num_summary_tokens : int
+        Vectors of a token, heads of the attention, and tokens of a data set's embedding, in a
+        network that reads cells; `hidden_size` are the numbers of a token, and
+        `num_hidden_layers` the rounds in which operating points read from cells.
+    num_context_cells : int
+        Cells that the model keeps of all data sets.
     dataset_dims : list of int, optional
         For each data set, how many of the latent dimensions are real and not padding; all if None.
     format_version : int
@@ -124,6 +134,11 @@ class CellMNNConfig(PreTrainedConfig):
     num_datasets: int = 1
     dataset_embed_dim: int = 0
     encoder_hidden_size: int = 0
+    context_cells: int = 0
+    vector_channels: int = 16
+    num_attention_heads: int = 4
+    num_summary_tokens: int = 16
+    num_context_cells: int = 0
     dataset_dims: list[int] | None = None
     num_genes: int = 0
     format_version: int = FORMAT_VERSION
@@ -176,7 +191,13 @@ class CellMNNConfig(PreTrainedConfig):
 
     def _require_consistent(self) -> None:
         """Refuse parts that do not go together."""
-        positive = ("latent_dim", "hidden_size", "num_hidden_layers", "num_datasets", "max_rate")
+        positive = (
+            "latent_dim",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_rate",
+        )
         for name in positive:
             _require(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
         _require(
@@ -211,6 +232,18 @@ class CellMNNConfig(PreTrainedConfig):
             "0 without dataset_embed_dim",
             self.encoder_hidden_size,
         )
+        if self.context_cells:
+            _require(self.frame, "context_cells", "0 without frame", self.context_cells)
+            _require(self.rank is not None, "rank", "a number with context_cells", self.rank)
+            for name in ("hidden_size", "vector_channels"):
+                _require(
+                    getattr(self, name) % self.num_attention_heads == 0,
+                    name,
+                    f"a multiple of num_attention_heads={self.num_attention_heads}",
+                    getattr(self, name),
+                )
+        else:
+            _require(self.num_datasets > 0, "num_datasets", "a positive number", self.num_datasets)
         if self.dataset_dims is not None:
             _require(
                 len(self.dataset_dims) == self.num_datasets

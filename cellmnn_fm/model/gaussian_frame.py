@@ -180,6 +180,32 @@ class FrameState:
         both_ends = self.map(lambda values: values[left : left + 2])
         return replace(both_ends, mean_bend=self.mean_bend[left : left + 1])
 
+    def continued(self, times: int) -> FrameState:
+        """The frame with further times at its end, as many as it has then.
+
+        Its mean goes on as between the last two observed times, its root stays: rates at the times
+        that it had are the same.
+        """
+        added = times - len(self.times)
+        if not added:
+            return self
+        ahead = torch.arange(1, added + 1, device=self.times.device)
+
+        def continued(values: Tensor, rate: Tensor | float) -> Tensor:
+            steps = ahead.to(values).reshape(-1, *[1] * (values.ndim - 1))
+            return torch.cat([values, values[-1] + steps * rate])
+
+        moving = ("times", "mean")
+        still = ("root_scale", "root_vectors", "root_excess")
+        parts = {name: getattr(self, name) for name in (*moving, *still)}
+        return FrameState(
+            **{
+                name: continued(values, values[-1] - values[-2] if name in moving else 0.0)
+                for name, values in parts.items()
+            },
+            mean_bend=pad(self.mean_bend, (0, 0, 0, added)),
+        )
+
     @property
     def _depth(self) -> int:
         """Axes of `times`: 1, or 2 with a batch."""

@@ -11,7 +11,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+_TINY = 1e-12
 _SERIES_RADIUS = 1e-3  # below it φ1 is summed: the remainder x⁴/120 is under 1e-14
 
 
@@ -44,7 +46,7 @@ def bounded_eigvals(raw: Tensor, max_rate: float, num_static: int = 0) -> Tensor
     (..., latent_dim)
     """
     bounded = max_rate * torch.tanh(raw / max_rate)
-    return torch.nn.functional.pad(bounded, (0, num_static))
+    return pad(bounded, (0, num_static))
 
 
 class DenseMatrix:
@@ -241,7 +243,7 @@ class LinearODE:
         operator = self.operator()
         offset = torch.zeros_like(operator[..., 0]) if self.offset is None else self.offset
         upper = torch.cat([operator, offset.expand_as(operator[..., 0])[..., None]], dim=-1)
-        return torch.nn.functional.pad(upper, (0, 0, 0, 1))
+        return pad(upper, (0, 0, 0, 1))
 
     def determinant(self) -> Tensor:
         """Determinant of P, (...,): how far the eigenvectors are from being dependent."""
@@ -268,6 +270,118 @@ class LinearODE:
         rotated = factors[0] * _as_complex(coordinates[..., : self._split])
         scaled = factors[1] * coordinates[..., self._split :]
         return torch.cat([torch.view_as_real(rotated).flatten(-2), scaled], dim=-1)
+
+
+class LowRankODE:
+    """dz/dt = A z + b with A = a I + U Vᵀ, in closed form at the cost of its rank.
+
+    Nothing in it depends on the axes: with U, V and b turned, the solution is turned. With
+    M = [[VᵀU, Vᵀb], [0, -a]] and w = (Vᵀz, 1),
+
+        z(t + Δt) = exp(a Δt) (z + [U, b] Δt φ1(M Δt) w),
+
+    where φ1 comes from the exponential of a matrix of two more rows than the rank.
+
+    Parameters
+    ----------
+    left, right : (..., d, r)
+        U and V.
+    rate : (...)
+        a, per unit of time.
+    offset : (..., d)
+        b.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cellmnn_fm.model.linear_flow import LowRankODE
+    >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> ode = LowRankODE(turn, torch.eye(2), torch.tensor(0.0), torch.zeros(2))
+    >>> ode.flow(torch.tensor([1.0, 0.0]), torch.pi / 2).round(decimals=3)
+    tensor([-0.,  1.])
+    """
+
+    def __init__(self, left: Tensor, right: Tensor, rate: Tensor, offset: Tensor):
+        self.left, self.right, self.rate, self.offset = (
+            _at_least_float32(part) for part in (left, right, rate, offset)
+        )
+
+    def flow(self, z: Tensor, delta_t: float | Tensor) -> Tensor:
+        """Where the state `z` is after `delta_t`; as :meth:`LinearODE.flow`.
+
+        `z` (..., d) after `delta_t` (..., times), or a number.
+        """
+        return self.flow_and_velocity(z, delta_t)[0]
+
+    def flow_and_velocity(self, z: Tensor, delta_t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Where the state `z` is after `delta_t`, and dz/dt there.
+
+        `z` (..., d) after `delta_t` (..., times), or a number.
+        """
+        z = _at_least_float32(z)
+        delta_t = torch.as_tensor(delta_t, dtype=z.dtype, device=z.device)
+        single = delta_t.ndim == 0
+        span = delta_t.reshape(1) if single else delta_t
+        with torch.autocast(z.device.type, enabled=False):
+            rank = self.left.shape[-1]
+            columns = torch.cat([self.left, self.offset[..., None]], dim=-1)
+            upper = self.right.mT @ torch.cat([columns, z[..., None]], dim=-1)
+            # [[M, w], [0, 0]]: its exponential has φ1(M) w in the last column
+            below = torch.stack([-self.rate, torch.ones_like(self.rate)], dim=-1)
+            row = pad(below, (rank, 0)).expand_as(upper[..., 0, :])[..., None, :]
+            generator = pad(torch.cat([upper, row], dim=-2), (0, 0, 0, 1))
+            exponential = torch.linalg.matrix_exp(
+                generator[..., None, :, :] * span[..., None, None]
+            )
+            shares = exponential[..., : rank + 1, rank + 1]  # (..., times, r + 1)
+            growth = torch.exp(self.rate[..., None] * span)[..., None]
+            states = growth * (z[..., None, :] + shares @ columns.mT)
+            velocity = self._apply_operator(states) + self.offset[..., None, :]
+        return (states.squeeze(-2), velocity.squeeze(-2)) if single else (states, velocity)
+
+    def velocity(self, z: Tensor) -> Tensor:
+        """dz/dt = A z + b at states `z`: (..., d), or (..., n, d) for n states of each operator."""
+        rows = _at_least_float32(z)
+        if single := rows.ndim == self.offset.ndim:
+            rows = rows[..., None, :]
+        velocity = self._apply_operator(rows) + self.offset[..., None, :]
+        return velocity.squeeze(-2) if single else velocity
+
+    def operator(self) -> Tensor:
+        """A, (..., d, d); row = target, column = source."""
+        dims = self.offset.shape[-1]
+        identity = torch.eye(dims, dtype=self.offset.dtype, device=self.offset.device)
+        return self._apply_operator(identity).mT
+
+    def augmented_operator(self) -> Tensor:
+        """[[A, b], [0, 0]], (..., d+1, d+1): its matrix exponential carries (z, 1) along."""
+        return pad(torch.cat([self.operator(), self.offset[..., None]], dim=-1), (0, 0, 0, 1))
+
+    def _apply_operator(self, rows: Tensor) -> Tensor:
+        """A v for every row v of `rows` (..., n, d)."""
+        with torch.autocast(rows.device.type, enabled=False):
+            return self.rate[..., None, None] * rows + (rows @ self.right) @ self.left.mT
+
+
+def bounded_low_rank(
+    left: Tensor, right: Tensor, rate: Tensor, max_rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """U, V and a of a [`LowRankODE`] with ‖U Vᵀ‖ and ±a within `max_rate`, smoothly.
+
+    Parameters
+    ----------
+    left, right : (..., d, r)
+        Unbounded network output.
+    rate : (...)
+        Likewise.
+    max_rate : float
+        Largest rate, per unit of model time.
+    """
+    left, right, rate = (_at_least_float32(part) for part in (left, right, rate))
+    # the root of 0 has no slope, and an untrained network has U = 0
+    norms = [part.square().sum((-1, -2)).add(_TINY).sqrt() for part in (left, right)]
+    shrunk = max_rate / (max_rate + norms[0] * norms[1])
+    return left * shrunk[..., None, None], right, max_rate * torch.tanh(rate / max_rate)
 
 
 def _as_complex(pairs: Tensor) -> Tensor:

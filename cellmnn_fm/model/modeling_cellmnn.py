@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,18 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import ModelOutput
 
 from .configuration_cellmnn import CellMNNConfig
-from .gaussian_frame import FrameState, root_rank
+from .dataset_table import DatasetTable
+from .gaussian_frame import FrameState, root_rank, stack_frames
+from .in_context import InContextHypernetwork, Memory
 from .layers import CellMNNHypernetwork, MeanHead, SnapshotEncoder
-from .linear_flow import DenseMatrix, LinearODE, LowRankMatrix, bounded_eigvals
-from .pretrained_cellmnn import CellMNNPreTrainedModel
-from .seeding import seeded
-
-_FRAME_BUFFERS = ("times", "mean", "root_scale", "root_vectors", "root_excess")
+from .linear_flow import (
+    DenseMatrix,
+    LinearODE,
+    LowRankMatrix,
+    LowRankODE,
+    bounded_eigvals,
+    bounded_low_rank,
+)
 
 
 @dataclass
@@ -33,8 +38,8 @@ class CellMNNOutput(ModelOutput):
         dz/dt there.
     learned_velocity : (..., targets, cells, latent_dim)
         Its part that the network is responsible for; all of it without a frame.
-    determinant : (..., cells)
-        det P of the eigenvectors.
+    determinant : (..., cells), optional
+        det P of the eigenvectors, where the network predicts these.
     log_growth : (..., targets, cells), optional
         Log of how much each cell's descendants have multiplied by then.
     """
@@ -46,7 +51,7 @@ class CellMNNOutput(ModelOutput):
     log_growth: Tensor | None = None
 
 
-class CellMNNModel(CellMNNPreTrainedModel):
+class CellMNNModel(DatasetTable):
     """A state-conditioned, locally linear ODE for the dynamics of single cells.
 
     At every *operating point* (z, t), for every data set, the hypernetwork predicts
@@ -54,7 +59,9 @@ class CellMNNModel(CellMNNPreTrainedModel):
         dz/dt = A z + b,    z(t + Δt) = exp(A Δt) z + Δt φ1(A Δt) b
 
     with A = P diag(λ) P⁻¹ (Cell-MNN, ICLR 2026). With `config.frame` the ODE acts on
-    y = L(t)⁻¹ (z - m(t)), the coordinates of the data set's Gaussian frame.
+    y = L(t)⁻¹ (z - m(t)), the coordinates of the data set's Gaussian frame. With
+    `config.context_cells` the network reads cells of the observed snapshots, which the model keeps,
+    and A = a I + U Vᵀ; see [`InContextHypernetwork`].
 
     Examples
     --------
@@ -69,9 +76,19 @@ class CellMNNModel(CellMNNPreTrainedModel):
 
     def __init__(self, config: CellMNNConfig):
         super().__init__(config)
-        self.hypernetwork = CellMNNHypernetwork(config)
-        if config.dataset_embed_dim:
-            self.dataset_embeddings = nn.Embedding(config.num_datasets, config.dataset_embed_dim)
+        if config.context_cells:
+            self.hypernetwork: nn.Module = InContextHypernetwork(config)
+            table = (config.num_datasets, config.num_summary_tokens, config.hidden_size)
+            self.dataset_embeddings = nn.Parameter(torch.zeros(table))
+            counts = torch.zeros(config.num_datasets, config.num_frame_times, dtype=torch.long)
+            self.register_buffer("context_counts", counts)
+            cells = torch.zeros(config.num_context_cells, config.latent_dim)
+            self.register_buffer("context", cells)
+        else:
+            self.hypernetwork = CellMNNHypernetwork(config)
+            if config.dataset_embed_dim:
+                table_size = (config.num_datasets, config.dataset_embed_dim)
+                self.dataset_embeddings = nn.Embedding(*table_size)
         if config.encoder_hidden_size:
             self.snapshot_encoder = SnapshotEncoder(
                 config.latent_dim, config.encoder_hidden_size, config.dataset_embed_dim
@@ -79,13 +96,11 @@ class CellMNNModel(CellMNNPreTrainedModel):
         if config.mean_head:
             self.mean_head = MeanHead()
         dims = config.dataset_dims or [config.latent_dim] * config.num_datasets
-        self.dataset_dims: Tensor
         self.register_buffer("dataset_dims", torch.tensor(dims))
         if config.num_frame_times:
             shape = (config.num_datasets, config.num_frame_times)
             dim, rank = config.latent_dim, root_rank(config.latent_dim)
             # an identity frame at times 0, 1, ..., until one is set
-            self.frame_counts: Tensor
             self.register_buffer("frame_counts", torch.full(shape[:1], shape[1]))
             self.register_buffer("frame_times", torch.arange(shape[1]).float().repeat(shape[0], 1))
             self.register_buffer("frame_mean", torch.zeros(*shape, dim))
@@ -98,72 +113,8 @@ class CellMNNModel(CellMNNPreTrainedModel):
             self.register_buffer("projection", torch.zeros(config.num_genes, config.latent_dim))
             self.register_buffer("noise_variance", torch.zeros(config.num_genes))
             self.register_buffer("alignment", torch.eye(config.latent_dim))
+        self._remembered: tuple[Any, Memory] | None = None
         self.post_init()
-
-    def frame_state(self, dataset_id: int = 0) -> FrameState:
-        """The stored frame of a data set."""
-        times = slice(int(self.frame_counts[dataset_id]))
-        parts = {name: getattr(self, f"frame_{name}")[dataset_id, times] for name in _FRAME_BUFFERS}
-        return FrameState(**parts, mean_bend=torch.zeros_like(parts["mean"][1:]))
-
-    @torch.no_grad()
-    def set_frame_state(self, frame: FrameState, dataset_id: int = 0) -> None:
-        """Store the frame of a data set; it is saved with the weights.
-
-        Raises
-        ------
-        ValueError
-            If it has more observed times than `config.num_frame_times`.
-        """
-        count, most = len(frame.times), self.config.num_frame_times
-        if count > most:
-            raise ValueError(
-                f"frame: expected at most num_frame_times={most} observed times, found {count}; "
-                "raise it in the configuration"
-            )
-        self.frame_counts[dataset_id] = count
-        for name in _FRAME_BUFFERS:
-            getattr(self, f"frame_{name}")[dataset_id, :count].copy_(getattr(frame, name))
-
-    @torch.no_grad()
-    def resize_dataset_embeddings(
-        self, new_num_datasets: int, new_num_frame_times: int | None = None
-    ) -> None:
-        """Grow or shrink the table of data sets, as `resize_token_embeddings` does for tokens.
-
-        Rows that stay are left as they are, frames included. New ones have the mean embedding of
-        those before, no padding, and a frame that does nothing until one is set.
-
-        Parameters
-        ----------
-        new_num_datasets : int
-            Rows that the table has then.
-        new_num_frame_times : int, optional
-            Observed times that a stored frame may have; as before by default.
-        """
-        config = self.config
-        dims = config.dataset_dims or [config.latent_dim] * config.num_datasets
-        dims = dims + [config.latent_dim] * (new_num_datasets - len(dims))
-        config = config.replaced(
-            num_datasets=new_num_datasets,
-            num_frame_times=new_num_frame_times or config.num_frame_times,
-            dataset_dims=dims[:new_num_datasets],
-        )
-        with seeded():
-            resized = CellMNNModel(config)
-        for name, old in [*self.named_buffers(), *self.named_parameters()]:
-            if not name.startswith(("frame_", "dataset_")):
-                continue
-            new = resized.get_parameter_or_buffer(name).detach().to(old)
-            if name == "dataset_embeddings.weight":
-                new[:] = old.mean(0)
-            common = tuple(slice(min(sizes)) for sizes in zip(old.shape, new.shape, strict=True))
-            new[common] = old[common]
-            if name in self._buffers:
-                self.register_buffer(name, new)
-            else:
-                self.dataset_embeddings = nn.Embedding.from_pretrained(new, freeze=False)
-        self.config = config
 
     @torch.no_grad()
     def set_subspace(self, **arrays: Any) -> None:
@@ -197,8 +148,65 @@ class CellMNNModel(CellMNNPreTrainedModel):
                 weights[number, time, : len(snapshot)] = 1
         return self.snapshot_encoder(z, padded_times, weights)
 
-    def _require_fitting(self, z: Tensor, times: Tensor, frame: FrameState | None) -> None:
-        """Refuse inputs whose shapes do not go together."""
+    def remember(
+        self,
+        frames: Sequence[FrameState],
+        snapshots: Sequence[Sequence[Tensor]],
+        dims: Tensor,
+        embeddings: Tensor | None = None,
+    ) -> Memory:
+        """Read cells of observed snapshots.
+
+        Parameters
+        ----------
+        frames : for each data set, FrameState
+            Of the snapshots.
+        snapshots : for each data set, for each time of its frame, (cells, latent_dim)
+            At most `config.context_cells` of each are read, the first ones.
+        dims : (data sets,)
+            Real dimensions.
+        embeddings : (data sets, num_summary_tokens, hidden_size), optional
+            What the table knows of the data sets beside their cells.
+        """
+        longest = max(len(its_snapshots) for its_snapshots in snapshots)
+        sizes = [[len(cells) for cells in its_snapshots] for its_snapshots in snapshots]
+        most = min(max(map(max, sizes)), self.config.context_cells)
+        shape = (len(snapshots), longest, most)
+        context = snapshots[0][0].new_zeros(*shape, self.config.latent_dim)
+        shown = torch.zeros(shape, dtype=torch.bool, device=context.device)
+        for number, its_snapshots in enumerate(snapshots):
+            for time, cells in enumerate(its_snapshots):
+                context[number, time, : len(cells)] = cells[:most]
+                shown[number, time, : len(cells)] = True
+        frame = stack_frames([frame.continued(longest) for frame in frames])
+        network = cast(InContextHypernetwork, self.hypernetwork)
+        return network.remember(frame, context, shown, dims, embeddings)
+
+    def memory(self, dataset_id: int = 0) -> Memory:
+        """What is remembered of a data set of the table.
+
+        In evaluation it is read once, without gradients, until weights or cells change.
+        """
+
+        def read() -> Memory:
+            return self.remember(
+                [self.frame_state(dataset_id)],
+                [self.context_of(dataset_id)],
+                self.dataset_dims[dataset_id, None],
+                self.dataset_embeddings[dataset_id, None],
+            )
+
+        if self.training:
+            return read()
+        tensors = [*self.parameters(), *self.buffers()]
+        state = (dataset_id, *((id(tensor), tensor._version) for tensor in tensors))
+        if self._remembered is None or self._remembered[0] != state:
+            with torch.no_grad():
+                self._remembered = (state, read())
+        return self._remembered[1]
+
+    def _require_fitting(self, z: Tensor, times: Tensor, *, known: bool) -> None:
+        """Refuse inputs whose shapes do not go together, or of nobody knows which data set."""
         config = self.config
         if z.shape[-1] != config.latent_dim or z.shape[:-2] != times.shape:
             raise ValueError(
@@ -206,38 +214,84 @@ class CellMNNModel(CellMNNPreTrainedModel):
                 f"{tuple(times.shape)} for each snapshot, found {tuple(z.shape)}; "
                 "give snapshots of cells, as in z[None] for a single one"
             )
-        if config.frame and frame is None and config.num_datasets > 1:
+        if config.frame and not known and config.num_datasets != 1:
+            part = "memory" if config.context_cells else "frame"
+            call = "memory" if config.context_cells else "frame_state"
             raise ValueError(
-                f"frame: expected that of one of {config.num_datasets} data sets, found none; "
-                "pass frame=model.frame_state(dataset_id)"
+                f"{part}: expected that of one of {config.num_datasets} data sets, found none; "
+                f"pass {part}=model.{call}(dataset_id)"
             )
 
     def linear_ode(
         self,
-        coordinates: Tensor,
+        z: Tensor,
         times: Tensor,
         dataset_ids: Tensor | None = None,
         dataset_embeds: Tensor | None = None,
-    ) -> tuple[LinearODE, Tensor | None]:
-        """The linear ODE at every operating point.
+        frame: FrameState | None = None,
+        memory: Memory | None = None,
+        forward: Tensor | None = None,
+    ) -> tuple[LinearODE | LowRankODE, Tensor | None]:
+        """The linear ODE at every operating point, in frame coordinates where there is a frame.
 
         Parameters
         ----------
-        coordinates : (..., cells, latent_dim)
-            States; frame coordinates where the model has a frame.
+        z : (..., cells, latent_dim)
+            States.
         times : (...)
             Of the snapshots, in model time.
-        dataset_ids : (...), optional
-            Rows in the table of data sets; the first by default.
-        dataset_embeds : (..., dataset_embed_dim), optional
-            Embeddings in place of those of the table.
+        dataset_ids, dataset_embeds, frame, memory
+            See :meth:`forward`.
+        forward : (...), optional
+            Whether later times are asked for, where rates of the frame jump; they are by default.
 
         Returns
         -------
-        ode : LinearODE
+        ode : LinearODE or LowRankODE
             Batch shape (..., cells).
         growth_rate : (..., cells), optional
             With `config.growth`.
+        """
+        if self.config.context_cells:
+            if forward is None:
+                forward = torch.ones_like(times, dtype=torch.bool)
+            return self._read_ode(z, times, memory or self.memory(), forward)
+        with torch.autocast(z.device.type, enabled=False):
+            frame = (frame or self.bent(self.frame_state())) if self.config.frame else None
+            coordinates = z if frame is None else frame.to_frame(z, times)
+        return self._own_ode(coordinates, times, dataset_ids, dataset_embeds)
+
+    def _read_ode(
+        self, z: Tensor, times: Tensor, memory: Memory, forward: Tensor
+    ) -> tuple[LowRankODE, Tensor | None]:
+        """What the network says that reads snapshots; one entry of the batch for each data set.
+
+        At `z` (..., cells, latent_dim) of `times` and `forward` (...).
+        """
+        # the network wants (data sets, snapshots, cells, latent_dim)
+        sets, lead, cells = len(memory.shown), times.shape, z.shape[-2:]
+        groups = times.reshape(sets, -1)
+        raw = self.hypernetwork(
+            memory, z.reshape(*groups.shape, *cells), groups, forward.reshape(groups.shape)
+        )
+        parts = {
+            name: part.reshape(*lead, *part.shape[2:]).to(z.dtype) for name, part in raw.items()
+        }
+        bound = self.config.max_rate
+        operator = bounded_low_rank(parts["left"], parts["right"], parts["rate"], bound)
+        return LowRankODE(*operator, parts["offset"]), self._bounded_growth(parts["growth"])
+
+    def _own_ode(
+        self,
+        coordinates: Tensor,
+        times: Tensor,
+        dataset_ids: Tensor | None,
+        dataset_embeds: Tensor | None,
+    ) -> tuple[LinearODE, Tensor | None]:
+        """What a network says that reads no snapshots.
+
+        At `coordinates` (..., cells, latent_dim) of `times` and of `dataset_ids` (...), or of
+        `dataset_embeds` (..., dataset_embed_dim) in place of these.
         """
         config = self.config
         cells = coordinates.shape[-2]
@@ -271,10 +325,12 @@ class CellMNNModel(CellMNNPreTrainedModel):
             raw["offset"] * real if config.offset else None,
             config.num_complex_pairs,
         )
-        if not config.growth:
-            return ode, None
-        bound = config.max_growth_rate
-        return ode, bound * torch.tanh(raw["growth"].squeeze(-1) / bound)
+        return ode, self._bounded_growth(raw["growth"].squeeze(-1)) if config.growth else None
+
+    def _bounded_growth(self, raw: Tensor) -> Tensor | None:
+        """The growth rate (..., cells) within its bound, if there is growth."""
+        bound = self.config.max_growth_rate
+        return bound * torch.tanh(raw / bound) if self.config.growth else None
 
     def forward(
         self,
@@ -284,6 +340,7 @@ class CellMNNModel(CellMNNPreTrainedModel):
         dataset_ids: Tensor | None = None,
         dataset_embeds: Tensor | None = None,
         frame: FrameState | None = None,
+        memory: Memory | None = None,
     ) -> CellMNNOutput:
         """Push snapshots to other times.
 
@@ -303,24 +360,41 @@ class CellMNNModel(CellMNNPreTrainedModel):
             Of the data set that the call is about, see [`~CellMNNModel.bent`], or a batch of
             frames, one for each leading entry of `z`. The stored one by default; a table of several
             data sets has no default.
+        memory : Memory, optional
+            Of the same data sets, where the network reads snapshots; see :meth:`remember`.
 
         Raises
         ------
         ValueError
             On shapes that do not fit each other, and on a frame that is needed and not given.
         """
-        self._require_fitting(z, times, frame)
+        self._require_fitting(
+            z, times, known=(memory if self.config.context_cells else frame) is not None
+        )
         target_times = target_times.expand(*times.shape, target_times.shape[-1])
-        frame = (frame or self.bent(self.frame_state())) if self.config.frame else None
-        in_full = torch.autocast(z.device.type, enabled=False)
-        with in_full:
-            coordinates = z if frame is None else frame.to_frame(z, times)
-        ode, growth_rate = self.linear_ode(coordinates, times, dataset_ids, dataset_embeds)
-        with in_full:
-            delta_t = target_times - times[..., None]
+        delta_t = target_times - times[..., None]
+        if self.config.frame and frame is None:
+            if memory is None:
+                frame = self.bent(self.frame_state())
+            else:  # that of one data set is for snapshots of any number of axes
+                several = len(memory.shown) > 1
+                frame = memory.frame if several else memory.frame.map(lambda values: values[0])
+        if self.config.context_cells:
+            # rates of the frame jump, so that every target has an operator of its own
+            targets = delta_t.shape[-1]
+            points = z[..., None, :, :].expand(*times.shape, targets, *z.shape[-2:])
+            starts = times[..., None].expand(*times.shape, targets)
+            ode, growth_rate = self.linear_ode(points, starts, memory=memory, forward=delta_t >= 0)
+            spans = delta_t[..., None, None]
+        else:
+            points, starts, spans = z, times, delta_t[..., None, :]
+            ode, growth_rate = self.linear_ode(z, times, dataset_ids, dataset_embeds, frame)
+        with torch.autocast(z.device.type, enabled=False):
+            coordinates = points if frame is None else frame.to_frame(points, starts)
             states, velocity = (
-                part.movedim(-2, -3)  # (..., cells, targets, dim) → (..., targets, cells, dim)
-                for part in ode.flow_and_velocity(coordinates, delta_t[..., None, :])
+                # (..., cells, targets, dim) → (..., targets, cells, dim)
+                part.squeeze(-2) if self.config.context_cells else part.movedim(-2, -3)
+                for part in ode.flow_and_velocity(coordinates, spans)
             )
             learned_velocity = velocity
             if frame is not None:
@@ -328,15 +402,17 @@ class CellMNNModel(CellMNNPreTrainedModel):
                 motion = frame.motion(states, target_times, forward=delta_t >= 0)
                 velocity = motion + learned_velocity
                 states = frame.from_frame(states, target_times)
-            determinant = ode.determinant()
+        log_growth = None
+        if growth_rate is not None:
+            if not self.config.context_cells:
+                growth_rate = growth_rate[..., None, :]
+            log_growth = growth_rate * delta_t[..., None]
         return CellMNNOutput(
             states=states,
             velocity=velocity,
             learned_velocity=learned_velocity,
-            determinant=determinant,
-            log_growth=None
-            if growth_rate is None
-            else growth_rate[..., None, :] * delta_t[..., None],
+            determinant=ode.determinant() if isinstance(ode, LinearODE) else None,
+            log_growth=log_growth,
         )
 
 

@@ -38,7 +38,7 @@ class CellMNNPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The head begins near 0; other layers begin as torch has them."""
+        """The head begins near 0; a network that reads snapshots begins as it says itself."""
         if isinstance(module, LinearODEHead):
             fan_in = module.in_features
             init.normal_(module.weight, std=self.config.init_scale * math.sqrt(2 / fan_in))
@@ -51,7 +51,7 @@ class CellMNNPreTrainedModel(PreTrainedModel):
         elif isinstance(module, MeanHead):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and not self.config.context_cells:
             init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="leaky_relu")
             init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..dynamics.snapshots import Dynamics, padded
 from ..fitted.fitted_model import Cells
@@ -75,7 +76,8 @@ def linear_response(
             states, log_growth, stopped = to_end(z)
             return (states, log_growth), stopped
 
-        pushed: Any = torch.func.jvp(moving, (z,), (move,), has_aux=True)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernels know no forward derivatives
+            pushed: Any = torch.func.jvp(moving, (z,), (move,), has_aux=True)
         (final, grown), (moved, grown_more), out = pushed
         parts = (final[:, :dims], moved[:, :dims], grown, grown_more, out)
         for whole, part in zip(response, parts, strict=True):

@@ -22,9 +22,10 @@ from ..model.modeling_cellmnn import CellMNNModel
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
 from .adaptation import adapt_jointly
+from .collation import TaskBatch, task_batches
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
-from .pretraining import HeldOutStep, TaskBatch, task_losses
+from .pretraining import HeldOutStep
 
 DEFAULT_STEPS = 50
 DEFAULT_ANCHOR = 30.0
@@ -132,8 +133,15 @@ def finetune(
     if not training.steps or not any(held_out.values()):
         return Optimised(start_model, [], 0.0, [])
     model = _with_trainable(start_model, mode, seed)
-    sampler = TaskSampler(CoursesInMemory(courses, base.config.latent_dim), sampling, seed)
-    losses_of = task_losses(sampler, training, accelerator)
+    latent_dim = start_model.config.latent_dim
+    sampler = TaskSampler(CoursesInMemory(courses, latent_dim), sampling, seed)
+    batch = task_batches(sampler, training, accelerator)
+
+    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
+        tasks = batch(counter)
+        with accelerator.autocast():
+            return wrapped(tasks)
+
     step = AnchoredStep(model, training, anchor / sum(held_out.values()))
     digest = sha256()
     for course in courses.values():

@@ -167,6 +167,7 @@ def optimise(
             if shown and state.step % _BAR_EVERY == 0:  # which waits for the step
                 bar.update(task, completed=state.step, loss=f"{state.mean_loss(_BAR_EVERY):.4f}")
             if state.step % training.save_every == 0 or interrupted:
+                state.require_finite()
                 saver.save(state.step)
             if interrupted:
                 break
@@ -277,6 +278,12 @@ class _TrainingState:
         self.names = list(parts[0])
         values = torch.stack([torch.stack(list(losses.values())) for losses in parts])
         self.history.append(values.mean(0).detach())
+
+    def require_finite(self) -> None:
+        """Refuse to go on, and to save, once losses are no numbers."""
+        if not torch.isfinite(self.history[-1]).all():
+            fix = "lower the learning rate, or go on from the last saved state with other settings"
+            raise InputError(f"losses of step {self.step}", "numbers", self.latest(), fix)
 
     def latest(self) -> dict[str, float]:
         """Parts of the last loss."""

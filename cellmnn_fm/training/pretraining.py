@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.corpus import Corpus
-from ..data.tasks import SamplingConfig, Task, TaskSampler, held_out_able
+from ..data.simulated_tasks import SimulatedBatch, SimulationConfig
+from ..data.tasks import SamplingConfig, TaskSampler, held_out_able
 from ..data.time_course import TimeScale
 from ..model.configuration_cellmnn import CellMNNConfig
 from ..model.errors import InputError, listed, require_seed
@@ -24,100 +24,16 @@ from ..model.gaussian_frame import FrameState, fit_frame, stack_frames
 from ..model.modeling_cellmnn import CellMNNModel, CellMNNOutput
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
+from .adaptation import load_network, network_digest, shuffled
+from .collation import TaskBatch, collate, task_batches
 from .configs import TrainingConfig
-from .loop import LossesOf, Optimised, optimise, own_accelerator, to_device
+from .loop import Optimised, optimise, own_accelerator
 from .losses import energy_distance, invertibility_penalty, kinetic_energy
+from .simulated import SimulatedStep, simulated_batches
 
 _VALIDATION_TASKS = 192
 _FRAME_CELLS = 10_000  # of each snapshot, for the stored frames: more would not sharpen them
 _VALIDATION_SEED = 2**31  # no training seed
-
-
-class TaskBatch(NamedTuple):
-    """Tasks as tensors; weights are 0 for copies that fill up small snapshots."""
-
-    dataset_ids: Tensor  # (tasks,)
-    uses_table: Tensor  # (tasks,)
-    num_dims: Tensor  # (tasks,)
-    observed: list[list[Tensor]]  # the snapshots of each task
-    frames: list[FrameState]  # of these
-    left: list[int]
-    target_times: Tensor  # (tasks,)
-    sources: Tensor  # (tasks, 2, cells, latent_dim)
-    source_weights: Tensor  # (tasks, 2, cells)
-    targets: Tensor  # (tasks, cells, latent_dim)
-    target_weights: Tensor  # (tasks, cells)
-
-
-def collate(tasks: Sequence[Task], cells: int, device: torch.device) -> TaskBatch:
-    """Put tasks of different data sets together.
-
-    Frames are data: they are made here, on the host, where eigenvalues keep no GPU waiting.
-    """
-
-    def filled(snapshots: Sequence[NDArray]) -> tuple[NDArray, NDArray]:
-        index = [np.resize(np.arange(len(snapshot)), cells) for snapshot in snapshots]
-        states = np.stack([snapshot[rows] for snapshot, rows in zip(snapshots, index, strict=True)])
-        sizes = np.array([[len(snapshot)] for snapshot in snapshots])
-        return states, (np.arange(cells) < sizes).astype(np.float32)
-
-    sources, source_weights = filled([side for task in tasks for side in task.sources])
-    targets, target_weights = filled([task.target for task in tasks])
-    frames = [frame_of(task) for task in tasks]
-    parts: dict[Any, NDArray | Tensor] = {
-        "sources": sources.reshape(len(tasks), 2, *sources.shape[1:]),
-        "source_weights": source_weights.reshape(len(tasks), 2, cells),
-        "targets": targets,
-        "target_weights": target_weights,
-        "target_times": np.array([task.target_time for task in tasks], np.float32),
-    }
-    for number, (task, frame) in enumerate(zip(tasks, frames, strict=True)):
-        parts |= {(number, time): snapshot for time, snapshot in enumerate(task.snapshots)}
-        parts |= {(number, name): values for name, values in vars(frame).items()}
-    moved = in_one_copy({name: torch.as_tensor(part) for name, part in parts.items()}, device)
-    ids = np.array([[task.dataset_id, task.uses_table, task.num_dims] for task in tasks])
-    dataset_ids, uses_table, num_dims = to_device(ids, device).unbind(-1)
-    return TaskBatch(
-        dataset_ids=dataset_ids,
-        uses_table=uses_table.bool(),
-        num_dims=num_dims,
-        sources=moved["sources"],
-        source_weights=moved["source_weights"],
-        targets=moved["targets"],
-        target_weights=moved["target_weights"],
-        target_times=moved["target_times"],
-        observed=[
-            [moved[number, time] for time in range(len(task.snapshots))]
-            for number, task in enumerate(tasks)
-        ],
-        frames=[
-            FrameState(**{name: moved[number, name] for name in vars(frame)})
-            for number, frame in enumerate(frames)
-        ],
-        left=[task.left for task in tasks],
-    )
-
-
-def frame_of(task: Task) -> FrameState:
-    """Of what is observed in a task."""
-    latent_dim = task.target.shape[-1]
-    observed = [torch.as_tensor(snapshot)[:, : task.num_dims] for snapshot in task.snapshots]
-    return fit_frame(observed, torch.as_tensor(task.times).float(), latent_dim=latent_dim)
-
-
-def in_one_copy(tensors: Mapping[Any, Tensor], device: torch.device) -> Mapping[Any, Tensor]:
-    """Move tensors of one type together, by name; each copy by itself would cost as much.
-
-    `tensors` (...) of any shapes.
-    """
-    if device.type == "cpu":
-        return tensors
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
-    parts = to_device(flat.numpy(), device).split([tensor.numel() for tensor in tensors.values()])
-    return {
-        name: part.view(tensor.shape)
-        for (name, tensor), part in zip(tensors.items(), parts, strict=True)
-    }
 
 
 class HeldOutStep(nn.Module):
@@ -151,12 +67,14 @@ class HeldOutStep(nn.Module):
         states: Tensor,
         weights: Tensor,
         output: CellMNNOutput,
-        frame: FrameState,
+        frame: FrameState | None,
     ) -> dict[str, Tensor]:
-        """Parts of the loss of a batch, before their weights."""
+        """Parts of the loss of a batch, with their weights."""
+        distance = energy_distance(states, batch.targets, weights, batch.target_weights)
+        if frame is None:  # what a network reads from cells needs no penalties
+            return {"distance": distance.mean()}
         assert output.learned_velocity is not None
         assert output.determinant is not None
-        distance = energy_distance(states, batch.targets, weights, batch.target_weights)
         dims = batch.num_dims[:, None, None, None]
         kinetic = kinetic_energy(
             output.learned_velocity, batch.source_weights[:, :, None], num_dims=dims
@@ -175,11 +93,40 @@ class HeldOutStep(nn.Module):
 
 def predict_targets(
     model: CellMNNModel, batch: TaskBatch, *, from_table: bool = False
-) -> tuple[Tensor, Tensor, CellMNNOutput, FrameState]:
+) -> tuple[Tensor, Tensor, CellMNNOutput, FrameState | None]:
     """Predicted cells (tasks, 2 cells, latent_dim) of the held-out snapshots, and their weights.
 
-    Beside them all that the model says, and the frames between the neighbours.
+    Beside them all that the model says, and the frames between the neighbours if it reads no cells.
     """
+    frame = None
+    if model.config.context_cells:
+        output = _read_and_pushed(model, batch)
+    else:
+        output, frame = _pushed(model, batch, from_table=from_table)
+    # as in an interpolation: both neighbours are pushed, and the nearer one weighs more
+    gap = batch.source_times.diff(dim=-1)
+    progress = (batch.target_times[:, None] - batch.source_times[:, :1]) / gap
+    sides = torch.cat([1 - progress, progress], dim=-1)
+    drawn = batch.source_weights / batch.source_weights.sum(-1, keepdim=True)
+    weights = (sides[..., None] * drawn).flatten(1)
+    assert output.states is not None
+    return output.states.squeeze(2).flatten(1, 2), weights, output, frame
+
+
+def _read_and_pushed(model: CellMNNModel, batch: TaskBatch) -> CellMNNOutput:
+    """Sources at the target time, by a network that reads the snapshots of each task."""
+    # the table stays in every graph, whether a task uses it or not: processes must agree on that
+    embeddings = model.dataset_embeddings[batch.dataset_ids] * batch.uses_table[:, None, None]
+    observed = [shuffled(snapshots) for snapshots in batch.observed]
+    memory = model.remember(batch.frames, observed, batch.num_dims, embeddings)
+    targets = batch.target_times[:, None, None]
+    return model(batch.sources, batch.source_times, targets, memory=memory)
+
+
+def _pushed(
+    model: CellMNNModel, batch: TaskBatch, *, from_table: bool
+) -> tuple[CellMNNOutput, FrameState]:
+    """The same by a network that has an embedding of each task's snapshots, and the frames."""
     # only the interval around the held-out time is needed: tasks of any number of times stack
     with torch.autocast(batch.sources.device.type, enabled=False):
         frame = stack_frames(
@@ -204,44 +151,31 @@ def predict_targets(
         dataset_embeds=embeds,
         frame=frame,
     )
-    # as in an interpolation: both neighbours are pushed, and the nearer one weighs more
-    gap = frame.times[:, 1] - frame.times[:, 0]
-    progress = (batch.target_times - frame.times[:, 0]) / gap
-    sides = torch.stack([1 - progress, progress], dim=-1)
-    drawn = batch.source_weights / batch.source_weights.sum(-1, keepdim=True)
-    weights = (sides[..., None] * drawn).flatten(1)
-    return output.states.squeeze(2).flatten(1, 2), weights, output, frame
+    return output, frame
 
 
-def task_losses(
-    sampler: TaskSampler, training: TrainingConfig, accelerator: Accelerator
-) -> LossesOf:
-    """What :func:`optimise` minimises: losses of the tasks of this process in a part of a step.
+class MixedStep(nn.Module):
+    """The losses of a batch of real tasks, and those of one of simulated systems, by their shares.
 
-    Raises
-    ------
-    InputError
-        If tasks do not spread evenly over processes.
+    Parameters
+    ----------
+    model : CellMNNModel
+        In training mode.
+    training : TrainingConfig
+        Weights of the losses, cells drawn.
+    share : float
+        Of the simulated systems in the loss.
     """
-    sampling, world = sampler.config, accelerator.num_processes
-    per_part, rest = divmod(sampling.tasks, world * training.accumulation)
-    if rest:
-        raise InputError(
-            "tasks",
-            f"a multiple of {world} processes times accumulation {training.accumulation}",
-            sampling.tasks,
-            "change one of them",
-        )
 
-    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
-        # tasks are a function of their number alone: any number of processes draws the same ones
-        first = counter * per_part * world + accelerator.process_index
-        tasks = [sampler.draw(first + world * number) for number in range(per_part)]
-        batch = collate(tasks, sampling.cells, accelerator.device)
-        with accelerator.autocast():
-            return wrapped(batch)
+    def __init__(self, model: CellMNNModel, training: TrainingConfig, share: float):
+        super().__init__()
+        self.real, self.simulated = HeldOutStep(model, training), SimulatedStep(model)
+        self.share = share
 
-    return losses_of
+    def forward(self, batch: TaskBatch, simulated: SimulatedBatch) -> dict[str, Tensor]:
+        """Parts of the loss, each with its weight."""
+        parts = {name: (1 - self.share) * loss for name, loss in self.real(batch).items()}
+        return parts | {name: self.share * loss for name, loss in self.simulated(simulated).items()}
 
 
 @with_torch_defaults
@@ -251,6 +185,8 @@ def pretrain(
     training: TrainingConfig,
     sampling: SamplingConfig,
     *,
+    start: CellMNNModel | None = None,
+    simulation: SimulationConfig | None = None,
     leave_out: Sequence[str] = (),
     validation: Sequence[str] = (),
     reserve: Sequence[str] = (),
@@ -271,6 +207,11 @@ def pretrain(
         With `check_every`, the best model by validation is returned.
     sampling : SamplingConfig
         How tasks are drawn.
+    start : CellMNNModel, optional
+        Whose network to start from, such as one that has learned on simulated systems.
+    simulation : SimulationConfig, optional
+        What is simulated beside the corpus, with weight `sampling.simulated_share` in the loss, for
+        a network that reads snapshots.
     leave_out : sequence of str
         Groups of data sets (see :attr:`Corpus.groups`) that are neither trained on nor looked at.
     validation : sequence of str
@@ -290,7 +231,8 @@ def pretrain(
     Raises
     ------
     InputError
-        On unknown groups, and if tasks do not spread evenly over processes.
+        On unknown groups, if tasks do not spread evenly over processes, and if `start` is of
+        another size.
     """
     require_seed(seed)
     accelerator = accelerator or own_accelerator()
@@ -301,14 +243,14 @@ def pretrain(
     kept = [name for name in groups if groups[name] not in {*leave_out, *validation}]
     reserved = {name: _middle_time(corpus, name) for name in reserve}
     sampler = TaskSampler(corpus, sampling, seed, kept, reserved)
-    losses_of = task_losses(sampler, training, accelerator)
+    tasks = task_batches(sampler, training, accelerator)
     device = accelerator.device
     with seeded(seed):
         model = CellMNNModel(config)
+    if start is not None:
+        load_network(model, start)
     model = model.to(device).train()
-    for number, name in enumerate(corpus.entries):
-        if name in kept:
-            _store_frame(model, corpus, name, number, reserved.get(name))
+    _store_data_sets(model, corpus, kept, reserved)
     unseen = [name for name in groups if groups[name] in validation]
     validators = {}
     if unseen:
@@ -319,6 +261,8 @@ def pretrain(
         "config": config.to_dict(),
         "training": asdict(training),
         "sampling": asdict(sampling),
+        "simulation": None if simulation is None else asdict(simulation),
+        "start": None if start is None else network_digest(start),
         "seed": seed,
         "processes": accelerator.num_processes,
         "leave_out": sorted(leave_out),
@@ -328,13 +272,25 @@ def pretrain(
             json.dumps([asdict(entry) for entry in corpus.entries.values()]).encode()
         ).hexdigest(),
     }
+    step: nn.Module = HeldOutStep(model, training)
+    simulated = None
+    if simulation is not None and config.context_cells and sampling.simulated_share:
+        simulated = simulated_batches(simulation, training, seed, accelerator)
+        step = MixedStep(model, training, sampling.simulated_share)
+
+    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
+        # frames are made in full precision
+        batches = (tasks(counter),) if simulated is None else (tasks(counter), simulated(counter))
+        with accelerator.autocast():
+            return wrapped(*batches)
+
     return optimise(
         accelerator,
         model,
         training,
         losses_of,
         run,
-        step=HeldOutStep(model, training),
+        step=step,
         folder=folder,
         validate=(lambda model: {name: score(model) for name, score in validators.items()})
         if validators
@@ -410,18 +366,25 @@ def _middle_time(corpus: Corpus, name: str) -> int:
     return able[len(able) // 2]
 
 
-def _store_frame(
-    model: CellMNNModel, corpus: Corpus, name: str, number: int, reserved: int | None
+def _store_data_sets(
+    model: CellMNNModel, corpus: Corpus, names: Sequence[str], reserved: Mapping[str, int]
 ) -> None:
-    """Keep the frame of a data set of the corpus with the model."""
-    entry, rng = corpus.entries[name], np.random.default_rng(0)
-    shown = [time for time in range(len(entry.times)) if time != reserved]
-    times = np.array(entry.times)[shown]
-    times = TimeScale.of(times).to_model(times)
-    snapshots = [
-        torch.from_numpy(corpus[name].draw(time, _FRAME_CELLS, rng)[:, : entry.num_dims])
-        for time in shown
-    ]
-    model_times = torch.as_tensor(times, dtype=torch.float32)
-    frame = fit_frame(snapshots, model_times, latent_dim=model.config.latent_dim)
-    model.set_frame_state(frame, number)
+    """Keep frames and some cells of data sets of the corpus with the model."""
+    contexts: list[list[Tensor]] = [[] for _ in corpus.entries]
+    for number, (name, entry) in enumerate(corpus.entries.items()):
+        if name not in names:
+            continue
+        rng = np.random.default_rng(0)
+        shown = [time for time in range(len(entry.times)) if time != reserved.get(name)]
+        times = np.array(entry.times)[shown]
+        times = TimeScale.of(times).to_model(times)
+        snapshots = [
+            torch.from_numpy(corpus[name].draw(time, _FRAME_CELLS, rng)[:, : entry.num_dims])
+            for time in shown
+        ]
+        model_times = torch.as_tensor(times, dtype=torch.float32)
+        frame = fit_frame(snapshots, model_times, latent_dim=model.config.latent_dim)
+        model.set_frame_state(frame, number)
+        contexts[number] = shuffled(snapshots)
+    if model.config.context_cells:
+        model.set_context(contexts)

@@ -11,6 +11,18 @@ from cellmnn_fm import CellMNNConfig, CellMNNModel
 from cellmnn_fm.model.gaussian_frame import fit_frame
 from cellmnn_fm.training.losses import energy_distance, kinetic_energy, mmd2
 
+# tokens of a summary begin without vectors
+UNSEEN = {f"hypernetwork.gather.0.attention.vector_{part}.weight" for part in ("query", "key")}
+CONTEXT = {
+    "frame": True,
+    "num_frame_times": 3,
+    "context_cells": 12,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "vector_channels": 4,
+    "num_attention_heads": 2,
+    "num_summary_tokens": 3,
+}
 VARIANTS = {
     "default": {},
     "dense": {"rank": None},
@@ -27,6 +39,8 @@ VARIANTS = {
         "num_datasets": 2,
         "dataset_embed_dim": 2,
     },
+    "in_context": CONTEXT,
+    "in_context_growth": {**CONTEXT, "growth": True},
 }
 
 
@@ -38,11 +52,18 @@ def make_model(seed=0, **options):
     for buffer in model.buffers():
         if buffer.is_floating_point():
             buffer.add_(0.01 * torch.rand_like(buffer))
+    if model.config.context_cells:
+        # an untrained one does nothing
+        for parameter in model.parameters():
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
+        model.set_context([[torch.randn(9, 5) + time for time in range(3)]])
     return model.eval()
 
 
 def push(model, cells):
     """All outputs, in the frame of the first data set where there is one."""
+    if model.config.context_cells:
+        return model(cells, TIMES, TARGETS, memory=model.memory())
     frame = model.frame_state(0) if model.config.frame else None
     return model(cells, TIMES, TARGETS, frame=frame)
 
@@ -84,7 +105,10 @@ def test_shapes(options, cells):
     output = push(make_model(**options), cells)
     assert output.states.shape == output.velocity.shape == (2, 3, 6, 5)
     assert output.learned_velocity.shape == (2, 3, 6, 5)
-    assert output.determinant.shape == (2, 6)
+    if options.get("context_cells"):
+        assert output.determinant is None
+    else:
+        assert output.determinant.shape == (2, 6)
     if options.get("growth"):
         assert output.log_growth.shape == (2, 3, 6)
     else:
@@ -99,7 +123,8 @@ def test_every_parameter_learns(options, cells):
     loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
+        if name not in UNSEEN:
+            assert parameter.grad.abs().sum() > 0, name
 
 
 def test_cells_do_not_interact(cells):
@@ -110,14 +135,15 @@ def test_cells_do_not_interact(cells):
 
 
 def test_states_at_their_own_time_are_the_cells(cells):
-    for options in ({}, {"frame": True, "num_frame_times": 3}):
+    for options in ({}, {"frame": True, "num_frame_times": 3}, CONTEXT):
         states = make_model(**options)(cells, TIMES, TIMES).states
         for index in range(2):
             torch.testing.assert_close(states[index, index], cells[index], rtol=1e-4, atol=1e-5)
 
 
-def test_velocity_is_the_derivative_of_the_states(cells):
-    model = make_model(frame=True, num_frame_times=3).double()
+@pytest.mark.parametrize("options", [{"frame": True, "num_frame_times": 3}, CONTEXT])
+def test_velocity_is_the_derivative_of_the_states(cells, options):
+    model = make_model(**options).double()
     cells = cells.double()
     at, step = torch.tensor([1.6]).double(), 1e-6
     moved = (
@@ -149,6 +175,28 @@ def test_data_sets_differ_by_their_embedding(cells):
     assert not torch.allclose(first, second)
     embeds = model.dataset_embeddings.weight[[1, 1]]
     assert torch.equal(model(cells, TIMES, TARGETS, dataset_embeds=embeds).states, second)
+
+
+def test_data_sets_differ_by_what_is_known_of_them(cells):
+    model = make_model(**{**CONTEXT, "num_datasets": 2})
+    model.set_context([model.context_of(0)] * 2)
+    first, second = (model(cells, TIMES, TARGETS, memory=model.memory(row)) for row in range(2))
+    assert not torch.allclose(first.states, second.states)
+    with pytest.raises(ValueError, match="memory: expected that of one of 2 data sets, found none"):
+        model(cells, TIMES, TARGETS)
+
+
+def test_memory_is_read_again_when_anything_changes(cells):
+    model = make_model(**CONTEXT)
+    first = model.memory()
+    assert model.memory() is first
+    with torch.no_grad():
+        model.hypernetwork.summary.add_(0.1)
+    assert model.memory() is not first
+    second = model.memory()
+    model.set_context([[one + 0.1 for one in model.context_of()]])
+    assert not torch.equal(model.memory().cells.numbers, second.cells.numbers)
+    assert model.train().memory().cells.numbers.requires_grad
 
 
 def test_shapes_that_do_not_fit_are_refused(cells):
@@ -280,6 +328,19 @@ def test_the_table_grows_and_shrinks(tmp_path):
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in model.state_dict().items())
     model.resize_dataset_embeddings(3, new_num_frame_times=3)
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+
+
+def test_a_table_with_cells_grows_and_shrinks():
+    model = make_model(**CONTEXT, num_datasets=3, dataset_dims=[5, 3, 5])
+    model.set_context([[torch.randn(4 + row + time, 5) for time in range(3)] for row in range(3)])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.resize_dataset_embeddings(5, new_num_frame_times=6)
+    assert model.dataset_embeddings.requires_grad
+    table = before["dataset_embeddings"]
+    torch.testing.assert_close(model.dataset_embeddings[3:], table.mean(0).expand(2, -1, -1))
+    assert [len(cells) for cells in model.context_of(2)[:3]] == [6, 7, 8]
+    model.resize_dataset_embeddings(3, new_num_frame_times=3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_table_without_embeddings_grows_too():

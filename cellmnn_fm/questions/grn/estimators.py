@@ -260,11 +260,11 @@ def _operators(model: CellMNNModel, states: NDArray, time: float, part: Part) ->
         if part == "frame":
             raise InputError("part", "learned or all", part, "the model has no frame")
         return model.linear_ode(z, model_time)[0].operator()[0].cpu().numpy()
-    frame = model.bent(model.frame_state())
-    ode, _ = model.linear_ode(frame.to_frame(z, model_time), model_time)
-    offset = torch.zeros_like(z) if ode.offset is None else ode.offset
-    sides = []
+    frame, sides = model.bent(model.frame_state()), []
     for forward in (True, False):  # rates jump at observed times: the mean of both sides
+        side = torch.full_like(model_time, forward, dtype=torch.bool)
+        ode, _ = model.linear_ode(z, model_time, forward=side)
+        offset = torch.zeros_like(z) if ode.offset is None else ode.offset
         learned, gauge, _ = frame.instantaneous(ode.operator(), offset, model_time, forward=forward)
         gauge = gauge.expand_as(learned)
         sides.append({"learned": learned, "frame": gauge, "all": learned + gauge}[part])

@@ -1,0 +1,481 @@
+"""The network that reads snapshots: from cells that it is shown to the linear ODE at any point.
+
+Tokens carry numbers and vectors of the latent space. Vectors are only ever mixed, scaled by
+numbers, and compared by inner products: a data set that is turned has its operators turned, in as
+many dimensions as it has, and cells may come in any order.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention, softplus
+
+from .configuration_cellmnn import CellMNNConfig
+from .gaussian_frame import FrameState
+from .linear_flow import DenseMatrix, LowRankMatrix
+
+_TINY = 1e-6
+_HIDDEN_FACTOR = 2
+_READINGS = 2  # of the cells, before anything is asked
+_NUM_VECTORS = 6  # of a token, as it is seen
+_NUM_NUMBERS = 9 + _NUM_VECTORS * (_NUM_VECTORS + 1) // 2
+
+
+class Tokens(NamedTuple):
+    """What is known at some cells: numbers, and vectors of the latent space.
+
+    Attributes
+    ----------
+    numbers : (batch, tokens, width)
+        The same however the data set is turned.
+    vectors : (batch, tokens, d, channels)
+        Turn with it.
+    dims : (batch, 1, 1)
+        Real dimensions; in those that are padding, vectors are 0.
+    """
+
+    numbers: Tensor
+    vectors: Tensor
+    dims: Tensor
+
+    def normalised(self) -> Tokens:
+        """Numbers of mean 0 and variance 1, vectors of mean square 1."""
+        channels = self.vectors.shape[-1]
+        power = self.vectors.square().sum(dim=(-1, -2), keepdim=True)
+        power = power / (channels * self.dims[..., None])
+        numbers = layer_norm(self.numbers, self.numbers.shape[-1:])
+        return self._replace(numbers=numbers, vectors=self.vectors * torch.rsqrt(power + _TINY))
+
+    def plus(self, numbers: Tensor, vectors: Tensor) -> Tokens:
+        """The tokens with something added, (batch, tokens, width) and (..., d, channels)."""
+        return self._replace(numbers=self.numbers + numbers, vectors=self.vectors + vectors)
+
+
+class Places(NamedTuple):
+    """Where tokens are: snapshots of equally many cells.
+
+    Attributes
+    ----------
+    z, y : (batch, snapshots * cells, d)
+        In units of the whole data set's spread, and in frame coordinates.
+    times : (batch, snapshots)
+        In model time.
+    """
+
+    z: Tensor
+    y: Tensor
+    times: Tensor
+
+
+class Course(NamedTuple):
+    """What is to be said of a whole data set.
+
+    Attributes
+    ----------
+    centre : (batch, d)
+        Mean of the snapshots' means.
+    spread : (batch, 1, 1)
+        Root of the mean variance of a dimension, over all snapshots.
+    first, last : (batch, 1)
+        Observed times.
+    times, present : (batch, times)
+        Of snapshots, and which of them there are: others are padding.
+    mean_cells : (batch, 1)
+        Mean number of cells in a snapshot.
+    dims : (batch, 1, 1)
+        Real dimensions.
+    """
+
+    centre: Tensor
+    spread: Tensor
+    first: Tensor
+    last: Tensor
+    times: Tensor
+    present: Tensor
+    mean_cells: Tensor
+    dims: Tensor
+
+    @classmethod
+    def of(cls, frame: FrameState, shown: Tensor, dims: Tensor) -> Course:
+        """Of a batch of frames; `shown` (batch, times, cells), `dims` (batch,)."""
+        present = shown.any(-1)
+        share = present / present.sum(-1, keepdim=True)
+        centre = (share[..., None] * frame.mean).sum(-2)
+        # padded dimensions have roots of 1, and are not counted
+        padding = frame.mean.shape[-1] - dims[:, None]
+        variance = (frame.root_scale[..., None] + frame.root_excess).square().sum(-1) - padding
+        variance = variance + (frame.mean - centre[:, None]).square().sum(-1)
+        spread = ((share * variance).sum(-1) / dims).sqrt()[:, None, None]
+        first = frame.times[:, :1]
+        last = torch.where(present, frame.times, first).amax(-1, keepdim=True)
+        count = shown.sum((-1, -2))[:, None] / present.sum(-1, keepdim=True)
+        dims = dims[:, None, None].to(spread)
+        return cls(centre, spread, first, last, frame.times, present, count, dims)
+
+
+class Memory(NamedTuple):
+    """A data set as the network remembers it.
+
+    Attributes
+    ----------
+    frame : FrameState
+        A batch of frames.
+    course : Course
+        The whole of it.
+    cells : Tokens
+        Of the snapshots.
+    places : Places
+        Of these cells.
+    shown : (batch, tokens)
+        Which of them are cells, and not padding.
+    summary : Tokens
+        The embedding of the data set: a few tokens for the whole of it.
+    """
+
+    frame: FrameState
+    course: Course
+    cells: Tokens
+    places: Places
+    shown: Tensor
+    summary: Tokens
+
+
+class Attention(nn.Module):
+    """Tokens read from others: by their numbers, by inner products of vectors, and by nearness."""
+
+    def __init__(self, width: int, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.vector_query, self.vector_key, self.vector_value = (
+            nn.Linear(channels, channels, bias=False) for _ in range(3)
+        )
+        self.mix = nn.Linear(width, width)
+        self.mix_vectors = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, tokens: Tokens, source: Tokens, bias: Tensor) -> Tokens:
+        """The tokens with what they read.
+
+        Parameters
+        ----------
+        tokens, source : Tokens
+            n that read, m that are read from.
+        bias : (batch, heads or 1, n, m)
+            Added to the scores.
+        """
+        own, others = tokens.normalised(), source.normalised()
+        dims, channels = own.vectors.shape[-2:]
+        width = own.numbers.shape[-1] // self.heads
+        length = torch.rsqrt(tokens.dims[..., None] * channels / self.heads)
+        query = self._joined(
+            self.query(own.numbers) / math.sqrt(width), length * self.vector_query(own.vectors)
+        )
+        key = self._joined(self.key(others.numbers), self.vector_key(others.vectors))
+        value = self._joined(self.value(others.numbers), self.vector_value(others.vectors))
+        read = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        numbers, vectors = read.split([width, read.shape[-1] - width], dim=-1)
+        merged = vectors.unflatten(-1, (dims, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
+        return tokens.plus(self.mix(numbers.transpose(1, 2).flatten(-2)), self.mix_vectors(merged))
+
+    def _joined(self, numbers: Tensor, vectors: Tensor) -> Tensor:
+        """Numbers and vectors side by side, (batch, heads, tokens, ...)."""
+        by_head = vectors.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4).flatten(-2)
+        return torch.cat([numbers.unflatten(-1, (self.heads, -1)).transpose(1, 2), by_head], -1)
+
+
+class FeedForward(nn.Module):
+    """Each token by itself: its numbers see inner products, its vectors are scaled by numbers."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        hidden = _HIDDEN_FACTOR * width
+        self.left = nn.Linear(channels, channels, bias=False)
+        self.right = nn.Linear(channels, channels, bias=False)
+        self.inner = nn.Linear(width + channels, hidden)
+        self.outer = nn.Linear(hidden, width + channels)
+        self.mix_vectors = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """The tokens after a thought."""
+        numbers, vectors, dims = tokens.normalised()
+        left, right = self.left(vectors), self.right(vectors)
+        products = (left * right).sum(-2) / dims
+        hidden = gelu(self.inner(torch.cat([numbers, products], -1)))
+        update, gates = self.outer(hidden).split([numbers.shape[-1], vectors.shape[-1]], dim=-1)
+        return tokens.plus(update, self.mix_vectors(gates[..., None, :] * left))
+
+
+class Nearness(nn.Module):
+    """How much cells at one place matter at another, for each head: by distance and by time."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.precision = nn.Linear(width, 2 * heads)
+        self.of_time = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, heads))
+
+    def forward(self, numbers: Tensor, here: Places, memory: Memory) -> Tensor:
+        """Bias (batch, heads, n, m) of the attention from tokens here to remembered cells.
+
+        `numbers` (batch, n, width) of the tokens here.
+        """
+        there, course = memory.places, memory.course
+        per_head = softplus(self.precision(numbers)).transpose(1, 2)[..., None]
+        in_space, in_frame = per_head.chunk(2, dim=1)
+        # the time between two snapshots is that between all of their cells
+        span = (course.last - course.first)[..., None]
+        ahead = there.times[:, None, :] - here.times[:, :, None]
+        features = [
+            torch.tanh(ahead),
+            torch.tanh(ahead.abs() / 3),
+            ahead / span,
+            torch.sigmoid(20 * (ahead - 0.02)),
+            torch.sigmoid(20 * (-ahead - 0.02)),
+            torch.exp(-ahead.square()),
+        ]
+        in_time = self.of_time(torch.stack(features, -1)).permute(0, 3, 1, 2)
+        cells, cells_there = (
+            places.z.shape[1] // places.times.shape[1] for places in (here, there)
+        )
+        in_time = in_time.repeat_interleave(cells, 2).repeat_interleave(cells_there, 3)
+        bias = in_time - in_space * _distance2(here.z, there.z, course.dims)[:, None]
+        bias = bias - in_frame * _distance2(here.y, there.y, course.dims)[:, None]
+        return bias.masked_fill(~memory.shown[:, None, None], -torch.inf)
+
+
+def _distance2(here: Tensor, there: Tensor, dims: Tensor) -> Tensor:
+    """Squared distances (batch, n, m) per dimension, of (batch, n, d) and (batch, m, d).
+
+    `dims` (batch, 1, 1) are real.
+    """
+    # of close cells a small difference of large numbers: not in half precision
+    with torch.autocast(here.device.type, enabled=False):
+        lengths = here.square().sum(-1)[:, :, None] + there.square().sum(-1)[:, None, :]
+        return (lengths - 2 * here @ there.mT).clamp_min(0) / dims
+
+
+class Block(nn.Module):
+    """Read from other tokens, then think."""
+
+    def __init__(self, width: int, channels: int, heads: int):
+        super().__init__()
+        self.attention = Attention(width, channels, heads)
+        self.feed_forward = FeedForward(width, channels)
+
+    def forward(self, tokens: Tokens, source: Tokens, bias: Tensor) -> Tokens:
+        """The tokens, changed; `bias` (batch, heads or 1, n, m) of the attention."""
+        return self.feed_forward(self.attention(tokens, source, bias))
+
+
+class InContextHypernetwork(nn.Module):
+    """From the snapshots of a data set to the parameters of its linear ODE at operating points.
+
+    Cells of the snapshots are tokens. A few more gather what they say of the whole data set, and
+    give it back; then operating points read from both, several times. A point and a cell are
+    near in two ways: as they lie, and in the coordinates of the Gaussian frame, in which a cell has
+    its like in every snapshot.
+
+    Parameters
+    ----------
+    config : CellMNNConfig
+        With `context_cells`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from cellmnn_fm import CellMNNConfig, CellMNNModel
+    >>> from cellmnn_fm.model.gaussian_frame import fit_frame
+    >>> config = CellMNNConfig(latent_dim=4, frame=True, num_frame_times=2, context_cells=50)
+    >>> model, snapshots = CellMNNModel(config), [torch.randn(30, 4) + i for i in range(2)]
+    >>> frame = fit_frame(snapshots, torch.tensor([0.0, 1.0]))
+    >>> memory = model.remember([frame], [snapshots], torch.tensor([4]))
+    >>> times = torch.tensor([[0.0, 1.0]])
+    >>> raw = model.hypernetwork(memory, torch.stack(snapshots)[None], times, times < 1)
+    >>> raw["offset"].shape
+    torch.Size([1, 2, 30, 4])
+    """
+
+    def __init__(self, config: CellMNNConfig):
+        super().__init__()
+        width, channels, heads = (
+            config.hidden_size,
+            config.vector_channels,
+            config.num_attention_heads,
+        )
+        depth, rank = config.num_hidden_layers, cast(int, config.rank)
+        self.rank = rank
+        self.of_cell, self.of_point = (nn.Linear(_NUM_NUMBERS, width) for _ in range(2))
+        self.vectors_of_cell, self.vectors_of_point = (
+            nn.Linear(_NUM_VECTORS, channels, bias=False) for _ in range(2)
+        )
+        self.summary = nn.Parameter(torch.randn(config.num_summary_tokens, width))
+        self.gather = nn.ModuleList(Block(width, channels, heads) for _ in range(_READINGS))
+        self.scatter = nn.ModuleList(Block(width, channels, heads) for _ in range(_READINGS))
+        self.rounds = nn.ModuleList(Block(width, channels, heads) for _ in range(depth))
+        self.near = nn.ModuleList(Nearness(width, heads) for _ in range(depth))
+        hidden = _HIDDEN_FACTOR * width
+        self.think = nn.Sequential(nn.Linear(width + channels, hidden), nn.GELU())
+        outputs = 2 + 2 * rank  # offsets in states and in frame coordinates, U, V
+        self.gates = nn.Linear(hidden, outputs * channels)
+        self.numbers = nn.Linear(hidden, 3)  # share of the other side's rates, rate, growth
+        self.heads = nn.Parameter(torch.randn(outputs, channels) / math.sqrt(channels))
+        # an untrained network is the frame: no offset, no operator
+        with torch.no_grad():
+            self.heads[: 2 + rank] = 0
+            nn.init.zeros_(self.numbers.weight)
+            nn.init.zeros_(self.numbers.bias)
+            nn.init.normal_(self.gates.weight, std=0.02)
+            nn.init.ones_(self.gates.bias)
+
+    def remember(
+        self,
+        frame: FrameState,
+        context: Tensor,
+        shown: Tensor,
+        dims: Tensor,
+        embeddings: Tensor | None = None,
+    ) -> Memory:
+        """Read the snapshots of data sets.
+
+        Parameters
+        ----------
+        frame : FrameState
+            A batch of frames; data sets of fewer snapshots have it continued, see
+            :func:`continued`.
+        context : (batch, times, cells, d)
+            Cells of the frame's times.
+        shown : (batch, times, cells)
+            Which of them are cells, and not padding.
+        dims : (batch,)
+            Real dimensions.
+        embeddings : (batch, summary_tokens, width), optional
+            What is known of the data sets beside their cells.
+        """
+        with torch.autocast(context.device.type, enabled=False):
+            course = Course.of(frame, shown, dims)
+            seen = _seen(frame, course, context, frame.times, None)
+        cells = Tokens(self.of_cell(seen.numbers), self.vectors_of_cell(seen.vectors), course.dims)
+        start = self.summary if embeddings is None else self.summary + embeddings
+        summary = Tokens(
+            start.expand(len(context), -1, -1),
+            torch.zeros_like(cells.vectors[:, : len(self.summary)]).expand(
+                -1, len(self.summary), -1, -1
+            ),
+            course.dims,
+        )
+        flat = shown.flatten(1)
+        padding = torch.zeros_like(flat, dtype=context.dtype)
+        padding = padding.masked_fill(~flat, -torch.inf)[:, None, None]
+        to_cells = padding.expand(-1, -1, len(self.summary), -1)
+        to_summary = torch.zeros_like(to_cells.mT)
+        for gather, scatter in zip(self.gather, self.scatter, strict=True):
+            summary = gather(summary, cells, to_cells)
+            cells = scatter(cells, summary, to_summary)
+        return Memory(frame, course, cells, seen.places, flat, summary)
+
+    def forward(
+        self, memory: Memory, z: Tensor, times: Tensor, forward: Tensor
+    ) -> dict[str, Tensor]:
+        """Raw parameters by name, (batch, groups, cells, ...).
+
+        Parameters
+        ----------
+        memory : Memory
+            Of the data sets.
+        z : (batch, groups, cells, d)
+            Operating points.
+        times, forward : (batch, groups)
+            When they are, and whether later times are asked for.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            seen = _seen(memory.frame, memory.course, z, times, forward)
+        points = Tokens(
+            self.of_point(seen.numbers), self.vectors_of_point(seen.vectors), memory.course.dims
+        )
+        source = memory.cells._replace(
+            numbers=torch.cat([memory.cells.numbers, memory.summary.numbers], 1),
+            vectors=torch.cat([memory.cells.vectors, memory.summary.vectors], 1),
+        )
+        for block, near in zip(self.rounds, self.near, strict=True):
+            bias = near(points.numbers, seen.places, memory)
+            points = block(points, source, pad(bias, (0, memory.summary.numbers.shape[1])))
+        power = torch.log(points.vectors.square().sum(-2) / points.dims + _TINY)
+        numbers = layer_norm(points.numbers, points.numbers.shape[-1:])
+        hidden = self.think(torch.cat([numbers, power], -1))
+        gates = self.gates(hidden).unflatten(-1, self.heads.shape) * self.heads
+        # (batch, tokens, d, outputs), then cell by cell as they came
+        vectors = (points.vectors @ gates.mT).unflatten(1, z.shape[1:3])
+        share, rate, growth = self.numbers(hidden).unflatten(1, z.shape[1:3]).unbind(-1)
+        in_space, in_frame, left, right = vectors.split([1, 1, self.rank, self.rank], dim=-1)
+        with torch.autocast(z.device.type, enabled=False):
+            offset = seen.root.solve(in_space.squeeze(-1).to(z.dtype))
+        offset = memory.course.spread[..., None] * offset
+        offset = offset + in_frame.squeeze(-1) + share[..., None] * seen.jump
+        dims = memory.course.dims[..., None, None]
+        return {
+            "offset": offset,
+            "left": left,
+            "right": right / dims,
+            "rate": rate,
+            "growth": growth,
+        }
+
+
+class _Seen(NamedTuple):
+    """Cells with all that the frame says of them."""
+
+    numbers: Tensor
+    vectors: Tensor
+    places: Places
+    jump: Tensor  # (batch, groups, cells, d), other side's rates less this one's, in the frame
+    root: DenseMatrix | LowRankMatrix
+
+
+def _seen(
+    frame: FrameState, course: Course, z: Tensor, times: Tensor, forward: Tensor | None
+) -> _Seen:
+    """Cells `z` (batch, groups, cells, d) at `times` (batch, groups).
+
+    `forward` (batch, groups) says which side of the frame's rates comes first; for cells of
+    snapshots, that are on neither side, it is None.
+    """
+    root = frame.root_at(times)
+    y = root.solve(z - frame.mean_at(times)[..., None, :])
+    right = torch.ones_like(times, dtype=torch.bool)
+    side = right if forward is None else forward
+    here = frame.motion(y, times, forward=side)
+    other = frame.motion(y, times, forward=~side)
+    unit = course.spread[..., None]
+    placed = (z - course.centre[:, None, None]) / unit
+    in_frame = [root.solve(here), root.solve(other)]
+    vectors = torch.stack([placed, y, here / unit, other / unit, *in_frame], dim=-1).flatten(1, 2)
+    products = vectors.mT @ vectors / course.dims[..., None]
+    one, another = torch.triu_indices(_NUM_VECTORS, _NUM_VECTORS, device=z.device)
+    products = products[..., one, another]
+    # lengths and angles over many orders of magnitude
+    products = torch.sign(products) * torch.log1p(products.abs())
+    span = course.last - course.first
+    gaps = (times[..., None] - course.times[:, None]).abs()
+    nearest = gaps.masked_fill(~course.present[:, None], torch.inf).amin(-1)
+    of_all = [
+        torch.log(span),
+        torch.log(course.mean_cells + 1.0),
+        torch.log(course.dims.squeeze(-1)),
+        course.present.sum(-1, keepdim=True) / 4,
+    ]
+    about = [
+        (times - course.first) / span,
+        nearest,
+        torch.tanh(times - course.first),
+        torch.tanh(course.last - times),
+        torch.zeros_like(times) if forward is None else 2.0 * forward - 1.0,
+        *(number.expand_as(times) for number in of_all),
+    ]
+    numbers = torch.stack(about, -1)[:, :, None].expand(-1, -1, z.shape[2], -1).flatten(1, 2)
+    places = Places(placed.flatten(1, 2), y.flatten(1, 2), times)
+    return _Seen(
+        torch.cat([numbers, products], -1), vectors, places, in_frame[1] - in_frame[0], root
+    )
