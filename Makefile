@@ -9,7 +9,7 @@ export CELLMNN_DATA
 MODULES := cellmnn_fm.pipeline $(patsubst cellmnn_fm/%/__init__.py,cellmnn_fm.%,\
 	$(wildcard cellmnn_fm/*/__init__.py))
 
-.PHONY: help demo test check test-slow docs test-hub test-multiprocess test-rest lint wheel peers benchmarks-quick \
+.PHONY: help simulated demo test check test-slow docs test-hub test-multiprocess test-rest lint wheel peers benchmarks-quick \
 	benchmarks weights base figures studies release clean
 
 help:
@@ -91,6 +91,10 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python -m benchmarks.finetune_speed
 	$(BIN)/python -m benchmarks.interpolation_speed
 
+simulated: $(VENV)/.installed ## cellmnn-simulated anew: an hour on two cores; killed, it goes on where it was
+	OMP_NUM_THREADS=2 $(BIN)/python -m pretraining.pretrain_simulated \
+		-o cellmnn_fm/model/pretrained/cellmnn-simulated
+
 weights: $(VENV)/.installed
 	rm -rf corpus cellmnn_fm/model/pretrained/cellmnn-base
 	OMP_NUM_THREADS=1 $(BIN)/python -m pretraining.build_corpus corpus
@@ -131,6 +135,8 @@ release: ## weights, tables, figures and card anew, in that order; a day
 studies: $(VENV)/.installed ## the tables of pretraining and finetune that are not there yet
 	$(BIN)/python -m studies.leave_group_out
 	$(BIN)/python -m studies.leave_group_out --mode shared
+	$(BIN)/python -m studies.leave_group_out --base cellmnn-simulated
+	$(BIN)/python -m studies.simulated
 	$(BIN)/python -m studies.calibrate
 	$(BIN)/python -m studies.joint_against_separate
 	$(BIN)/python -m studies.finetuning steps

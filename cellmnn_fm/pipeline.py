@@ -902,8 +902,9 @@ class CellMNNPipeline:
         folder, revision = locate(name_or_path, **download)
         with locked(folder.parent, shared=True):  # so that all files are of one save
             kind: Any = Foundation if (folder / FOUNDATION_FILE).is_file() else FittedModel
-            record_file = FOUNDATION_FILE if kind is Foundation else RECORD_FILE
-            for name in ("config.json", record_file, GENES_FILE):
+            # a base may know no genes, which its own file says
+            needed = [FOUNDATION_FILE] if kind is Foundation else [RECORD_FILE, GENES_FILE]
+            for name in ("config.json", *needed):
                 if not (folder / name).is_file():
                     fix = "fit one there, or correct the path"
                     raise InputError(str(folder), "a saved pipeline", f"no {name}", fix)

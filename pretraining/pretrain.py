@@ -70,7 +70,10 @@ def main(
                 simulation = SimulationConfig(**settings["simulation"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                str(config), "sections model, training, sampling and simulation", f"{error}", "correct it"
+                str(config),
+                "sections model, training, sampling and simulation",
+                f"{error}",
+                "correct it",
             ) from error
         trained = pretrain(
             opened,

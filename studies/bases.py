@@ -94,10 +94,13 @@ def untrained(base: CellMNNModel) -> Candidate:
     """The frame alone: the base without what it learned."""
 
     def fit(fold: Fold, seed: int) -> tuple[Dynamics, int]:
-        model = adapt(base, fold.training)
-        for layer in (model.hypernetwork.head, model.mean_head):
-            torch.nn.init.zeros_(layer.weight)
-            torch.nn.init.zeros_(layer.bias)
+        if base.config.context_cells:  # which begins as the frame
+            model = adapt(CellMNNModel(base.config), fold.training)
+        else:
+            model = adapt(base, fold.training)
+            for layer in (model.hypernetwork.head, model.mean_head):
+                torch.nn.init.zeros_(layer.weight)
+                torch.nn.init.zeros_(layer.bias)
         return Dynamics(model, fold.training.time_scale), 0
 
     return Candidate(fit, {"untrained": "two_sided"})

@@ -52,7 +52,7 @@ def main(
     results = Results(f"simulated_{Path(base).name}")
     parts: dict[str, Callable[[], dict]] = {
         **{family: lambda family=family: unseen(model, family, systems) for family in FAMILIES},
-        **{name: lambda name=name: known(model, name) for name in KNOWN_SYSTEMS},
+        **{f"known {name}": lambda name=name: known(model, name) for name in KNOWN_SYSTEMS},
         "growth": lambda: growth(model, data / "truth" / "growth_gene_simulation.h5ad"),
         "speed": lambda: speed(model),
     }
@@ -195,7 +195,7 @@ def report(results: Results) -> None:
     lines += ["", "Medians of the error of velocities over their length."]
     lines += ["", "| known system | cells | zero-shot | fit of 600 steps |", "|---|---:|---:|---:|"]
     for name in KNOWN_SYSTEMS:
-        for cells, errors in found[name].items():
+        for cells, errors in found[f"known {name}"].items():
             lines.append(f"| {name} | {cells} | {errors['zero_shot']:.3f} | {errors['fit']:.3f} |")
     rates, seconds = found["growth"], found["speed"]
     lines += [

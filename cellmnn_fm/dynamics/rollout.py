@@ -21,6 +21,7 @@ from .trust_region import TrustRegion
 DEFAULT_TOLERANCE = 1e-2
 
 _MAX_STEPS = 256  # between two stops
+_MAX_STEPS_READING = 16  # of a network that reads snapshots, which costs more than an MLP
 _CHUNK = 16_384  # cells followed at once
 
 
@@ -101,8 +102,8 @@ def roll_out(
     Warns
     -----
     UserWarning
-        If cells are stopped; and if the tolerance is not reached with 256 steps between two stops:
-        `error` says by how much.
+        If cells are stopped; and if the tolerance is not reached with 256 steps between two stops,
+        16 where the network reads snapshots: `error` says by how much.
     """
     times = np.atleast_1d(np.asarray(times, dtype=np.float64))
     if not len(times) or not np.isfinite([*times, time]).all():
@@ -127,7 +128,7 @@ def roll_out(
         if (missed := ~(error <= allowed) & ~stopped).any():
             warnings.warn(
                 f"{missed.any(axis=0).sum()} of {error.shape[1]} cells are not followed to the "
-                f"tolerance within {_MAX_STEPS} steps: their error is up to "
+                f"tolerance within {_most_steps(dynamics.model)} steps: their error is up to "
                 f"{error[missed].max():.2g}",
                 stacklevel=2,
             )
@@ -157,7 +158,7 @@ def _roll_out_chunk(
     if n_steps is None:
         error = torch.full(followed.shape[:2], torch.inf, device=z.device)
         active = torch.arange(len(z), device=z.device)
-        while len(active) and count < _MAX_STEPS:
+        while len(active) and count < _most_steps(dynamics.model):
             count *= 2
             finer = path(dynamics.model, z[active], start, wanted, count, halfway=halfway)
             distance = 2 * torch.linalg.vector_norm(finer.states - followed[:, active], dim=-1)
@@ -191,6 +192,11 @@ def _roll_out_chunk(
         log_growth.cpu().numpy(),
         stopped.cpu().numpy(),
     )
+
+
+def _most_steps(model: CellMNNModel) -> int:
+    """Between two stops."""
+    return _MAX_STEPS_READING if model.config.context_cells else _MAX_STEPS
 
 
 def log_descendants(dynamics: Dynamics, course: TimeCourse) -> list[NDArray[np.float32]]:

@@ -27,6 +27,10 @@ _USE_OF_BASE = """\
 a new time course and without training; `pipeline.finetune(adata, time_key="day")`
 learns from it; `pipeline.of_dataset(name)` answers for the data sets below without their files.
 Without the package: `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
+_USE_WITHOUT_DATA_SETS = """\
+`pipeline.interpolate(adata, at=2.5, time_key="day")` predicts a time that was not measured, for
+a new time course and without training; `pipeline.adapt(adata, time_key="day")` is a model of it.
+Without the package: `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
 _USE_OF_FIT = """\
 `pipeline.interpolate(adata, at=2.5)` predicts a time that was not measured, `pipeline.fates`,
 `pipeline.perturb` and `pipeline.grn` ask where cells go and which genes drive them."""
@@ -145,7 +149,11 @@ def card_of_foundation(
         about = known.entry.provenance
         row = [known.entry.name, f"{sum(known.entry.cells):,}", f"{len(known.entry.times)}"]
         rows.append([*row, *(about.get(key) or NOT_STATED for key in ("publication", "licence"))])
-    summary = f"One model of {len(rows)} time courses of single cells."
+    if rows:
+        summary, data = f"One model of {len(rows)} time courses of single cells.", _data_table(rows)
+    else:
+        summary = "A model of simulated systems alone: it has seen no real cell."
+        data = "None. Systems are simulated on the way (`cellmnn_fm/data/simulated_systems.py`)."
     for record in tuned:
         summary += f" Fine-tuned on {_plain(record.name)}. {_base_line(record)}"
     trained = foundation.record
@@ -153,10 +161,10 @@ def card_of_foundation(
         title=name if name != "FOLDER_OR_NAME" else "Cell-MNN of many time courses",
         summary=summary,
         name=name,
-        how_to_use=_USE_OF_BASE,
+        how_to_use=_USE_OF_BASE if rows else _USE_WITHOUT_DATA_SETS,
         intended_use=_INTENDED,
         limits=_LIMITS,
-        training_data=_data_table(rows),
+        training_data=data,
         results=results or _verdict_of(tuned),
         training=_training_of_foundation(trained),
         reproduce=reproduce or "From the settings above, with `pretraining/pretrain.py`.",

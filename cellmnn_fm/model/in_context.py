@@ -51,7 +51,10 @@ class Tokens(NamedTuple):
         return self._replace(numbers=numbers, vectors=self.vectors * torch.rsqrt(power + _TINY))
 
     def plus(self, numbers: Tensor, vectors: Tensor) -> Tokens:
-        """The tokens with something added, (batch, tokens, width) and (..., d, channels)."""
+        """The tokens with something added.
+
+        `numbers` (batch, tokens, width) and `vectors` (batch, tokens, d, channels).
+        """
         return self._replace(numbers=self.numbers + numbers, vectors=self.vectors + vectors)
 
 

@@ -297,8 +297,8 @@ class LowRankODE:
     >>> from cellmnn_fm.model.linear_flow import LowRankODE
     >>> turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
     >>> ode = LowRankODE(turn, torch.eye(2), torch.tensor(0.0), torch.zeros(2))
-    >>> ode.flow(torch.tensor([1.0, 0.0]), torch.pi / 2).round(decimals=3)
-    tensor([-0.,  1.])
+    >>> ode.flow(torch.tensor([1.0, 0.0]), torch.pi / 6)  # a twelfth of a turn
+    tensor([0.8660, 0.5000])
     """
 
     def __init__(self, left: Tensor, right: Tensor, rate: Tensor, offset: Tensor):

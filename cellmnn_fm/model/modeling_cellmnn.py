@@ -240,8 +240,10 @@ class CellMNNModel(DatasetTable):
             States.
         times : (...)
             Of the snapshots, in model time.
-        dataset_ids, dataset_embeds, frame, memory
+        dataset_ids, dataset_embeds : (...) and (..., dataset_embed_dim), optional
             See :meth:`forward`.
+        frame, memory
+            Likewise.
         forward : (...), optional
             Whether later times are asked for, where rates of the frame jump; they are by default.
 

@@ -140,9 +140,14 @@ def extended(base: CellMNNModel, tuned: CellMNNModel) -> CellMNNModel:
 
 
 def shuffled(snapshots: Sequence[Tensor]) -> list[Tensor]:
-    """Snapshots (cells, d) in an order that only depends on their sizes.
+    """Cells of each snapshot in an order that only depends on their number.
 
     Files are in some order, of which the first cells may be of one kind.
+
+    Parameters
+    ----------
+    snapshots : sequence of (cells, d)
+        Of one data set.
     """
     return [snapshot[np.random.default_rng(0).permutation(len(snapshot))] for snapshot in snapshots]
 

@@ -28,6 +28,11 @@ def test_the_card_of_the_base_is_what_the_command_writes(write_card):
     written = write_card.card(BUNDLED, ROOT / "results")
     assert COMMITTED.read_text() == written
     assert (BUNDLED / "README.md").read_text() == written
+    name = write_card.SIMULATED
+    simulated = BUNDLED.with_name(name)
+    written = write_card.card_of_simulated(simulated, ROOT / "results")
+    assert (simulated / "README.md").read_text() == written
+    assert COMMITTED.with_name(f"{name}.md").read_text() == written
 
 
 def test_its_metadata_are_valid_and_its_figures_those_of_the_files():
