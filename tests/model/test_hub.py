@@ -310,9 +310,9 @@ def changed_config(hub, fitted, **changes):
     hub.files("me/model").pop("manifest.json")
 
 
-@case("a configuration of a newer version", "config: expected format_version at most 1, found 2")
+@case("a configuration of a newer version", "config: expected format_version at most 2, found 3")
 def newer_config(hub, fitted, monkeypatch):
-    changed_config(hub, fitted, format_version=2, new_field=3)
+    changed_config(hub, fitted, format_version=3, new_field=3)
     load()
 
 
@@ -478,8 +478,9 @@ def test_the_commands(hub, fitted, tmp_path):
     assert same(load(tmp_path / "copy"), fitted)
     result = run("models", "--json")
     names = [(one["name"], one["where"]) for one in json.loads(result.stdout)]
-    assert names == [("cellmnn-base", "package"), ("me/model", "cache")]
-    assert available()[1].revision == hub.repos["model", "me/model"].sha(1)
+    bundled = [("cellmnn-base", "package"), ("cellmnn-simulated", "package")]
+    assert names == [*bundled, ("me/model", "cache")]
+    assert available()[2].revision == hub.repos["model", "me/model"].sha(1)
     assert "cellmnn-base" in run("models").output
     result = run("pull", "me/nothing")
     assert result.exit_code == 2
