@@ -381,21 +381,25 @@ class CellMNNModel(DatasetTable):
             else:  # that of one data set is for snapshots of any number of axes
                 several = len(memory.shown) > 1
                 frame = memory.frame if several else memory.frame.map(lambda values: values[0])
-        if self.config.context_cells:
-            # rates of the frame jump, so that every target has an operator of its own
+        reads = bool(self.config.context_cells)
+        points, starts, spans = z, times, delta_t[..., None, :]
+        if reads:  # rates of the frame jump, so that every target has an operator of its own
             targets = delta_t.shape[-1]
             points = z[..., None, :, :].expand(*times.shape, targets, *z.shape[-2:])
             starts = times[..., None].expand(*times.shape, targets)
-            ode, growth_rate = self.linear_ode(points, starts, memory=memory, forward=delta_t >= 0)
             spans = delta_t[..., None, None]
-        else:
-            points, starts, spans = z, times, delta_t[..., None, :]
-            ode, growth_rate = self.linear_ode(z, times, dataset_ids, dataset_embeds, frame)
-        with torch.autocast(z.device.type, enabled=False):
+        in_full = torch.autocast(z.device.type, enabled=False)
+        with in_full:
             coordinates = points if frame is None else frame.to_frame(points, starts)
+        ode: LinearODE | LowRankODE
+        if reads:
+            ode, growth_rate = self._read_ode(points, starts, memory or self.memory(), delta_t >= 0)
+        else:
+            ode, growth_rate = self._own_ode(coordinates, times, dataset_ids, dataset_embeds)
+        with in_full:
             states, velocity = (
                 # (..., cells, targets, dim) → (..., targets, cells, dim)
-                part.squeeze(-2) if self.config.context_cells else part.movedim(-2, -3)
+                part.squeeze(-2) if reads else part.movedim(-2, -3)
                 for part in ode.flow_and_velocity(coordinates, spans)
             )
             learned_velocity = velocity
@@ -406,7 +410,7 @@ class CellMNNModel(DatasetTable):
                 states = frame.from_frame(states, target_times)
         log_growth = None
         if growth_rate is not None:
-            if not self.config.context_cells:
+            if not reads:
                 growth_rate = growth_rate[..., None, :]
             log_growth = growth_rate * delta_t[..., None]
         return CellMNNOutput(

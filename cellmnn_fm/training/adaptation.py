@@ -73,7 +73,8 @@ def adapt_jointly(
         snapshots = [torch.as_tensor(snapshot, device=base.device) for snapshot in course.snapshots]
         frame = fit_frame(snapshots, times, latent_dim=latent_dim)
         embedding = _embedding(base, snapshots, times, start)
-        known.append(_Known(course.latent_dim, embedding, frame, shuffled(snapshots)))
+        context = shuffled(snapshots) if base.config.context_cells else []
+        known.append(_Known(course.latent_dim, embedding, frame, context))
     return _with_network_of(base, known, subspace)
 
 

@@ -261,9 +261,11 @@ def _operators(model: CellMNNModel, states: NDArray, time: float, part: Part) ->
             raise InputError("part", "learned or all", part, "the model has no frame")
         return model.linear_ode(z, model_time)[0].operator()[0].cpu().numpy()
     frame, sides = model.bent(model.frame_state()), []
+    later = torch.ones_like(model_time, dtype=torch.bool)
+    ode, _ = model.linear_ode(z, model_time, forward=later)
     for forward in (True, False):  # rates jump at observed times: the mean of both sides
-        side = torch.full_like(model_time, forward, dtype=torch.bool)
-        ode, _ = model.linear_ode(z, model_time, forward=side)
+        if not forward and model.config.context_cells:  # other networks do not know of sides
+            ode, _ = model.linear_ode(z, model_time, forward=~later)
         offset = torch.zeros_like(z) if ode.offset is None else ode.offset
         learned, gauge, _ = frame.instantaneous(ode.operator(), offset, model_time, forward=forward)
         gauge = gauge.expand_as(learned)
