@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.tasks import Task, TaskSampler
 from ..model.errors import InputError
 from ..model.gaussian_frame import FrameState, fit_frame
 from .configs import TrainingConfig
-from .loop import to_device
+from .loop import LossesOf, to_device
 
 
 class TaskBatch(NamedTuple):
@@ -137,3 +137,14 @@ def task_batches(
         return collate(tasks, sampling.cells, accelerator.device)
 
     return batch
+
+
+def losses_from(accelerator: Accelerator, *sources: Callable[[int], Any]) -> LossesOf:
+    """What :func:`optimise` minimises: losses of a batch from each source, by counter."""
+
+    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
+        batches = [source(counter) for source in sources]  # frames are made in full precision
+        with accelerator.autocast():
+            return wrapped(*batches)
+
+    return losses_of

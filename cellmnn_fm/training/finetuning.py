@@ -22,7 +22,7 @@ from ..model.modeling_cellmnn import CellMNNModel
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
 from .adaptation import adapt_jointly
-from .collation import TaskBatch, task_batches
+from .collation import TaskBatch, losses_from, task_batches
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
 from .pretraining import HeldOutStep
@@ -135,13 +135,7 @@ def finetune(
     model = _with_trainable(start_model, mode, seed)
     latent_dim = start_model.config.latent_dim
     sampler = TaskSampler(CoursesInMemory(courses, latent_dim), sampling, seed)
-    batch = task_batches(sampler, training, accelerator)
-
-    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
-        tasks = batch(counter)
-        with accelerator.autocast():
-            return wrapped(tasks)
-
+    losses_of = losses_from(accelerator, task_batches(sampler, training, accelerator))
     step = AnchoredStep(model, training, anchor / sum(held_out.values()))
     digest = sha256()
     for course in courses.values():

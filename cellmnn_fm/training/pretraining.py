@@ -25,7 +25,7 @@ from ..model.modeling_cellmnn import CellMNNModel, CellMNNOutput
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
 from .adaptation import load_network, network_digest, shuffled
-from .collation import TaskBatch, collate, task_batches
+from .collation import TaskBatch, collate, losses_from, task_batches
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
 from .losses import energy_distance, invertibility_penalty, kinetic_energy
@@ -273,22 +273,15 @@ def pretrain(
         ).hexdigest(),
     }
     step: nn.Module = HeldOutStep(model, training)
-    simulated = None
+    batches: list[Callable[[int], Any]] = [tasks]
     if simulation is not None and config.context_cells and sampling.simulated_share:
-        simulated = simulated_batches(simulation, training, seed, accelerator)
+        batches.append(simulated_batches(simulation, training, seed, accelerator))
         step = MixedStep(model, training, sampling.simulated_share)
-
-    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
-        # frames are made in full precision
-        batches = (tasks(counter),) if simulated is None else (tasks(counter), simulated(counter))
-        with accelerator.autocast():
-            return wrapped(*batches)
-
     return optimise(
         accelerator,
         model,
         training,
-        losses_of,
+        losses_from(accelerator, *batches),
         run,
         step=step,
         folder=folder,
@@ -385,6 +378,7 @@ def _store_data_sets(
         model_times = torch.as_tensor(times, dtype=torch.float32)
         frame = fit_frame(snapshots, model_times, latent_dim=model.config.latent_dim)
         model.set_frame_state(frame, number)
-        contexts[number] = shuffled(snapshots)
+        if model.config.context_cells:
+            contexts[number] = shuffled(snapshots)
     if model.config.context_cells:
         model.set_context(contexts)

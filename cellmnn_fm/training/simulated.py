@@ -21,6 +21,7 @@ from ..model.linear_flow import LowRankODE, bounded_low_rank
 from ..model.modeling_cellmnn import CellMNNModel
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
+from .collation import losses_from
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
 from .losses import energy_distance
@@ -231,7 +232,7 @@ def pretrain_simulated(
     if not config.context_cells:
         raise InputError("context_cells", "a number of cells to read", 0, "give some")
     accelerator = accelerator or own_accelerator()
-    batch = simulated_batches(simulation, training, seed, accelerator)
+    batches = simulated_batches(simulation, training, seed, accelerator)
     with seeded(seed):
         model = CellMNNModel(config)
     model = model.to(accelerator.device).train()
@@ -243,17 +244,11 @@ def pretrain_simulated(
         "processes": accelerator.num_processes,
     }
     score = simulated_validator(simulation, accelerator.device)
-
-    def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
-        systems = batch(counter)
-        with accelerator.autocast():
-            return wrapped(systems)
-
     return optimise(
         accelerator,
         model,
         training,
-        losses_of,
+        losses_from(accelerator, batches),
         run,
         step=SimulatedStep(model),
         folder=folder,
