@@ -35,7 +35,7 @@ OLD_PATHS = {
 # these are copied beside a checkpoint, where nothing else of the package is
 TRAVELLING = [
     *("errors", "seeding", "checkpoint", "linear_flow", "gaussian_frame", "layers"),
-    *("in_context", "dataset_table"),
+    *("in_context", "token_layers", "dataset_table"),
     *("configuration_cellmnn", "pretrained_cellmnn", "modeling_cellmnn"),
 ]
 TRAVEL_LUGGAGE = {

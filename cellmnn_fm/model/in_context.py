@@ -1,8 +1,7 @@
 """The network that reads snapshots: from cells that it is shown to the linear ODE at any point.
 
-Tokens carry numbers and vectors of the latent space. Vectors are only ever mixed, scaled by
-numbers, and compared by inner products: a data set that is turned has its operators turned, in as
-many dimensions as it has, and cells may come in any order.
+A data set that is turned has its operators turned, in as many dimensions as it has, and cells may
+come in any order; see :mod:`cellmnn_fm.model.token_layers`.
 """
 
 from __future__ import annotations
@@ -12,50 +11,16 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention, softplus
+from torch.nn.functional import layer_norm, pad, softplus
 
 from .configuration_cellmnn import CellMNNConfig
 from .gaussian_frame import FrameState
 from .linear_flow import DenseMatrix, LowRankMatrix
+from .token_layers import HIDDEN_FACTOR, TINY, Block, Tokens
 
-_TINY = 1e-6
-_HIDDEN_FACTOR = 2
 _READINGS = 2  # of the cells, before anything is asked
 _NUM_VECTORS = 6  # of a token, as it is seen
 _NUM_NUMBERS = 9 + _NUM_VECTORS * (_NUM_VECTORS + 1) // 2
-
-
-class Tokens(NamedTuple):
-    """What is known at some cells: numbers, and vectors of the latent space.
-
-    Attributes
-    ----------
-    numbers : (batch, tokens, width)
-        The same however the data set is turned.
-    vectors : (batch, tokens, d, channels)
-        Turn with it.
-    dims : (batch, 1, 1)
-        Real dimensions; in those that are padding, vectors are 0.
-    """
-
-    numbers: Tensor
-    vectors: Tensor
-    dims: Tensor
-
-    def normalised(self) -> Tokens:
-        """Numbers of mean 0 and variance 1, vectors of mean square 1."""
-        channels = self.vectors.shape[-1]
-        power = self.vectors.square().sum(dim=(-1, -2), keepdim=True)
-        power = power / (channels * self.dims[..., None])
-        numbers = layer_norm(self.numbers, self.numbers.shape[-1:])
-        return self._replace(numbers=numbers, vectors=self.vectors * torch.rsqrt(power + _TINY))
-
-    def plus(self, numbers: Tensor, vectors: Tensor) -> Tokens:
-        """The tokens with something added.
-
-        `numbers` (batch, tokens, width) and `vectors` (batch, tokens, d, channels).
-        """
-        return self._replace(numbers=self.numbers + numbers, vectors=self.vectors + vectors)
 
 
 class Places(NamedTuple):
@@ -147,71 +112,6 @@ class Memory(NamedTuple):
     summary: Tokens
 
 
-class Attention(nn.Module):
-    """Tokens read from others: by their numbers, by inner products of vectors, and by nearness."""
-
-    def __init__(self, width: int, channels: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.vector_query, self.vector_key, self.vector_value = (
-            nn.Linear(channels, channels, bias=False) for _ in range(3)
-        )
-        self.mix = nn.Linear(width, width)
-        self.mix_vectors = nn.Linear(channels, channels, bias=False)
-
-    def forward(self, tokens: Tokens, source: Tokens, bias: Tensor) -> Tokens:
-        """The tokens with what they read.
-
-        Parameters
-        ----------
-        tokens, source : Tokens
-            n that read, m that are read from.
-        bias : (batch, heads or 1, n, m)
-            Added to the scores.
-        """
-        own, others = tokens.normalised(), source.normalised()
-        dims, channels = own.vectors.shape[-2:]
-        width = own.numbers.shape[-1] // self.heads
-        length = torch.rsqrt(tokens.dims[..., None] * channels / self.heads)
-        query = self._joined(
-            self.query(own.numbers) / math.sqrt(width), length * self.vector_query(own.vectors)
-        )
-        key = self._joined(self.key(others.numbers), self.vector_key(others.vectors))
-        value = self._joined(self.value(others.numbers), self.vector_value(others.vectors))
-        read = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        numbers, vectors = read.split([width, read.shape[-1] - width], dim=-1)
-        merged = vectors.unflatten(-1, (dims, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
-        return tokens.plus(self.mix(numbers.transpose(1, 2).flatten(-2)), self.mix_vectors(merged))
-
-    def _joined(self, numbers: Tensor, vectors: Tensor) -> Tensor:
-        """Numbers and vectors side by side, (batch, heads, tokens, ...)."""
-        by_head = vectors.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4).flatten(-2)
-        return torch.cat([numbers.unflatten(-1, (self.heads, -1)).transpose(1, 2), by_head], -1)
-
-
-class FeedForward(nn.Module):
-    """Each token by itself: its numbers see inner products, its vectors are scaled by numbers."""
-
-    def __init__(self, width: int, channels: int):
-        super().__init__()
-        hidden = _HIDDEN_FACTOR * width
-        self.left = nn.Linear(channels, channels, bias=False)
-        self.right = nn.Linear(channels, channels, bias=False)
-        self.inner = nn.Linear(width + channels, hidden)
-        self.outer = nn.Linear(hidden, width + channels)
-        self.mix_vectors = nn.Linear(channels, channels, bias=False)
-
-    def forward(self, tokens: Tokens) -> Tokens:
-        """The tokens after a thought."""
-        numbers, vectors, dims = tokens.normalised()
-        left, right = self.left(vectors), self.right(vectors)
-        products = (left * right).sum(-2) / dims
-        hidden = gelu(self.inner(torch.cat([numbers, products], -1)))
-        update, gates = self.outer(hidden).split([numbers.shape[-1], vectors.shape[-1]], dim=-1)
-        return tokens.plus(update, self.mix_vectors(gates[..., None, :] * left))
-
-
 class Nearness(nn.Module):
     """How much cells at one place matter at another, for each head: by distance and by time."""
 
@@ -260,19 +160,6 @@ def _distance2(here: Tensor, there: Tensor, dims: Tensor) -> Tensor:
         return (lengths - 2 * here @ there.mT).clamp_min(0) / dims
 
 
-class Block(nn.Module):
-    """Read from other tokens, then think."""
-
-    def __init__(self, width: int, channels: int, heads: int):
-        super().__init__()
-        self.attention = Attention(width, channels, heads)
-        self.feed_forward = FeedForward(width, channels)
-
-    def forward(self, tokens: Tokens, source: Tokens, bias: Tensor) -> Tokens:
-        """The tokens, changed; `bias` (batch, heads or 1, n, m) of the attention."""
-        return self.feed_forward(self.attention(tokens, source, bias))
-
-
 class InContextHypernetwork(nn.Module):
     """From the snapshots of a data set to the parameters of its linear ODE at operating points.
 
@@ -319,7 +206,7 @@ class InContextHypernetwork(nn.Module):
         self.scatter = nn.ModuleList(Block(width, channels, heads) for _ in range(_READINGS))
         self.rounds = nn.ModuleList(Block(width, channels, heads) for _ in range(depth))
         self.near = nn.ModuleList(Nearness(width, heads) for _ in range(depth))
-        hidden = _HIDDEN_FACTOR * width
+        hidden = HIDDEN_FACTOR * width
         self.think = nn.Sequential(nn.Linear(width + channels, hidden), nn.GELU())
         outputs = 2 + 2 * rank  # offsets in states and in frame coordinates, U, V
         self.gates = nn.Linear(hidden, outputs * channels)
@@ -405,7 +292,7 @@ class InContextHypernetwork(nn.Module):
         for block, near in zip(self.rounds, self.near, strict=True):
             bias = near(points.numbers, seen.places, memory)
             points = block(points, source, pad(bias, (0, memory.summary.numbers.shape[1])))
-        power = torch.log(points.vectors.square().sum(-2) / points.dims + _TINY)
+        power = torch.log(points.vectors.square().sum(-2) / points.dims + TINY)
         numbers = layer_norm(points.numbers, points.numbers.shape[-1:])
         hidden = self.think(torch.cat([numbers, power], -1))
         gates = self.gates(hidden).unflatten(-1, self.heads.shape) * self.heads
