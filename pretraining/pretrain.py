@@ -12,7 +12,6 @@ Stopped or killed, the same command goes on from the last saved state, bit for b
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +26,7 @@ from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.outputs import FOLDER, require_outputs
 from cellmnn_fm.data.simulated_tasks import SimulationConfig
 from cellmnn_fm.data.tasks import SamplingConfig
-from cellmnn_fm.fitted.foundation import save_foundation
+from cellmnn_fm.fitted.foundation import run_record, save_foundation
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.loop import remove_training_state
 from cellmnn_fm.training.pretraining import corpus_config, pretrain
@@ -89,16 +88,7 @@ def main(
             progress=True,
         )
         if accelerator.is_main_process:
-            record = {
-                "settings": settings,
-                "leave_out": leave_out or [],
-                "steps": len(trained.losses),
-                "seconds": round(trained.seconds, 1),
-                "validation": trained.checks,
-                "processes": accelerator.num_processes,
-                "device": str(accelerator.device.type),
-                "threads": os.environ.get("OMP_NUM_THREADS"),
-            }
+            record = run_record(settings, trained, accelerator, leave_out=leave_out or [])
             save_foundation(output, trained.model, opened, record)
             remove_training_state(output)
             last = trained.losses[-1] if trained.losses else {}

@@ -10,7 +10,6 @@ Stopped or killed, the same command goes on from the last saved state, bit for b
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,7 @@ from cellmnn_fm.cli.options import start_tracker
 from cellmnn_fm.cli.output import plain_errors
 from cellmnn_fm.data.outputs import FOLDER, require_outputs
 from cellmnn_fm.data.simulated_tasks import SimulationConfig
-from cellmnn_fm.fitted.foundation import Foundation
+from cellmnn_fm.fitted.foundation import Foundation, run_record
 from cellmnn_fm.model.checkpoint import whole_or_nothing
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.loop import remove_training_state
@@ -71,15 +70,7 @@ def main(
             progress=True,
         )
         if accelerator.is_main_process:
-            record = {
-                "settings": settings,
-                "steps": len(trained.losses),
-                "seconds": round(trained.seconds, 1),
-                "validation": trained.checks,
-                "processes": accelerator.num_processes,
-                "device": str(accelerator.device.type),
-                "threads": os.environ.get("OMP_NUM_THREADS"),
-            }
+            record = run_record(settings, trained, accelerator)
             with whole_or_nothing(output) as staging:
                 Foundation(trained.model, "own", None, {}, record).save(staging)
             remove_training_state(output)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -22,6 +23,11 @@ from ..model.checkpoint import whole_or_nothing
 from ..model.errors import InputError, listed, require_count, require_known
 from ..model.modeling_cellmnn import CellMNNModel
 from .record import FitRecord
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ..training.loop import Optimised
 
 FOUNDATION_FILE = "foundation.json"
 GENES_FILE = "gene_panel.json"
@@ -187,6 +193,22 @@ class Foundation:
             noise_variance = float(model.get_buffer("noise_variance")[0])
             shared = SharedSubspace(panel, loadings, noise_variance, {})
         return cls(model, mode, shared, datasets, about)
+
+
+def run_record(
+    settings: dict[str, Any], trained: Optimised, accelerator: Accelerator, **others: Any
+) -> dict[str, Any]:
+    """How a base was trained, for :attr:`Foundation.record`."""
+    return {
+        "settings": settings,
+        **others,
+        "steps": len(trained.losses),
+        "seconds": round(trained.seconds, 1),
+        "validation": trained.checks,
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device.type),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
 
 
 def save_foundation(
