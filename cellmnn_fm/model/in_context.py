@@ -16,9 +16,10 @@ from torch.nn.functional import layer_norm, pad, softplus
 from .configuration_cellmnn import CellMNNConfig
 from .gaussian_frame import FrameState
 from .linear_flow import DenseMatrix, LowRankMatrix
-from .token_layers import HIDDEN_FACTOR, TINY, Block, Tokens
+from .token_layers import HIDDEN_FACTOR, TINY, Block, Near, Tokens
 
 _READINGS = 2  # of the cells, before anything is asked
+_NOT_SHOWN = -1e4  # of a score, for padding
 _NUM_VECTORS = 6  # of a token, as it is seen
 _NUM_NUMBERS = 9 + _NUM_VECTORS * (_NUM_VECTORS + 1) // 2
 
@@ -98,6 +99,8 @@ class Memory(NamedTuple):
         Of the snapshots.
     places : Places
         Of these cells.
+    keys : (batch, 1, tokens + summary_tokens, features)
+        Of cells and summary, for :class:`Nearness`.
     shown : (batch, tokens)
         Which of them are cells, and not padding.
     summary : Tokens
@@ -108,6 +111,7 @@ class Memory(NamedTuple):
     course: Course
     cells: Tokens
     places: Places
+    keys: Tensor
     shown: Tensor
     summary: Tokens
 
@@ -120,8 +124,8 @@ class Nearness(nn.Module):
         self.precision = nn.Linear(width, 2 * heads)
         self.of_time = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, heads))
 
-    def forward(self, numbers: Tensor, here: Places, memory: Memory) -> Tensor:
-        """Bias (batch, heads, n, m) of the attention from tokens here to remembered cells.
+    def forward(self, numbers: Tensor, here: Places, memory: Memory) -> Near:
+        """For an attention from tokens here to remembered cells, and to the summary of all.
 
         `numbers` (batch, n, width) of the tokens here.
         """
@@ -140,24 +144,45 @@ class Nearness(nn.Module):
             torch.exp(-ahead.square()),
         ]
         in_time = self.of_time(torch.stack(features, -1)).permute(0, 3, 1, 2)
-        cells, cells_there = (
-            places.z.shape[1] // places.times.shape[1] for places in (here, there)
-        )
-        in_time = in_time.repeat_interleave(cells, 2).repeat_interleave(cells_there, 3)
-        bias = in_time - in_space * _distance2(here.z, there.z, course.dims)[:, None]
-        bias = bias - in_frame * _distance2(here.y, there.y, course.dims)[:, None]
-        return bias.masked_fill(~memory.shown[:, None, None], -torch.inf)
+        cells = here.z.shape[1] // here.times.shape[1]
+        query = [
+            in_space * _of_query(here.z, course.dims)[:, None],
+            in_frame * _of_query(here.y, course.dims)[:, None],
+            in_time.repeat_interleave(cells, 2),
+            torch.full_like(in_time[:, :1, :1, :1], _NOT_SHOWN).expand_as(in_space),
+        ]
+        return Near(torch.cat(query, -1), memory.keys)
 
 
-def _distance2(here: Tensor, there: Tensor, dims: Tensor) -> Tensor:
-    """Squared distances (batch, n, m) per dimension, of (batch, n, d) and (batch, m, d).
+def _of_query(here: Tensor, dims: Tensor) -> Tensor:
+    """What gives, with that of keys, minus squared distances per dimension.
 
-    `dims` (batch, 1, 1) are real.
+    Of `here` (batch, n, d), (batch, n, d + 2); `dims` (batch, 1, 1) are real.
     """
-    # of close cells a small difference of large numbers: not in half precision
-    with torch.autocast(here.device.type, enabled=False):
-        lengths = here.square().sum(-1)[:, :, None] + there.square().sum(-1)[:, None, :]
-        return (lengths - 2 * here @ there.mT).clamp_min(0) / dims
+    length2 = here.square().sum(-1, keepdim=True)
+    return torch.cat([2 * here, -length2, -torch.ones_like(length2)], -1) / dims
+
+
+def _of_key(there: Tensor) -> Tensor:
+    """Of `there` (batch, m, d), (batch, m, d + 2)."""
+    length2 = there.square().sum(-1, keepdim=True)
+    return torch.cat([there, torch.ones_like(length2), length2], -1)
+
+
+def _keys(places: Places, shown: Tensor, summaries: int) -> Tensor:
+    """Where cells are, for :class:`Nearness`, and that summaries are nowhere: (batch, 1, m, k).
+
+    `shown` (batch, tokens) are those that are cells.
+    """
+    cells = places.z.shape[1] // places.times.shape[1]
+    snapshot = torch.eye(places.times.shape[1], device=shown.device).repeat_interleave(cells, 0)
+    parts = [
+        _of_key(places.z),
+        _of_key(places.y),
+        snapshot.expand(len(shown), -1, -1),
+        ~shown[..., None],
+    ]
+    return pad(torch.cat(parts, -1), (0, 0, 0, summaries))[:, None]
 
 
 class InContextHypernetwork(nn.Module):
@@ -257,14 +282,16 @@ class InContextHypernetwork(nn.Module):
             course.dims,
         )
         flat = shown.flatten(1)
-        padding = torch.zeros_like(flat, dtype=context.dtype)
-        padding = padding.masked_fill(~flat, -torch.inf)[:, None, None]
-        to_cells = padding.expand(-1, -1, len(self.summary), -1)
-        to_summary = torch.zeros_like(to_cells.mT)
+        padding = (~flat).to(context.dtype)[:, None, :, None]
+        to_cells = Near(
+            torch.full_like(padding[:, :, :1], _NOT_SHOWN).expand(-1, -1, len(self.summary), -1),
+            padding,
+        )
         for gather, scatter in zip(self.gather, self.scatter, strict=True):
             summary = gather(summary, cells, to_cells)
-            cells = scatter(cells, summary, to_summary)
-        return Memory(frame, course, cells, seen.places, flat, summary)
+            cells = scatter(cells, summary, None)
+        keys = _keys(seen.places, flat, len(self.summary))
+        return Memory(frame, course, cells, seen.places, keys, flat, summary)
 
     def forward(
         self, memory: Memory, z: Tensor, times: Tensor, forward: Tensor
@@ -290,8 +317,7 @@ class InContextHypernetwork(nn.Module):
             vectors=torch.cat([memory.cells.vectors, memory.summary.vectors], 1),
         )
         for block, near in zip(self.rounds, self.near, strict=True):
-            bias = near(points.numbers, seen.places, memory)
-            points = block(points, source, pad(bias, (0, memory.summary.numbers.shape[1])))
+            points = block(points, source, near(points.numbers, seen.places, memory))
         power = torch.log(points.vectors.square().sum(-2) / points.dims + TINY)
         numbers = layer_norm(points.numbers, points.numbers.shape[-1:])
         hidden = self.think(torch.cat([numbers, power], -1))

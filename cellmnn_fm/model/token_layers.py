@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, pad, scaled_dot_product_attention
 
 TINY = 1e-6
 HIDDEN_FACTOR = 2
@@ -50,6 +50,23 @@ class Tokens(NamedTuple):
         return self._replace(numbers=self.numbers + numbers, vectors=self.vectors + vectors)
 
 
+class Near(NamedTuple):
+    """What is added to the scores of an attention, as an inner product.
+
+    No table of all pairs is ever made, which would cost more than all else.
+
+    Attributes
+    ----------
+    query : (batch, heads or 1, n, features)
+        Of the tokens that read.
+    key : (batch, 1, m, features)
+        Of those that are read from.
+    """
+
+    query: Tensor
+    key: Tensor
+
+
 class Attention(nn.Module):
     """Tokens read from others: by their numbers, by inner products of vectors, and by nearness."""
 
@@ -63,14 +80,14 @@ class Attention(nn.Module):
         self.mix = nn.Linear(width, width)
         self.mix_vectors = nn.Linear(channels, channels, bias=False)
 
-    def forward(self, tokens: Tokens, source: Tokens, bias: Tensor) -> Tokens:
+    def forward(self, tokens: Tokens, source: Tokens, near: Near | None) -> Tokens:
         """The tokens with what they read.
 
         Parameters
         ----------
         tokens, source : Tokens
             n that read, m that are read from.
-        bias : (batch, heads or 1, n, m)
+        near : Near, optional
             Added to the scores.
         """
         own, others = tokens.normalised(), source.normalised()
@@ -82,8 +99,15 @@ class Attention(nn.Module):
         )
         key = self._joined(self.key(others.numbers), self.vector_key(others.vectors))
         value = self._joined(self.value(others.numbers), self.vector_value(others.vectors))
-        read = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        numbers, vectors = read.split([width, read.shape[-1] - width], dim=-1)
+        size = value.shape[-1]
+        if near is not None:
+            heads = (-1, self.heads, -1, -1)
+            query = torch.cat([query, near.query.expand(heads).to(query)], -1)
+            key = torch.cat([key, near.key.expand(heads).to(key)], -1)
+            if not self.training:  # kernels that make no table, and whose gradients are slow
+                value = pad(value, (0, near.key.shape[-1]))  # want all of one size
+        read = scaled_dot_product_attention(query, key, value, scale=1.0)
+        numbers, vectors = read[..., :size].split([width, size - width], dim=-1)
         merged = vectors.unflatten(-1, (dims, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
         return tokens.plus(self.mix(numbers.transpose(1, 2).flatten(-2)), self.mix_vectors(merged))
 
@@ -123,6 +147,6 @@ class Block(nn.Module):
         self.attention = Attention(width, channels, heads)
         self.feed_forward = FeedForward(width, channels)
 
-    def forward(self, tokens: Tokens, source: Tokens, bias: Tensor) -> Tokens:
-        """The tokens, changed; `bias` (batch, heads or 1, n, m) of the attention."""
-        return self.feed_forward(self.attention(tokens, source, bias))
+    def forward(self, tokens: Tokens, source: Tokens, near: Near | None) -> Tokens:
+        """The tokens, changed."""
+        return self.feed_forward(self.attention(tokens, source, near))
