@@ -39,6 +39,10 @@ class Places(NamedTuple):
     y: Tensor
     times: Tensor
 
+    def of_each_cell(self, values: Tensor) -> Tensor:
+        """`values` (..., snapshots, k) of snapshots as those of their cells, (..., cells, k)."""
+        return values.repeat_interleave(self.z.shape[1] // self.times.shape[1], -2)
+
 
 class Course(NamedTuple):
     """What is to be said of a whole data set.
@@ -101,8 +105,6 @@ class Memory(NamedTuple):
         Of these cells.
     keys : (batch, 1, tokens + summary_tokens, features)
         Of cells and summary, for :class:`Nearness`.
-    shown : (batch, tokens)
-        Which of them are cells, and not padding.
     summary : Tokens
         The embedding of the data set: a few tokens for the whole of it.
     """
@@ -112,7 +114,6 @@ class Memory(NamedTuple):
     cells: Tokens
     places: Places
     keys: Tensor
-    shown: Tensor
     summary: Tokens
 
 
@@ -144,12 +145,11 @@ class Nearness(nn.Module):
             torch.exp(-ahead.square()),
         ]
         in_time = self.of_time(torch.stack(features, -1)).permute(0, 3, 1, 2)
-        cells = here.z.shape[1] // here.times.shape[1]
         query = [
             in_space * _of_query(here.z, course.dims)[:, None],
             in_frame * _of_query(here.y, course.dims)[:, None],
-            in_time.repeat_interleave(cells, 2),
-            torch.full_like(in_time[:, :1, :1, :1], _NOT_SHOWN).expand_as(in_space),
+            here.of_each_cell(in_time),
+            torch.ones_like(in_space),
         ]
         return Near(torch.cat(query, -1), memory.keys)
 
@@ -172,15 +172,14 @@ def _of_key(there: Tensor) -> Tensor:
 def _keys(places: Places, shown: Tensor, summaries: int) -> Tensor:
     """Where cells are, for :class:`Nearness`, and that summaries are nowhere: (batch, 1, m, k).
 
-    `shown` (batch, tokens) are those that are cells.
+    The last of the k says which are padding. `shown` (batch, tokens) are those that are cells.
     """
-    cells = places.z.shape[1] // places.times.shape[1]
-    snapshot = torch.eye(places.times.shape[1], device=shown.device).repeat_interleave(cells, 0)
+    snapshot = places.of_each_cell(torch.eye(places.times.shape[1], device=shown.device))
     parts = [
         _of_key(places.z),
         _of_key(places.y),
         snapshot.expand(len(shown), -1, -1),
-        ~shown[..., None],
+        _NOT_SHOWN * ~shown[..., None],
     ]
     return pad(torch.cat(parts, -1), (0, 0, 0, summaries))[:, None]
 
@@ -282,16 +281,13 @@ class InContextHypernetwork(nn.Module):
             course.dims,
         )
         flat = shown.flatten(1)
-        padding = (~flat).to(context.dtype)[:, None, :, None]
-        to_cells = Near(
-            torch.full_like(padding[:, :, :1], _NOT_SHOWN).expand(-1, -1, len(self.summary), -1),
-            padding,
-        )
+        keys = _keys(seen.places, flat, len(self.summary))
+        padding = keys[:, :, : flat.shape[1], -1:]
+        to_cells = Near(padding.new_ones(1, 1, len(self.summary), 1), padding)
         for gather, scatter in zip(self.gather, self.scatter, strict=True):
             summary = gather(summary, cells, to_cells)
             cells = scatter(cells, summary, None)
-        keys = _keys(seen.places, flat, len(self.summary))
-        return Memory(frame, course, cells, seen.places, keys, flat, summary)
+        return Memory(frame, course, cells, seen.places, keys, summary)
 
     def forward(
         self, memory: Memory, z: Tensor, times: Tensor, forward: Tensor

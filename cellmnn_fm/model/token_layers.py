@@ -57,7 +57,7 @@ class Near(NamedTuple):
 
     Attributes
     ----------
-    query : (batch, heads or 1, n, features)
+    query : (batch or 1, heads or 1, n, features)
         Of the tokens that read.
     key : (batch, 1, m, features)
         Of those that are read from.
@@ -101,12 +101,14 @@ class Attention(nn.Module):
         value = self._joined(self.value(others.numbers), self.vector_value(others.vectors))
         size = value.shape[-1]
         if near is not None:
-            heads = (-1, self.heads, -1, -1)
-            query = torch.cat([query, near.query.expand(heads).to(query)], -1)
-            key = torch.cat([key, near.key.expand(heads).to(key)], -1)
+            each = (len(query), self.heads, -1, -1)
+            query = torch.cat([query, near.query.expand(each)], -1)
+            key = torch.cat([key, near.key.expand(each)], -1)
             if not self.training:  # kernels that make no table, and whose gradients are slow
                 value = pad(value, (0, near.key.shape[-1]))  # want all of one size
-        read = scaled_dot_product_attention(query, key, value, scale=1.0)
+        # of close cells a small difference of large numbers: not in half precision
+        with torch.autocast(query.device.type, enabled=False):
+            read = scaled_dot_product_attention(query, key, value.to(query), scale=1.0)
         numbers, vectors = read[..., :size].split([width, size - width], dim=-1)
         merged = vectors.unflatten(-1, (dims, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
         return tokens.plus(self.mix(numbers.transpose(1, 2).flatten(-2)), self.mix_vectors(merged))

@@ -6,6 +6,7 @@ from scipy.stats import ortho_group
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
 from cellmnn_fm.model.gaussian_frame import fit_frame
+from cellmnn_fm.model.token_layers import Attention, Near, Tokens
 
 TIMES = torch.tensor([0.0, 1.0, 2.5], dtype=torch.float64)
 OPTIONS = {
@@ -156,3 +157,22 @@ def test_what_is_kept_is_what_is_read(tmp_path):
     points, at = points_of().float(), torch.tensor([0.5, 1.0])
     expected = model(points, at, times, memory=model.memory(1)).states
     assert torch.equal(loaded(points, at, times, memory=loaded.memory(1)).states, expected)
+
+
+def test_nearness_is_not_rounded_to_half_precision():
+    """Of cells far out, distances are small differences of large numbers."""
+    torch.manual_seed(0)
+    attention, dims = Attention(16, 8, 2), torch.full((1, 1, 1), 4.0)
+    here, there = 30 + torch.randn(1, 5, 4), 30 + torch.randn(1, 20, 4)
+    tokens, source = (
+        Tokens(torch.randn(1, count, 16), torch.randn(1, count, 4, 8), dims) for count in (5, 20)
+    )
+    lengths = [values.square().sum(-1, keepdim=True) for values in (here, there)]
+    near = Near(
+        torch.cat([2 * here, -lengths[0], -torch.ones(1, 5, 1)], -1)[:, None],
+        torch.cat([there, torch.ones(1, 20, 1), lengths[1]], -1)[:, None],
+    )
+    full = attention(tokens, source, near)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = attention(tokens, source, near)
+    torch.testing.assert_close(half.numbers.float(), full.numbers, rtol=0.05, atol=0.05)
