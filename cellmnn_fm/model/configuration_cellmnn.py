@@ -26,12 +26,15 @@ _TRANSFORMERS_KEYS = {
 }
 
 
+# of format 1, in which bases pooled their snapshots; fits of one data set had them at 0
+_FORMER_FIELDS = {"mean_head", "dataset_embed_dim", "encoder_hidden_size"}
+
 # what a configuration of somebody else may ask for, before anything is allocated
 _MOST = {
-    **dict.fromkeys(("latent_dim", "hidden_size", "dataset_embed_dim", "vector_channels"), 2**16),
-    **dict.fromkeys(("encoder_hidden_size", "num_frame_times"), 2**16),
+    **dict.fromkeys(("latent_dim", "hidden_size", "vector_channels"), 2**16),
+    **dict.fromkeys(("context_cells", "num_frame_times", "num_summary_tokens"), 2**16),
+    "num_attention_heads": 2**16,
     **dict.fromkeys(("num_hidden_layers", "num_complex_pairs", "num_static_eigvals"), 2**16),
-    **dict.fromkeys(("context_cells", "num_attention_heads", "num_summary_tokens"), 2**16),
     **dict.fromkeys(("num_datasets", "num_genes", "num_context_cells"), 2**24),
 }
 _MOST_RATE = 1e6  # in a unit of model time everything is over long before
@@ -70,21 +73,15 @@ class CellMNNConfig(PreTrainedConfig):
     num_frame_times : int
         Observed times in the stored frame of a data set, at most. Without `frame` the stored one
         only says how far a model is followed; 0 for none.
-    mean_head : bool
-        Whether the path of the frame's mean between observed times may bend; see [`MeanHead`].
     growth : bool
         Whether cells divide and die at a learned rate.
     max_growth_rate : float
         Bound on that rate, per unit of model time.
     num_datasets : int
         Rows in the table of data sets.
-    dataset_embed_dim : int
-        Length of a data set's embedding; 0 for a model of one data set that needs none.
-    encoder_hidden_size : int
-        Width of the [`SnapshotEncoder`] that infers the embedding of a new data set; 0 without one.
     context_cells : int
-        Cells of each observed snapshot that a network reads which knows no data set in particular,
-        at most; see [`InContextHypernetwork`]. 0 for a network that reads none.
+        Cells of each observed snapshot that a network reads which knows many data sets, at most;
+        see [`InContextHypernetwork`]. 0 for a network that knows one.
     vector_channels, num_attention_heads, num_summary_tokens : int
         Vectors of a token, heads of the attention, and tokens of a data set's embedding, in a
         network that reads cells; `hidden_size` are the numbers of a token, and
@@ -128,12 +125,9 @@ class CellMNNConfig(PreTrainedConfig):
     offset: bool = True
     frame: bool = False
     num_frame_times: int = 0
-    mean_head: bool = False
     growth: bool = False
     max_growth_rate: float | int = 2.0
     num_datasets: int = 1
-    dataset_embed_dim: int = 0
-    encoder_hidden_size: int = 0
     context_cells: int = 0
     vector_channels: int = 16
     num_attention_heads: int = 4
@@ -151,6 +145,17 @@ class CellMNNConfig(PreTrainedConfig):
                 self.format_version,
                 "upgrade cellmnn_fm",
             )
+        if self.format_version < FORMAT_VERSION:
+            former = {name: kwargs.pop(name) for name in _FORMER_FIELDS & set(kwargs)}
+            used = [name for name, value in former.items() if value]
+            if used:
+                raise InputError(
+                    "config",
+                    f"a model of format {FORMAT_VERSION}",
+                    f"one of the older format {self.format_version} ({listed(sorted(used))})",
+                    "take cellmnn_fm 0.2 for it, or pretrain again",
+                )
+            self.format_version = FORMAT_VERSION
         if unknown := sorted(set(kwargs) - _TRANSFORMERS_KEYS):
             raise InputError(
                 "config", f"fields of {type(self).__name__}", listed(unknown), "rename or drop it"
@@ -224,13 +229,6 @@ class CellMNNConfig(PreTrainedConfig):
             "num_frame_times",
             "at least 2, or 0 without frame",
             self.num_frame_times,
-        )
-        _require(self.frame or not self.mean_head, "mean_head", "frame=True", "frame=False")
-        _require(
-            self.encoder_hidden_size == 0 or self.dataset_embed_dim > 0,
-            "encoder_hidden_size",
-            "0 without dataset_embed_dim",
-            self.encoder_hidden_size,
         )
         if self.context_cells:
             _require(self.frame, "context_cells", "0 without frame", self.context_cells)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +22,14 @@ class DatasetTable(CellMNNPreTrainedModel):
     frame_counts: Tensor
     context: Tensor
     context_counts: Tensor
-    dataset_embeddings: Any
+    dataset_embeddings: nn.Parameter
 
     def frame_state(self, dataset_id: int = 0) -> FrameState:
         """The stored frame of a data set."""
         times = slice(int(self.frame_counts[dataset_id]))
-        parts = {name: getattr(self, f"frame_{name}")[dataset_id, times] for name in _FRAME_BUFFERS}
-        return FrameState(**parts, mean_bend=torch.zeros_like(parts["mean"][1:]))
+        return FrameState(
+            **{name: getattr(self, f"frame_{name}")[dataset_id, times] for name in _FRAME_BUFFERS}
+        )
 
     @torch.no_grad()
     def set_frame_state(self, frame: FrameState, dataset_id: int = 0) -> None:
@@ -84,18 +84,14 @@ class DatasetTable(CellMNNPreTrainedModel):
             if not name.startswith(("frame_", "dataset_", "context_")):
                 continue
             new = resized.get_parameter_or_buffer(name).detach().to(old)
-            if name.startswith("dataset_embeddings"):
+            if name == "dataset_embeddings":
                 new[:] = old.mean(0) if len(old) else 0.0
             common = tuple(slice(min(sizes)) for sizes in zip(old.shape, new.shape, strict=True))
             new[common] = old[common]
             if name in self._buffers:
                 self.register_buffer(name, new)
             else:
-                self.dataset_embeddings = (
-                    nn.Parameter(new)
-                    if config.context_cells
-                    else nn.Embedding.from_pretrained(new, freeze=False)
-                )
+                self.dataset_embeddings = nn.Parameter(new)
         self.config = config
         if config.context_cells:
             self.set_context(contexts)

@@ -7,7 +7,7 @@ y already interpolates a time course about as well as optimal transport does, wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,9 +46,6 @@ class FrameState:
         V, orthonormal columns; r = d up to 64 dimensions, fewer above.
     root_excess : (times, r)
         c.
-    mean_bend : (times - 1, d)
-        How far the mean is off the straight line half way between two observed times; in between
-        4 w (1 - w) of it, w the part of the interval that has gone by.
 
     All may have leading batch axes (batch, times, ...); times that are asked for then have the same
     ones.
@@ -70,7 +67,6 @@ class FrameState:
     root_scale: Tensor
     root_vectors: Tensor
     root_excess: Tensor
-    mean_bend: Tensor
 
     def mean_at(self, t: Tensor) -> Tensor:
         """m(t), (..., d) for `t` (...)."""
@@ -79,7 +75,6 @@ class FrameState:
         mean = torch.lerp(
             self._at(self.mean, left), self._at(self.mean, left + 1), weight[..., None]
         )
-        mean = mean + (4 * weight * (1 - weight))[..., None] * self._at(self.mean_bend, left)
         beyond, gap = t - inside, self._gap(left)
         coasted = gap * torch.sign(beyond) * -torch.expm1(-beyond.abs() / gap)
         return mean + self._slope(left) * coasted[..., None]
@@ -90,12 +85,10 @@ class FrameState:
         `forward` (...) may differ by time.
         """
         inside = self._clamp(t)
-        left, weight = self._interval(inside, forward)
+        left, _ = self._interval(inside, forward)
         gap = self._gap(left)
         damping = torch.exp(-(t - inside).abs() / gap)
-        rate = self._slope(left) * damping[..., None]
-        turning = torch.where(self._past_the_ends(t, forward), 0.0, 4 * (1 - 2 * weight) / gap)
-        return rate + turning[..., None] * self._at(self.mean_bend, left)
+        return self._slope(left) * damping[..., None]
 
     def root_at(self, t: Tensor) -> DenseMatrix | LowRankMatrix:
         """L(t), one matrix for each entry of `t`.
@@ -175,11 +168,6 @@ class FrameState:
         """The frame on a device."""
         return self.map(lambda values: values.to(device))
 
-    def interval(self, left: int) -> FrameState:
-        """The frame between the observed times `left` and `left + 1` alone."""
-        both_ends = self.map(lambda values: values[left : left + 2])
-        return replace(both_ends, mean_bend=self.mean_bend[left : left + 1])
-
     def continued(self, times: int) -> FrameState:
         """The frame with further times at its end, as many as it has then.
 
@@ -191,19 +179,16 @@ class FrameState:
             return self
         ahead = torch.arange(1, added + 1, device=self.times.device)
 
-        def continued(values: Tensor, rate: Tensor | float) -> Tensor:
+        def continued(values: Tensor, moving: bool) -> Tensor:
             steps = ahead.to(values).reshape(-1, *[1] * (values.ndim - 1))
+            rate = values[-1] - values[-2] if moving else 0.0
             return torch.cat([values, values[-1] + steps * rate])
 
-        moving = ("times", "mean")
-        still = ("root_scale", "root_vectors", "root_excess")
-        parts = {name: getattr(self, name) for name in (*moving, *still)}
         return FrameState(
             **{
-                name: continued(values, values[-1] - values[-2] if name in moving else 0.0)
-                for name, values in parts.items()
-            },
-            mean_bend=pad(self.mean_bend, (0, 0, 0, added)),
+                name: continued(values, name in ("times", "mean"))
+                for name, values in vars(self).items()
+            }
         )
 
     @property
@@ -341,7 +326,6 @@ def fit_frame(
         root_scale=scale,
         root_vectors=torch.cat([real, pad(padding, (0, 0, dim, 0))], dim=-1),
         root_excess=pad(roots[..., -kept:], (0, rank - kept), value=1.0) - scale[..., None],
-        mean_bend=torch.zeros_like(means[1:, :1]).expand(-1, latent_dim),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,7 +15,7 @@ from .configuration_cellmnn import CellMNNConfig
 from .dataset_table import DatasetTable
 from .gaussian_frame import FrameState, root_rank, stack_frames
 from .in_context import InContextHypernetwork, Memory
-from .layers import CellMNNHypernetwork, MeanHead, SnapshotEncoder
+from .layers import CellMNNHypernetwork
 from .linear_flow import (
     DenseMatrix,
     LinearODE,
@@ -86,15 +86,6 @@ class CellMNNModel(DatasetTable):
             self.register_buffer("context", cells)
         else:
             self.hypernetwork = CellMNNHypernetwork(config)
-            if config.dataset_embed_dim:
-                table_size = (config.num_datasets, config.dataset_embed_dim)
-                self.dataset_embeddings = nn.Embedding(*table_size)
-        if config.encoder_hidden_size:
-            self.snapshot_encoder = SnapshotEncoder(
-                config.latent_dim, config.encoder_hidden_size, config.dataset_embed_dim
-            )
-        if config.mean_head:
-            self.mean_head = MeanHead()
         dims = config.dataset_dims or [config.latent_dim] * config.num_datasets
         self.register_buffer("dataset_dims", torch.tensor(dims))
         if config.num_frame_times:
@@ -121,32 +112,6 @@ class CellMNNModel(DatasetTable):
         """Store the map between genes and latent states; it is saved with the weights."""
         for name, values in arrays.items():
             self.get_buffer(name).copy_(torch.as_tensor(values))
-
-    def bent(self, frame: FrameState) -> FrameState:
-        """The frame of one data set, its mean on the path that the model expects."""
-        return replace(frame, mean_bend=self.mean_head(frame)) if self.config.mean_head else frame
-
-    def encode(self, snapshots: Sequence[Sequence[Tensor]], times: Sequence[Tensor]) -> Tensor:
-        """Embeddings (data sets, dataset_embed_dim) of data sets from their observed snapshots.
-
-        Parameters
-        ----------
-        snapshots : for each data set, a sequence of (cells, latent_dim)
-            Z-scored states.
-        times : for each data set, (snapshots,)
-            In model time.
-        """
-        most = max(len(snapshot) for its_snapshots in snapshots for snapshot in its_snapshots)
-        longest = max(len(its_snapshots) for its_snapshots in snapshots)
-        shape = (len(snapshots), longest, most)
-        z = self.dataset_dims.new_zeros((*shape, self.config.latent_dim), dtype=self.dtype)
-        weights, padded_times = z.new_zeros(shape), z.new_zeros(shape[:2])
-        for number, (its_snapshots, its_times) in enumerate(zip(snapshots, times, strict=True)):
-            padded_times[number, : len(its_snapshots)] = its_times
-            for time, snapshot in enumerate(its_snapshots):
-                z[number, time, : len(snapshot)] = snapshot
-                weights[number, time, : len(snapshot)] = 1
-        return self.snapshot_encoder(z, padded_times, weights)
 
     def remember(
         self,
@@ -227,7 +192,6 @@ class CellMNNModel(DatasetTable):
         z: Tensor,
         times: Tensor,
         dataset_ids: Tensor | None = None,
-        dataset_embeds: Tensor | None = None,
         frame: FrameState | None = None,
         memory: Memory | None = None,
         forward: Tensor | None = None,
@@ -240,10 +204,8 @@ class CellMNNModel(DatasetTable):
             States.
         times : (...)
             Of the snapshots, in model time.
-        dataset_ids, dataset_embeds : (...) and (..., dataset_embed_dim), optional
+        dataset_ids, frame, memory
             See :meth:`forward`.
-        frame, memory
-            Likewise.
         forward : (...), optional
             Whether later times are asked for, where rates of the frame jump; they are by default.
 
@@ -259,9 +221,9 @@ class CellMNNModel(DatasetTable):
                 forward = torch.ones_like(times, dtype=torch.bool)
             return self._read_ode(z, times, memory or self.memory(), forward)
         with torch.autocast(z.device.type, enabled=False):
-            frame = (frame or self.bent(self.frame_state())) if self.config.frame else None
+            frame = (frame or self.frame_state()) if self.config.frame else None
             coordinates = z if frame is None else frame.to_frame(z, times)
-        return self._own_ode(coordinates, times, dataset_ids, dataset_embeds)
+        return self._own_ode(coordinates, times, dataset_ids)
 
     def _read_ode(
         self, z: Tensor, times: Tensor, memory: Memory, forward: Tensor
@@ -284,26 +246,17 @@ class CellMNNModel(DatasetTable):
         return LowRankODE(*operator, parts["offset"]), self._bounded_growth(parts["growth"])
 
     def _own_ode(
-        self,
-        coordinates: Tensor,
-        times: Tensor,
-        dataset_ids: Tensor | None,
-        dataset_embeds: Tensor | None,
+        self, coordinates: Tensor, times: Tensor, dataset_ids: Tensor | None
     ) -> tuple[LinearODE, Tensor | None]:
         """What a network says that reads no snapshots.
 
-        At `coordinates` (..., cells, latent_dim) of `times` and of `dataset_ids` (...), or of
-        `dataset_embeds` (..., dataset_embed_dim) in place of these.
+        At `coordinates` (..., cells, latent_dim) of `times` and of `dataset_ids` (...).
         """
         config = self.config
         cells = coordinates.shape[-2]
         if dataset_ids is None:
             dataset_ids = torch.zeros_like(times, dtype=torch.long)
         inputs = [coordinates, times[..., None, None].expand(*times.shape, cells, 1)]
-        if config.dataset_embed_dim:
-            if dataset_embeds is None:
-                dataset_embeds = self.dataset_embeddings(dataset_ids)
-            inputs.append(dataset_embeds[..., None, :].expand(*times.shape, cells, -1))
         raw = {
             name: part.to(coordinates.dtype)  # out of autocast, which is for the network alone
             for name, part in self.hypernetwork(torch.cat(inputs, dim=-1)).items()
@@ -340,7 +293,6 @@ class CellMNNModel(DatasetTable):
         times: Tensor,
         target_times: Tensor,
         dataset_ids: Tensor | None = None,
-        dataset_embeds: Tensor | None = None,
         frame: FrameState | None = None,
         memory: Memory | None = None,
     ) -> CellMNNOutput:
@@ -356,12 +308,9 @@ class CellMNNModel(DatasetTable):
             Where to push them, earlier or later.
         dataset_ids : (...), optional
             Rows in the table of data sets; the first by default.
-        dataset_embeds : (..., dataset_embed_dim), optional
-            Embeddings in place of those of the table.
         frame : FrameState, optional
-            Of the data set that the call is about, see [`~CellMNNModel.bent`], or a batch of
-            frames, one for each leading entry of `z`. The stored one by default; a table of several
-            data sets has no default.
+            Of the data set that the call is about, or a batch of frames, one for each leading entry
+            of `z`. The stored one by default; a table of several data sets has no default.
         memory : Memory, optional
             Of the same data sets, where the network reads snapshots; see :meth:`remember`.
 
@@ -377,7 +326,7 @@ class CellMNNModel(DatasetTable):
         delta_t = target_times - times[..., None]
         if self.config.frame and frame is None:
             if memory is None:
-                frame = self.bent(self.frame_state())
+                frame = self.frame_state()
             else:  # that of one data set is for snapshots of any number of axes
                 several = len(memory.keys) > 1
                 frame = memory.frame if several else memory.frame.map(lambda values: values[0])
@@ -395,7 +344,7 @@ class CellMNNModel(DatasetTable):
         if reads:
             ode, growth_rate = self._read_ode(points, starts, memory or self.memory(), delta_t >= 0)
         else:
-            ode, growth_rate = self._own_ode(coordinates, times, dataset_ids, dataset_embeds)
+            ode, growth_rate = self._own_ode(coordinates, times, dataset_ids)
         with in_full:
             states, velocity = (
                 # (..., cells, targets, dim) → (..., targets, cells, dim)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ..data.options import Start
 from ..data.subspace import Subspace
@@ -25,7 +24,7 @@ from ..model.seeding import seeded
 def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder") -> CellMNNModel:
     """A model of one time course with the knowledge of a base, without any training.
 
-    It has the frame of the time course, whose embedding is inferred, or whose cells are read.
+    It reads cells of the time course, and has its frame.
 
     Parameters
     ----------
@@ -34,8 +33,7 @@ def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder"
     course : TimeCourse
         Observed snapshots.
     start : {"encoder", "mean"} or int
-        The embedding: what the network makes of the snapshots, the mean of the table, or a row of
-        it.
+        What is known beside the snapshots: nothing, the mean of the table, or a row of it.
 
     Returns
     -------
@@ -45,7 +43,7 @@ def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder"
     Raises
     ------
     InputError
-        If the base has no frame or encoder, or fewer dimensions.
+        If the base is a model of a single data set.
     """
     return adapt_jointly(base, [course], start, course.subspace)
 
@@ -58,23 +56,15 @@ def adapt_jointly(
     subspace: Subspace | None = None,
 ) -> CellMNNModel:
     """As :func:`adapt`, for several time courses: one row of the table for each."""
-    known, latent_dim = [], base.config.latent_dim
-    if base.config.context_cells:  # a network that reads snapshots reads them in any dimensions
-        latent_dim = max([latent_dim, *(course.latent_dim for course in courses)])
+    if not base.config.context_cells:
+        raise InputError("base", "a model of many data sets", "one of a single one", "take a base")
+    embedding, known = _embedding(base, start), []
+    latent_dim = max(base.config.latent_dim, *(course.latent_dim for course in courses))
     for course in courses:
-        if course.latent_dim > latent_dim:
-            raise InputError(
-                "time course",
-                f"at most the {latent_dim} dimensions of the model",
-                course.latent_dim,
-                "project it to fewer",
-            )
         times = torch.as_tensor(course.model_times, dtype=torch.float32, device=base.device)
         snapshots = [torch.as_tensor(snapshot, device=base.device) for snapshot in course.snapshots]
         frame = fit_frame(snapshots, times, latent_dim=latent_dim)
-        embedding = _embedding(base, snapshots, times, start)
-        context = shuffled(snapshots) if base.config.context_cells else []
-        known.append(_Known(course.latent_dim, embedding, frame, context))
+        known.append(_Known(course.latent_dim, embedding, frame, shuffled(snapshots)))
     return _with_network_of(base, known, subspace)
 
 
@@ -92,9 +82,9 @@ def of_dataset(model: CellMNNModel, row: int, subspace: Subspace | None = None) 
         The map from the genes of the data set to its states, to be stored with the model.
     """
     frame = model.frame_state(row) if model.config.num_frame_times else None
-    table = _table(model)
-    embedding = None if table is None else table[row]
-    context = model.context_of(row) if model.config.context_cells else []
+    embedding, context = None, []
+    if model.config.context_cells:
+        embedding, context = model.dataset_embeddings[row], model.context_of(row)
     known = _Known(int(model.dataset_dims[row]), embedding, frame, context)
     return _with_network_of(model, [known], subspace)
 
@@ -103,7 +93,7 @@ class _Known(NamedTuple):
     """What a model keeps of a data set."""
 
     dims: int
-    embedding: Tensor | None  # (dataset_embed_dim,) or (num_summary_tokens, hidden_size)
+    embedding: Tensor | None  # (num_summary_tokens, hidden_size)
     frame: FrameState | None
     context: Sequence[Tensor]  # (cells, latent_dim) for each time
 
@@ -128,15 +118,12 @@ def extended(base: CellMNNModel, tuned: CellMNNModel) -> CellMNNModel:
     grown.dataset_dims.copy_(torch.tensor(dims))
     grown.load_state_dict(_network(tuned), strict=False)
     for row in range(added):
-        if (table := _table(tuned)) is not None:
-            _table(grown)[first + row] = table[row]
-        if base.config.num_frame_times:
-            grown.set_frame_state(tuned.frame_state(row), first + row)
-    if base.config.context_cells:
-        grown.set_context(
-            [base.context_of(row) for row in range(first)]
-            + [tuned.context_of(row) for row in range(added)]
-        )
+        grown.dataset_embeddings[first + row] = tuned.dataset_embeddings[row]
+        grown.set_frame_state(tuned.frame_state(row), first + row)
+    grown.set_context(
+        [base.context_of(row) for row in range(first)]
+        + [tuned.context_of(row) for row in range(added)]
+    )
     return grown.eval()
 
 
@@ -206,7 +193,7 @@ def _with_network_of(
     model.load_state_dict(_network(base), strict=False)
     for row, entry in enumerate(known):
         if entry.embedding is not None:
-            _table(model)[row] = entry.embedding
+            model.dataset_embeddings[row] = entry.embedding
         if entry.frame is not None:
             model.set_frame_state(entry.frame, row)
     if config.context_cells:
@@ -214,29 +201,9 @@ def _with_network_of(
     return model.eval()
 
 
-def _table(model: CellMNNModel) -> Any:
-    """Embeddings (data sets, ...) of the data sets of a model; None if it has none."""
-    if model.config.context_cells:
-        return model.dataset_embeddings
-    return model.dataset_embeddings.weight if model.config.dataset_embed_dim else None
-
-
-def _embedding(
-    base: CellMNNModel, snapshots: list[Tensor], times: Tensor, start: Start | int
-) -> Tensor | None:
-    """The embedding to start from; of a network that reads cells what is known beside them."""
-    table = _table(base)
-    if table is None or isinstance(start, (int, np.integer)):
-        return None if table is None else table[start]
-    if start == "mean" and len(table):
-        return table.mean(0)
-    if base.config.context_cells:
-        return torch.zeros(table.shape[1:]).to(table)
-    if not base.config.encoder_hidden_size:
-        raise InputError("start", "mean or a row: the model has no encoder", start, "change it")
-    seen = torch.cat(snapshots)  # z-scored, as the tasks of the training are
-    spread, centre = torch.std_mean(seen, dim=0, correction=0)
-    spread = torch.where(spread > 0, spread, 1.0)
-    padding = base.config.latent_dim - seen.shape[-1]
-    scaled = [pad((snapshot - centre) / spread, (0, padding)) for snapshot in snapshots]
-    return base.encode([scaled], [times])[0]
+def _embedding(base: CellMNNModel, start: Start | int) -> Tensor:
+    """What to start from beside the cells, (num_summary_tokens, hidden_size)."""
+    table = base.dataset_embeddings
+    if isinstance(start, (int, np.integer)):
+        return table[start]
+    return table.mean(0) if start == "mean" and len(table) else table.new_zeros(table.shape[1:])

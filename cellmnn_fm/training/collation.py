@@ -26,7 +26,6 @@ class TaskBatch(NamedTuple):
     num_dims: Tensor  # (tasks,)
     observed: list[list[Tensor]]  # the snapshots of each task
     frames: list[FrameState]  # of these
-    left: list[int]
     target_times: Tensor  # (tasks,)
     sources: Tensor  # (tasks, 2, cells, latent_dim)
     source_times: Tensor  # (tasks, 2)
@@ -84,7 +83,6 @@ def collate(tasks: Sequence[Task], cells: int, device: torch.device) -> TaskBatc
             FrameState(**{name: moved[number, name] for name in vars(frame)})
             for number, frame in enumerate(frames)
         ],
-        left=[task.left for task in tasks],
     )
 
 

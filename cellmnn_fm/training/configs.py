@@ -44,8 +44,8 @@ class TrainingConfig:
         Discount of a pair of snapshots for each one in between.
     both_directions : bool
         Whether snapshots are also pushed back in time.
-    kinetic_weight, invertibility_weight, growth_weight, bend_weight : float
-        Of the penalties; the last one is on how far paths of means are bent, in spreads.
+    kinetic_weight, invertibility_weight, growth_weight : float
+        Of the penalties in a fit of one time course.
     growth_prior : {"rates", "scores"}
         What is known of the growth of cells, if anything: rates, or scores whose scale is learned.
     kinetic_grid : float, optional
@@ -80,7 +80,6 @@ class TrainingConfig:
     invertibility_weight: float = 10.0
     growth_weight: float = 0.05
     growth_prior: Literal["rates", "scores"] = "rates"
-    bend_weight: float = 0.1
     raw_times: bool = False
     save_every: int = 100
 

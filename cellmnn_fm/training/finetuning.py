@@ -33,20 +33,14 @@ DEFAULT_ANCHOR = 30.0
 _LORA_RANK = 4
 _TRAINED = {
     "embedding": ("dataset_embeddings",),
-    "full": ("dataset_embeddings", "mean_head", "hypernetwork"),
-    "lora": ("dataset_embeddings", "mean_head"),  # and the factors beside the hypernetwork
+    "full": ("dataset_embeddings", "hypernetwork"),
+    "lora": ("dataset_embeddings",),  # and the factors beside the hypernetwork
 }
 
 
 def finetuning_config(steps: int = DEFAULT_STEPS, **changes) -> TrainingConfig:
-    """The measured recipe, see `pretraining/LOG.md`: penalties as in pretraining, no decay."""
-    recipe = {
-        "learning_rate": 1e-3,
-        "weight_decay": 0.0,
-        "kinetic_weight": 30.0,
-        "invertibility_weight": 1.0,
-        "bend_weight": 0.03,
-    }
+    """The measured recipe, see `pretraining/LOG.md`."""
+    recipe = {"learning_rate": 1e-3, "weight_decay": 0.0}
     return TrainingConfig(steps=steps, **{**recipe, **changes})
 
 
@@ -77,9 +71,8 @@ def finetune(
     courses : mapping of TimeCourse
         By name; those of several are learned together.
     mode : {"embedding", "full", "lora"}
-        What changes: the embeddings of the new data sets alone; also the hypernetwork and the head
-        for the path of the mean; or of the hypernetwork a change of low rank (Hu et al. 2022, ICLR)
-        in place of all of it, merged at the end.
+        What changes: the embeddings of the new data sets alone; also the network; or of the network
+        a change of low rank (Hu et al. 2022, ICLR) in place of all of it, merged at the end.
     start : {"encoder", "mean"} or int
         Of the embeddings, see :func:`adapt`.
     anchor : float
@@ -136,7 +129,7 @@ def finetune(
     latent_dim = start_model.config.latent_dim
     sampler = TaskSampler(CoursesInMemory(courses, latent_dim), sampling, seed)
     losses_of = losses_from(accelerator, task_batches(sampler, training, accelerator))
-    step = AnchoredStep(model, training, anchor / sum(held_out.values()))
+    step = AnchoredStep(model, anchor / sum(held_out.values()))
     digest = sha256()
     for course in courses.values():
         digest.update(course.times.tobytes() + b"".join(map(bytes, course.snapshots)))
@@ -167,14 +160,12 @@ class AnchoredStep(HeldOutStep):
     ----------
     model : CellMNNModel
         In training mode, with gradients for what is trained.
-    training : TrainingConfig
-        Weights of the losses, cells drawn.
     anchor : float
         Weight of the squared distance.
     """
 
-    def __init__(self, model: CellMNNModel, training: TrainingConfig, anchor: float):
-        super().__init__(model, training, from_table=True)
+    def __init__(self, model: CellMNNModel, anchor: float):
+        super().__init__(model)
         self._anchor = anchor
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._start = [(parameter, parameter.detach().clone()) for parameter in trained]

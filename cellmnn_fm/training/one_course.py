@@ -239,9 +239,8 @@ class CourseStep(nn.Module):
         decoded = self._decoded_times
         if self._block < len(self._times):
             decoded = _decoded_times(times, self.training_config)
-        frame = None if self._frame is None else self.model.bent(self._frame)
         # every snapshot is pushed to every time at once: one operator a cell leads to all of them
-        output = self.model(self._cells[source_rows], source_times, decoded, frame=frame)
+        output = self.model(self._cells[source_rows], source_times, decoded, frame=self._frame)
         target = self._cells[target_rows]
         # distances of close clouds are small differences of large numbers: not in half precision
         with torch.autocast(target.device.type, enabled=False):
@@ -373,7 +372,7 @@ def _descendants(
     Weighted by them, snapshots are those of a process that neither makes nor loses cells, which is
     what a frame describes. From a first fit without a frame.
     """
-    frameless = config.replaced(frame=False, mean_head=False)
+    frameless = config.replaced(frame=False)
     first_fit = train(course, frameless, training, seed=seed)
     log_growth = log_descendants(first_fit.dynamics, course)
     return [

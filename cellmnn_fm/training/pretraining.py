@@ -20,16 +20,16 @@ from ..data.tasks import SamplingConfig, TaskSampler, held_out_able
 from ..data.time_course import TimeScale
 from ..model.configuration_cellmnn import CellMNNConfig
 from ..model.errors import InputError, listed, require_seed
-from ..model.gaussian_frame import FrameState, fit_frame, stack_frames
-from ..model.modeling_cellmnn import CellMNNModel, CellMNNOutput
+from ..model.gaussian_frame import fit_frame
+from ..model.modeling_cellmnn import CellMNNModel
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
 from .adaptation import load_network, network_digest, shuffled
 from .collation import TaskBatch, collate, losses_from, task_batches
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
-from .losses import energy_distance, invertibility_penalty, kinetic_energy
-from .simulated import SimulatedStep, simulated_batches
+from .losses import energy_distance
+from .simulated import SimulatedStep, require_reading, simulated_batches
 
 _VALIDATION_TASKS = 192
 _FRAME_CELLS = 10_000  # of each snapshot, for the stored frames: more would not sharpen them
@@ -37,121 +37,41 @@ _VALIDATION_SEED = 2**31  # no training seed
 
 
 class HeldOutStep(nn.Module):
-    """The losses of a batch of tasks: both neighbours are pushed to the held-out time and mixed.
+    """The loss of a batch of tasks: both neighbours are pushed to the held-out time and mixed.
 
     Parameters
     ----------
     model : CellMNNModel
         In training mode.
-    training : TrainingConfig
-        Weights of the losses, cells drawn.
-    from_table : bool
-        Whether all tasks use the embedding in the table, so that none has to be inferred.
     """
 
-    def __init__(self, model: CellMNNModel, training: TrainingConfig, *, from_table: bool = False):
+    def __init__(self, model: CellMNNModel):
         super().__init__()
-        self.model, self.training_config, self.from_table = model, training, from_table
+        self.model = model
 
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
-        """Parts of the loss, each with its weight."""
-        states, weights, output, frame = predict_targets(
-            self.model, batch, from_table=self.from_table
-        )
+        """The energy distance, a part of the loss."""
+        states, weights = predict_targets(self.model, batch)
         with torch.autocast(states.device.type, enabled=False):
-            return self._losses(batch, states, weights, output, frame)
-
-    def _losses(
-        self,
-        batch: TaskBatch,
-        states: Tensor,
-        weights: Tensor,
-        output: CellMNNOutput,
-        frame: FrameState | None,
-    ) -> dict[str, Tensor]:
-        """Parts of the loss of a batch, with their weights."""
-        distance = energy_distance(states, batch.targets, weights, batch.target_weights)
-        if frame is None:  # what a network reads from cells needs no penalties
+            distance = energy_distance(states, batch.targets, weights, batch.target_weights)
             return {"distance": distance.mean()}
-        assert output.learned_velocity is not None
-        assert output.determinant is not None
-        dims = batch.num_dims[:, None, None, None]
-        kinetic = kinetic_energy(
-            output.learned_velocity, batch.source_weights[:, :, None], num_dims=dims
-        )
-        training = self.training_config
-        penalty = invertibility_penalty(output.determinant)
-        # in units of the spread, which is about 1 in each of the real dimensions
-        bend = (frame.mean_bend.square().sum((-1, -2)) / batch.num_dims).mean()
-        return {
-            "distance": distance.mean(),
-            "bend": training.bend_weight * bend,
-            "kinetic": training.kinetic_weight * kinetic,
-            "invertibility": training.invertibility_weight * penalty,
-        }
 
 
-def predict_targets(
-    model: CellMNNModel, batch: TaskBatch, *, from_table: bool = False
-) -> tuple[Tensor, Tensor, CellMNNOutput, FrameState | None]:
-    """Predicted cells (tasks, 2 cells, latent_dim) of the held-out snapshots, and their weights.
-
-    Beside them all that the model says, and the frames between the neighbours if it reads no cells.
-    """
-    frame = None
-    if model.config.context_cells:
-        output = _read_and_pushed(model, batch)
-    else:
-        output, frame = _pushed(model, batch, from_table=from_table)
+def predict_targets(model: CellMNNModel, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    """Predicted cells (tasks, 2 cells, latent_dim) of the held-out snapshots, and their weights."""
+    # the table stays in every graph, whether a task uses it or not: processes must agree on that
+    embeddings = model.dataset_embeddings[batch.dataset_ids] * batch.uses_table[:, None, None]
+    observed = [shuffled(snapshots) for snapshots in batch.observed]
+    memory = model.remember(batch.frames, observed, batch.num_dims, embeddings)
+    targets = batch.target_times[:, None, None]
+    states = model(batch.sources, batch.source_times, targets, memory=memory).states
     # as in an interpolation: both neighbours are pushed, and the nearer one weighs more
     gap = batch.source_times.diff(dim=-1)
     progress = (batch.target_times[:, None] - batch.source_times[:, :1]) / gap
     sides = torch.cat([1 - progress, progress], dim=-1)
     drawn = batch.source_weights / batch.source_weights.sum(-1, keepdim=True)
     weights = (sides[..., None] * drawn).flatten(1)
-    assert output.states is not None
-    return output.states.squeeze(2).flatten(1, 2), weights, output, frame
-
-
-def _read_and_pushed(model: CellMNNModel, batch: TaskBatch) -> CellMNNOutput:
-    """Sources at the target time, by a network that reads the snapshots of each task."""
-    # the table stays in every graph, whether a task uses it or not: processes must agree on that
-    embeddings = model.dataset_embeddings[batch.dataset_ids] * batch.uses_table[:, None, None]
-    observed = [shuffled(snapshots) for snapshots in batch.observed]
-    memory = model.remember(batch.frames, observed, batch.num_dims, embeddings)
-    targets = batch.target_times[:, None, None]
-    return model(batch.sources, batch.source_times, targets, memory=memory)
-
-
-def _pushed(
-    model: CellMNNModel, batch: TaskBatch, *, from_table: bool
-) -> tuple[CellMNNOutput, FrameState]:
-    """The same by a network that has an embedding of each task's snapshots, and the frames."""
-    # only the interval around the held-out time is needed: tasks of any number of times stack
-    with torch.autocast(batch.sources.device.type, enabled=False):
-        frame = stack_frames(
-            [
-                model.bent(frame).interval(left)
-                for frame, left in zip(batch.frames, batch.left, strict=True)
-            ]
-        )
-    embeds = None
-    if model.config.dataset_embed_dim:
-        embeds = model.dataset_embeddings(batch.dataset_ids)
-        if model.config.encoder_hidden_size and not from_table:
-            # both stay in every graph, whichever a task uses: processes must agree on that
-            inferred = model.encode(batch.observed, [frame.times for frame in batch.frames])
-            embeds = torch.where(batch.uses_table[:, None], embeds, inferred.to(embeds.dtype))
-        embeds = embeds[:, None].expand(-1, 2, -1)
-    output = model(
-        batch.sources,
-        frame.times,
-        batch.target_times[:, None, None],
-        dataset_ids=batch.dataset_ids[:, None].expand(-1, 2),
-        dataset_embeds=embeds,
-        frame=frame,
-    )
-    return output, frame
+    return states.squeeze(2).flatten(1, 2), weights
 
 
 class MixedStep(nn.Module):
@@ -161,15 +81,13 @@ class MixedStep(nn.Module):
     ----------
     model : CellMNNModel
         In training mode.
-    training : TrainingConfig
-        Weights of the losses, cells drawn.
     share : float
         Of the simulated systems in the loss.
     """
 
-    def __init__(self, model: CellMNNModel, training: TrainingConfig, share: float):
+    def __init__(self, model: CellMNNModel, share: float):
         super().__init__()
-        self.real, self.simulated = HeldOutStep(model, training), SimulatedStep(model)
+        self.real, self.simulated = HeldOutStep(model), SimulatedStep(model)
         self.share = share
 
     def forward(self, batch: TaskBatch, simulated: SimulatedBatch) -> dict[str, Tensor]:
@@ -210,8 +128,7 @@ def pretrain(
     start : CellMNNModel, optional
         Whose network to start from, such as one that has learned on simulated systems.
     simulation : SimulationConfig, optional
-        What is simulated beside the corpus, with weight `sampling.simulated_share` in the loss, for
-        a network that reads snapshots.
+        What is simulated beside the corpus, with weight `sampling.simulated_share` in the loss.
     leave_out : sequence of str
         Groups of data sets (see :attr:`Corpus.groups`) that are neither trained on nor looked at.
     validation : sequence of str
@@ -231,10 +148,11 @@ def pretrain(
     Raises
     ------
     InputError
-        On unknown groups, if tasks do not spread evenly over processes, and if `start` is of
-        another size.
+        On unknown groups, if the network reads no snapshots, if tasks do not spread evenly over
+        processes, and if `start` is of another size.
     """
     require_seed(seed)
+    require_reading(config)
     accelerator = accelerator or own_accelerator()
     groups = corpus.groups
     if unknown := sorted({*leave_out, *validation} - set(groups.values())):
@@ -272,11 +190,11 @@ def pretrain(
             json.dumps([asdict(entry) for entry in corpus.entries.values()]).encode()
         ).hexdigest(),
     }
-    step: nn.Module = HeldOutStep(model, training)
+    step: nn.Module = HeldOutStep(model)
     batches: list[Callable[[int], Any]] = [tasks]
-    if simulation is not None and config.context_cells and sampling.simulated_share:
+    if simulation is not None and sampling.simulated_share:
         batches.append(simulated_batches(simulation, training, seed, accelerator))
-        step = MixedStep(model, training, sampling.simulated_share)
+        step = MixedStep(model, sampling.simulated_share)
     return optimise(
         accelerator,
         model,
@@ -301,8 +219,8 @@ def validator(
 ) -> Callable[[CellMNNModel], float]:
     """A function of a model: mean energy distance on fixed tasks of some data sets.
 
-    Zero-shot, with the encoder's embedding; or, with `reserved` times, on these and with the
-    embedding that the model has for the data set.
+    Zero-shot; or, with `reserved` times, on these and with the embedding that the model has for the
+    data set.
     """
     plain = SamplingConfig(
         cells=sampling.cells,
@@ -322,7 +240,7 @@ def validator(
 
     @torch.no_grad()
     def score(model: CellMNNModel) -> float:
-        states, weights, *_ = predict_targets(model, batch)
+        states, weights = predict_targets(model, batch)
         distance = energy_distance(states, batch.targets, weights, batch.target_weights)
         return float(distance.mean())
 
@@ -378,7 +296,5 @@ def _store_data_sets(
         model_times = torch.as_tensor(times, dtype=torch.float32)
         frame = fit_frame(snapshots, model_times, latent_dim=model.config.latent_dim)
         model.set_frame_state(frame, number)
-        if model.config.context_cells:
-            contexts[number] = shuffled(snapshots)
-    if model.config.context_cells:
-        model.set_context(contexts)
+        contexts[number] = shuffled(snapshots)
+    model.set_context(contexts)

@@ -229,8 +229,7 @@ def pretrain_simulated(
         If the network reads no snapshots, and if tasks do not spread evenly over processes.
     """
     require_seed(seed)
-    if not config.context_cells:
-        raise InputError("context_cells", "a number of cells to read", 0, "give some")
+    require_reading(config)
     accelerator = accelerator or own_accelerator()
     batches = simulated_batches(simulation, training, seed, accelerator)
     with seeded(seed):
@@ -255,6 +254,18 @@ def pretrain_simulated(
         validate=lambda kept: {"velocity": score(kept)},
         progress=progress,
     )
+
+
+def require_reading(config: CellMNNConfig) -> None:
+    """Refuse a network that reads no snapshots: it knows one data set alone.
+
+    Raises
+    ------
+    InputError
+        If it is one.
+    """
+    if not config.context_cells:
+        raise InputError("context_cells", "a number of cells to read", 0, "give some")
 
 
 def simulated_batches(

@@ -260,7 +260,7 @@ def _operators(model: CellMNNModel, states: NDArray, time: float, part: Part) ->
         if part == "frame":
             raise InputError("part", "learned or all", part, "the model has no frame")
         return model.linear_ode(z, model_time)[0].operator()[0].cpu().numpy()
-    frame, sides = model.bent(model.frame_state()), []
+    frame, sides = model.frame_state(), []
     later = torch.ones_like(model_time, dtype=torch.bool)
     ode, _ = model.linear_ode(z, model_time, forward=later)
     for forward in (True, False):  # rates jump at observed times: the mean of both sides
