@@ -45,9 +45,7 @@ MODEL = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
     "rank": 4,
-    "mean_head": True,
-    "dataset_embed_dim": 16,
-    "encoder_hidden_size": 32,
+    "context_cells": 96,
 }
 
 

@@ -26,7 +26,7 @@ import pandas as pd
 import typer
 import yaml
 
-from cellmnn_fm import InputError
+from cellmnn_fm import CellMNNModel, InputError
 from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.latent_space import SpaceOptions
 from cellmnn_fm.data.options import Protocol
@@ -199,7 +199,8 @@ def evaluate_jointly(
                 corpus,
                 corpus_config(corpus, **settings["model"]),
                 TrainingConfig(**training),
-                SamplingConfig(**{**settings["sampling"], "synthetic_share": 0.0}),
+                SamplingConfig(**settings["sampling"]),
+                start=CellMNNModel.from_pretrained(settings["start"]),
                 seed=seed,
             ).model
         for row, (name, fold) in enumerate(folds.items()):

@@ -123,9 +123,7 @@ def joint_step(device: str = "cpu") -> Callable[[], None]:
         num_frame_times=max(len(course.times) for course in courses.values()),
         num_datasets=len(courses),
         dataset_dims=[8] * len(courses),
-        mean_head=True,
-        dataset_embed_dim=16,
-        encoder_hidden_size=32,
+        context_cells=96,
     )
     model = CellMNNModel(config).train().to(device)
     sampling = SamplingConfig(tasks=12)

@@ -55,9 +55,7 @@ SLOPE_FROM = 64  # dimensions
 JOINT = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
-    "mean_head": True,
-    "dataset_embed_dim": 16,
-    "encoder_hidden_size": 32,
+    "context_cells": 96,
 }
 
 

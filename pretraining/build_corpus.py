@@ -1,4 +1,4 @@
-"""Build the corpus: time courses of datasets.toml, and synthetic ones, in one latent space.
+"""Build the corpus: time courses of datasets.toml in one latent space.
 
     python -m pretraining.build_corpus corpus                        # about half a minute
     python -m pretraining.build_corpus corpus_shared --mode shared
@@ -24,12 +24,10 @@ from rich.progress import track
 from cellmnn_fm import GeneOptions, InputError, fit_shared_subspace
 from cellmnn_fm.cli.output import plain_errors
 from cellmnn_fm.data.corpus import Corpus
-from cellmnn_fm.data.synthetic import branching_course
 
 HERE = Path(__file__).parent
 GENES = GeneOptions(on_duplicates="mean")
 LATENT_DIM = 8
-SYNTHETIC = 100
 
 
 def main(
@@ -39,13 +37,12 @@ def main(
     ] = Path("../shared/data"),
     mode: Annotated[Literal["shared", "aligned"], typer.Option(help="Latent space.")] = "aligned",
     latent_dim: int = LATENT_DIM,
-    synthetic: Annotated[int, typer.Option(help="How many synthetic courses.")] = SYNTHETIC,
 ) -> None:
     """Build or complete a corpus."""
     with plain_errors("interrupted: the same command goes on with the next data set"):
         listed = read_list()
         check_files(data, listed)
-        corpus = build(output, open_files(data, listed), listed, mode, latent_dim, synthetic)
+        corpus = build(output, open_files(data, listed), listed, mode, latent_dim)
         cells = sum(sum(entry.cells) for entry in corpus.entries.values())
         print(f"{output}: {len(corpus)} data sets, {cells:,} cells, {corpus.latent_dim} dimensions")
 
@@ -87,9 +84,8 @@ def build(
     listed: Sequence[dict[str, Any]],
     mode: Literal["shared", "aligned"] = "aligned",
     latent_dim: int = LATENT_DIM,
-    synthetic: int = SYNTHETIC,
 ) -> Corpus:
-    """A corpus of the listed data sets and of synthetic courses."""
+    """A corpus of the listed data sets."""
     datasets.disable_progress_bars()
     if (output / "manifest.json").exists():
         corpus = Corpus(output)
@@ -99,10 +95,6 @@ def build(
     for entry in track(listed, "projecting", console=Console(stderr=True), transient=True):
         if entry["name"] not in corpus.entries:
             corpus.add_anndata(entry["name"], adatas[entry["name"]], genes=GENES, provenance=entry)
-    for seed in range(synthetic):
-        name = f"synthetic_{seed:03d}"
-        if name not in corpus.entries:
-            corpus.add_course(name, branching_course(seed, corpus.latent_dim), synthetic=True)
     return corpus
 
 

@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline
 from cellmnn_fm.data.corpus import Corpus, group_overlapping
+from cellmnn_fm.data.simulated_tasks import SimulationConfig
 from cellmnn_fm.data.tasks import SamplingConfig
 from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.evaluation.evaluation import Candidate
@@ -22,7 +22,7 @@ from cellmnn_fm.fitted.foundation import save_foundation
 from cellmnn_fm.training.adaptation import adapt
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.pretraining import corpus_config, pretrain
-from pretraining.build_corpus import LATENT_DIM, SYNTHETIC, build, open_files, read_list
+from pretraining.build_corpus import LATENT_DIM, build, open_files, read_list
 
 from .harness import Cell
 from .results import Results
@@ -71,7 +71,7 @@ def make_base(
     listed = [entry for entry in read_list() if entry["name"] not in members]
     corpus_folder = folder.with_name(f"{folder.name}_corpus")
     shutil.rmtree(corpus_folder, ignore_errors=True)
-    corpus = build(corpus_folder, open_files(data, listed), listed, mode, LATENT_DIM, SYNTHETIC)
+    corpus = build(corpus_folder, open_files(data, listed), listed, mode, LATENT_DIM)
     model = pretrained(corpus, settings)
     save_foundation(folder, model, corpus, {"settings": settings, "without": members})
     shutil.rmtree(corpus_folder)
@@ -84,6 +84,8 @@ def pretrained(corpus: Corpus, settings: dict[str, Any]) -> CellMNNModel:
         corpus_config(corpus, **settings["model"]),
         TrainingConfig(**settings["training"]),
         SamplingConfig(**settings["sampling"]),
+        start=CellMNNModel.from_pretrained(settings["start"]) if "start" in settings else None,
+        simulation=SimulationConfig(**settings["simulation"]),
         validation=[name for name in settings["validation"] if name in corpus.groups.values()],
         seed=settings["seed"],
         progress=True,
@@ -91,17 +93,11 @@ def pretrained(corpus: Corpus, settings: dict[str, Any]) -> CellMNNModel:
 
 
 def untrained(base: CellMNNModel) -> Candidate:
-    """The frame alone: the base without what it learned."""
+    """The frame alone: a network of the same kind before it has learned anything."""
+    fresh = CellMNNModel(base.config)
 
     def fit(fold: Fold, seed: int) -> tuple[Dynamics, int]:
-        if base.config.context_cells:  # which begins as the frame
-            model = adapt(CellMNNModel(base.config), fold.training)
-        else:
-            model = adapt(base, fold.training)
-            for layer in (model.hypernetwork.head, model.mean_head):
-                torch.nn.init.zeros_(layer.weight)
-                torch.nn.init.zeros_(layer.bias)
-        return Dynamics(model, fold.training.time_scale), 0
+        return Dynamics(adapt(fresh, fold.training), fold.training.time_scale), 0
 
     return Candidate(fit, {"untrained": "two_sided"})
 

@@ -98,12 +98,13 @@ def make_base(make_adata):
         corpus.add_course("made", branching_course(0, 4), synthetic=True)
         config = corpus_config(
             corpus,
+            context_cells=16,
             hidden_size=8,
             num_hidden_layers=1,
+            vector_channels=4,
+            num_attention_heads=2,
+            num_summary_tokens=2,
             rank=2,
-            mean_head=True,
-            dataset_embed_dim=4,
-            encoder_hidden_size=8,
         )
         training, sampling = TrainingConfig(steps=3), SamplingConfig(tasks=2, cells=8)
         trained = pretrain(corpus, config, training, sampling, leave_out=["out"])

@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.data.latent_space import LatentSpace
@@ -32,11 +33,16 @@ def frame_bent(bend):
 
     def fit(fold, seed):
         dynamics, steps = frame(fold, seed)
-        model = dynamics.model
-        state = model.frame_state()
-        centre = state.mean.mean(0)
-        away = (state.mean[1:] + state.mean[:-1]) / 2 - centre
-        model.bent = lambda found: replace(found, mean_bend=bend * away)
+        state = dynamics.model.frame_state()
+        middle = (state.mean[1:] + state.mean[:-1]) / 2
+        away = middle - state.mean.mean(0)
+        # a further time in every interval, with the root of the one before
+        order = torch.argsort(torch.cat([state.times, (state.times[1:] + state.times[:-1]) / 2]))
+        bent = state.map(lambda values: torch.cat([values, values[:-1]])[order])
+        times = torch.cat([state.times, (state.times[1:] + state.times[:-1]) / 2])[order]
+        mean = torch.cat([state.mean, middle + bend * away])[order]
+        bent = replace(bent, times=times, mean=mean)
+        dynamics.model.frame_state = lambda dataset_id=0: bent
         return dynamics, steps
 
     return fit

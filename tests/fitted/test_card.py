@@ -39,7 +39,7 @@ def test_its_metadata_are_valid_and_its_figures_those_of_the_files():
     card = ModelCard(COMMITTED.read_text())
     data = card.data
     assert (data.license, data.library_name) == ("apache-2.0", "cellmnn_fm")
-    assert len(data.datasets) == 20
+    assert len(data.datasets) == 29
     found = {one.dataset_name: one.metric_value for one in data.eval_results}
     assert len(found) == 25
     for outcome in Results("leave_group_out_aligned").read().values():

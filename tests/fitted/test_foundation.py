@@ -51,8 +51,8 @@ def test_a_new_data_set_needs_no_training(base, make_adata, tmp_path):
         assert list(found.var_names) == list(adata.var_names)
         assert found.n_obs == 60
     assert adapted.record.coverage.matched == 20
-    embedding = adapted.model.dataset_embeddings.weight[0]
-    assert torch.equal(embedding, pipeline.model.dataset_embeddings.weight[0])
+    embedding = adapted.model.dataset_embeddings[0]
+    assert torch.equal(embedding, pipeline.model.dataset_embeddings[0])
     assert all(torch.equal(v, before[n]) for n, v in pipeline.model.state_dict().items())
     adapted = pipeline.adapt(adata, time_key="day")
     adapted.save_pretrained(tmp_path / "adapted")
@@ -102,7 +102,7 @@ def test_the_released_base_loads_by_name(monkeypatch, tmp_path):
     pipeline = CellMNNPipeline.from_pretrained("cellmnn-base")
     assert config.latent_dim == model.config.latent_dim == 8
     assert config.dataset_dims == model.config.dataset_dims
-    assert len(pipeline.foundation.datasets) == 20
+    assert len(pipeline.foundation.datasets) == 29
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
     for name, known in pipeline.foundation.datasets.items():
         found = pipeline.of_dataset(name).trajectory(cells=3)

@@ -1,7 +1,5 @@
 """The frame: moments, their interpolation, and the generator of the flow it makes."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -28,9 +26,7 @@ def make_snapshots(dim=4, cells=200):
 
 @pytest.fixture
 def frame():
-    """With a bent path of the mean."""
-    bend = torch.from_numpy(np.random.default_rng(1).normal(size=(len(TIMES) - 1, 4)))
-    return replace(fit_frame(make_snapshots(), TIMES), mean_bend=bend)
+    return fit_frame(make_snapshots(), TIMES)
 
 
 def test_every_snapshot_has_mean_zero_and_unit_covariance():
@@ -59,7 +55,7 @@ def test_root_is_symmetric_positive_and_linear_in_time(frame):
     assert torch.linalg.eigvalsh(root).min() > 0
     halfway = frame.root_at(f64(2.25)).dense()
     torch.testing.assert_close(halfway, (root[2] + root[3]) / 2)
-    mean = frame.mean_at(f64(2.25)) - frame.mean_bend[2]
+    mean = frame.mean_at(f64(2.25))
     torch.testing.assert_close(mean, (frame.mean[2] + frame.mean[3]) / 2)
 
 
@@ -205,14 +201,21 @@ def test_padding_rests_at_zero(dim, latent_dim):
         torch.testing.assert_close(root[dim:, dim:], torch.eye(latent_dim - dim).to(root))
 
 
-def test_a_bent_mean_passes_through_the_observed_ones(frame):
-    straight = replace(frame, mean_bend=torch.zeros_like(frame.mean_bend))
-    torch.testing.assert_close(frame.mean_at(TIMES), straight.mean_at(TIMES))
-    halfway = (TIMES[1:] + TIMES[:-1]) / 2
-    off = frame.mean_at(halfway) - straight.mean_at(halfway)
-    torch.testing.assert_close(off, frame.mean_bend)
-    beyond = f64([float(TIMES[0]) - 0.5, float(TIMES[-1]) + 0.5])
-    torch.testing.assert_close(frame.mean_at(beyond), straight.mean_at(beyond))
+def test_a_continued_frame_is_the_same_where_it_was(frame):
+    longer = frame.continued(len(TIMES) + 3)
+    assert len(longer.times) == len(TIMES) + 3
+    assert frame.continued(len(TIMES)) is frame
+    y = make_snapshots()[0]
+    for t in f64([0.4, 1.0, float(TIMES[-1])]):
+        for forward in (True, False):
+            if forward and t == TIMES[-1]:  # where it goes on, the root of the shorter one rests
+                continue
+            expected = frame.motion(y, t, forward=forward)
+            torch.testing.assert_close(longer.motion(y, t, forward=forward), expected)
+    ahead = longer.mean_rate_at(TIMES[-1], forward=True)
+    torch.testing.assert_close(ahead, frame.mean_rate_at(TIMES[-1], forward=True))
+    rests = longer.root_rate_at(TIMES[-1], forward=True).dense()
+    torch.testing.assert_close(rests, torch.zeros_like(rests))
 
 
 def test_one_interval_of_a_frame(frame):
@@ -229,12 +232,7 @@ def test_one_interval_of_a_frame(frame):
 def test_a_batch_of_frames_is_each_of_them(dim):
     rng = np.random.default_rng(0)
     frames = [
-        replace(
-            fit_frame(
-                [torch.from_numpy(rng.normal(size=(50, dim)) * (i + 1)) for i in range(3)], t
-            ),
-            mean_bend=torch.from_numpy(rng.normal(size=(2, dim))),
-        )
+        fit_frame([torch.from_numpy(rng.normal(size=(50, dim)) * (i + 1)) for i in range(3)], t)
         for t in (f64([0.0, 1.0, 2.0]), f64([0.0, 0.5, 2.0]))
     ]
     batch = stack_frames(frames)

@@ -30,14 +30,13 @@ VARIANTS = {
     "complex_static": {"num_complex_pairs": 1, "num_static_eigvals": 1},
     "frame": {"frame": True, "num_frame_times": 3},
     "growth": {"growth": True},
-    "table": {"num_datasets": 3, "dataset_embed_dim": 4, "dataset_dims": [5, 3, 5]},
+    "table": {"num_datasets": 3, "dataset_dims": [5, 3, 5]},
     "genes": {"num_genes": 11},
     "frame_growth_table": {
         "frame": True,
         "num_frame_times": 4,
         "growth": True,
         "num_datasets": 2,
-        "dataset_embed_dim": 2,
     },
     "in_context": CONTEXT,
     "in_context_growth": {**CONTEXT, "growth": True},
@@ -169,12 +168,25 @@ def test_untrained_in_the_frame_is_the_frame_itself():
 
 
 def test_data_sets_differ_by_their_embedding(cells):
-    model = make_model(num_datasets=2, dataset_embed_dim=4)
-    first = model(cells, TIMES, TARGETS, dataset_ids=torch.tensor([0, 0])).states
-    second = model(cells, TIMES, TARGETS, dataset_ids=torch.tensor([1, 1])).states
-    assert not torch.allclose(first, second)
-    embeds = model.dataset_embeddings.weight[[1, 1]]
-    assert torch.equal(model(cells, TIMES, TARGETS, dataset_embeds=embeds).states, second)
+    model = make_model(**{**CONTEXT, "num_datasets": 2})
+    model.set_context([model.context_of(0)] * 2)
+    first, second = (model(cells, TIMES, TARGETS, memory=model.memory(row)) for row in range(2))
+    assert not torch.allclose(first.states, second.states)
+    with pytest.raises(ValueError, match="memory: expected that of one of 2 data sets, found none"):
+        model(cells, TIMES, TARGETS)
+
+
+def test_memory_is_read_again_when_anything_changes(cells):
+    model = make_model(**CONTEXT)
+    first = model.memory()
+    assert model.memory() is first
+    with torch.no_grad():
+        model.hypernetwork.summary.add_(0.1)
+    assert model.memory() is not first
+    second = model.memory()
+    model.set_context([[one + 0.1 for one in model.context_of()]])
+    assert not torch.equal(model.memory().cells.numbers, second.cells.numbers)
+    assert model.train().memory().cells.numbers.requires_grad
 
 
 def test_data_sets_differ_by_what_is_known_of_them(cells):
@@ -307,19 +319,18 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
 
 def test_the_table_grows_and_shrinks(tmp_path):
     """Rows that stay are bit for bit; new ones are the mean, unpadded, with a frame of identity."""
-    options = {"num_datasets": 3, "dataset_embed_dim": 4, "dataset_dims": [5, 3, 5]}
-    model = make_model(frame=True, num_frame_times=3, num_genes=7, **options)
+    model = make_model(**CONTEXT, num_genes=7, num_datasets=3, dataset_dims=[5, 3, 5])
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.resize_dataset_embeddings(5, new_num_frame_times=6)
     config = model.config
     assert (config.num_datasets, config.num_frame_times) == (5, 6)
     assert config.dataset_dims == model.dataset_dims.tolist() == [5, 3, 5, 5, 5]
-    assert model.dataset_embeddings.weight.requires_grad
+    assert model.dataset_embeddings.requires_grad
     for name, value in before.items():
         found = model.state_dict()[name][tuple(slice(size) for size in value.shape)]
         assert torch.equal(found, value), name
-    weight = before["dataset_embeddings.weight"]
-    torch.testing.assert_close(model.dataset_embeddings.weight[3:], weight.mean(0).repeat(2, 1))
+    table = before["dataset_embeddings"]
+    torch.testing.assert_close(model.dataset_embeddings[3:], table.mean(0).expand(2, -1, -1))
     z = torch.randn(9, 5)
     frame = model.frame_state(4)
     torch.testing.assert_close(frame.to_frame(z, torch.tensor(1.5)), z)

@@ -67,21 +67,22 @@ def test_what_a_mode_changes(base, mode):
     tuned = finetune(base.model, {"new": course}, mode=mode, training=finetuning_config(5)).model
     assert not changed(before, state(base.model))
     found = changed(start, state(tuned))
-    matrices = {"hypernetwork.layers.0.weight", "hypernetwork.head.weight"}
-    head = {"mean_head.weight", "mean_head.bias"}
-    biases = {"hypernetwork.layers.0.bias", "hypernetwork.head.bias"}
-    assert (
-        found
-        == {
-            "embedding": {"dataset_embeddings.weight"},
-            "full": {"dataset_embeddings.weight", *matrices, *biases, *head},
-            "lora": {"dataset_embeddings.weight", *matrices, *head},
-        }[mode]
-    )
+    network = {name for name, _ in tuned.named_parameters() if name.startswith("hypernetwork")}
+    layers = {
+        f"hypernetwork.{name}.weight"
+        for name, part in tuned.hypernetwork.named_modules()
+        if isinstance(part, torch.nn.Linear)
+    }
+    # what a softmax does not see, and vectors that a summary begins without
+    unseen = {name for name in network if name.endswith("key.bias")}
+    first = "hypernetwork.gather.0.attention.vector_"
+    unseen |= {f"{first}query.weight", f"{first}key.weight"}
+    expected = {"embedding": set(), "full": network - unseen, "lora": layers}[mode]
+    assert found - unseen == {"dataset_embeddings", *expected} - unseen
     assert type(tuned) is CellMNNModel
     assert all(parameter.requires_grad for parameter in tuned.parameters())
     if mode == "lora":
-        change = tuned.hypernetwork.head.weight - start["hypernetwork.head.weight"]
+        change = tuned.hypernetwork.gates.weight - start["hypernetwork.gates.weight"]
         assert torch.linalg.matrix_rank(change.detach(), rtol=1e-4) <= 4
 
 
@@ -96,11 +97,11 @@ def test_embedding_mode_leaves_the_grown_base_as_it_was(base):
     assert grown.config.num_datasets == rows + 1
     for name, value in before.state_dict().items():
         found = grown.state_dict()[name]
-        if name.startswith(("dataset_", "frame_")):
+        if name.startswith(("dataset_", "frame_", "context")):
             common = tuple(slice(size) for size in value.shape)
             found = found[common]
         assert torch.equal(found, value), name
-    assert torch.equal(grown.dataset_embeddings.weight[rows], tuned.dataset_embeddings.weight[0])
+    assert torch.equal(grown.dataset_embeddings[rows], tuned.dataset_embeddings[0])
     again = of_dataset(grown, rows)
     assert not changed(state(tuned), state(again))
 
@@ -117,11 +118,11 @@ def test_training_lowers_the_loss_of_held_out_snapshots(base):
 
 def test_the_anchor_holds_it_near_the_base(base):
     course, training = make_course(), finetuning_config(40, ema_decay=None)
-    start = adapt(base.model, course).mean_head.bias
+    start = adapt(base.model, course).hypernetwork.gates.weight
 
     def moved(anchor):
         tuned = finetune(base.model, {"new": course}, training=training, anchor=anchor).model
-        return float((tuned.mean_head.bias - start).norm().detach())
+        return float((tuned.hypernetwork.gates.weight - start).norm().detach())
 
     free, held, fixed = moved(0.0), moved(30.0), moved(1e6)
     assert fixed < held < free
@@ -130,10 +131,10 @@ def test_the_anchor_holds_it_near_the_base(base):
 
 def test_starts_differ_and_are_kept_without_steps(base):
     course, training = make_course(), finetuning_config(0)
-    table = base.model.dataset_embeddings.weight
+    table = base.model.dataset_embeddings
     for start, expected in (("mean", table.mean(0)), (1, table[1])):
         found = finetune(base.model, {"new": course}, start=start, training=training)
-        torch.testing.assert_close(found.model.dataset_embeddings.weight[0], expected)
+        torch.testing.assert_close(found.model.dataset_embeddings[0], expected)
         assert found.losses == []
 
 
@@ -213,7 +214,7 @@ def test_bad_options_are_refused(base, options, message):
     training = replace(finetuning_config(2), accumulation=2)
     with pytest.raises(InputError, match=message):
         finetune(base.model, {"new": make_course()}, training=training, **options)
-    with pytest.raises(InputError, match="time course: expected at most the 4 dimensions"):
+    with pytest.raises(InputError, match="new: expected at most the 4 dimensions"):
         finetune(base.model, {"new": make_course(dims=5)})
 
 
