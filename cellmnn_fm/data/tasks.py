@@ -35,7 +35,7 @@ class SamplingConfig:
     synthetic_share : float
         Share of the tasks that are from synthetic data sets, where there are any.
     simulated_share : float
-        Of systems that are simulated on the way, in the loss of a network that reads snapshots.
+        Of systems that are simulated on the way, in the loss.
     gamma : float
         Odds of each further snapshot between a neighbour and the one that is held out.
     table_share : float
@@ -201,7 +201,10 @@ class TaskSampler:
         before = earlier[-self._steps(len(earlier), rng)]
         after = later[self._steps(len(later), rng) - 1]
         observed = [time for time in shown if time <= before or time >= after]
-        snapshots = [data_set.draw(time, config.frame_cells, rng) for time in observed]
+        # in random order: a network reads the first ones
+        snapshots = [
+            rng.permutation(data_set.draw(time, config.frame_cells, rng)) for time in observed
+        ]
         left = observed.index(before)
         sources = [data_set.draw(time, config.cells, rng) for time in (before, after)]
         target = data_set.draw(held_out, config.cells, rng)

@@ -145,17 +145,15 @@ class CellMNNConfig(PreTrainedConfig):
                 self.format_version,
                 "upgrade cellmnn_fm",
             )
-        if self.format_version < FORMAT_VERSION:
-            former = {name: kwargs.pop(name) for name in _FORMER_FIELDS & set(kwargs)}
-            used = [name for name, value in former.items() if value]
-            if used:
-                raise InputError(
-                    "config",
-                    f"a model of format {FORMAT_VERSION}",
-                    f"one of the older format {self.format_version} ({listed(sorted(used))})",
-                    "take cellmnn_fm 0.2 for it, or pretrain again",
-                )
-            self.format_version = FORMAT_VERSION
+        former = {name: kwargs.pop(name) for name in _FORMER_FIELDS & set(kwargs)}
+        if used := sorted(name for name, value in former.items() if value):
+            raise InputError(
+                "config",
+                f"a model of format {FORMAT_VERSION}",
+                f"one of the older format {self.format_version} ({listed(used)})",
+                "take an earlier cellmnn_fm for it, or pretrain again",
+            )
+        self.format_version = FORMAT_VERSION
         if unknown := sorted(set(kwargs) - _TRANSFORMERS_KEYS):
             raise InputError(
                 "config", f"fields of {type(self).__name__}", listed(unknown), "rename or drop it"

@@ -61,8 +61,7 @@ def predict_targets(model: CellMNNModel, batch: TaskBatch) -> tuple[Tensor, Tens
     """Predicted cells (tasks, 2 cells, latent_dim) of the held-out snapshots, and their weights."""
     # the table stays in every graph, whether a task uses it or not: processes must agree on that
     embeddings = model.dataset_embeddings[batch.dataset_ids] * batch.uses_table[:, None, None]
-    observed = [shuffled(snapshots) for snapshots in batch.observed]
-    memory = model.remember(batch.frames, observed, batch.num_dims, embeddings)
+    memory = model.remember(batch.frames, batch.observed, batch.num_dims, embeddings)
     targets = batch.target_times[:, None, None]
     states = model(batch.sources, batch.source_times, targets, memory=memory).states
     # as in an interpolation: both neighbours are pushed, and the nearer one weighs more

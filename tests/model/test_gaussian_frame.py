@@ -218,16 +218,6 @@ def test_a_continued_frame_is_the_same_where_it_was(frame):
     torch.testing.assert_close(rests, torch.zeros_like(rests))
 
 
-def test_one_interval_of_a_frame(frame):
-    for left in range(len(TIMES) - 1):
-        t = TIMES[left] + f64([0.0, 0.3, 1.0]) * (TIMES[left + 1] - TIMES[left])
-        cut = frame.interval(left)
-        torch.testing.assert_close(cut.mean_at(t), frame.mean_at(t))
-        torch.testing.assert_close(cut.root_at(t).dense(), frame.root_at(t).dense())
-        inside = t[1]
-        torch.testing.assert_close(cut.mean_rate_at(inside), frame.mean_rate_at(inside))
-
-
 @pytest.mark.parametrize("dim", [3, 70])
 def test_a_batch_of_frames_is_each_of_them(dim):
     rng = np.random.default_rng(0)

@@ -198,19 +198,6 @@ def test_data_sets_differ_by_what_is_known_of_them(cells):
         model(cells, TIMES, TARGETS)
 
 
-def test_memory_is_read_again_when_anything_changes(cells):
-    model = make_model(**CONTEXT)
-    first = model.memory()
-    assert model.memory() is first
-    with torch.no_grad():
-        model.hypernetwork.summary.add_(0.1)
-    assert model.memory() is not first
-    second = model.memory()
-    model.set_context([[one + 0.1 for one in model.context_of()]])
-    assert not torch.equal(model.memory().cells.numbers, second.cells.numbers)
-    assert model.train().memory().cells.numbers.requires_grad
-
-
 def test_shapes_that_do_not_fit_are_refused(cells):
     model = make_model()
     for z, times in ((cells[..., :4], TIMES), (cells, TIMES[:1]), (cells[0], TIMES)):

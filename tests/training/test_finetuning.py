@@ -214,8 +214,12 @@ def test_bad_options_are_refused(base, options, message):
     training = replace(finetuning_config(2), accumulation=2)
     with pytest.raises(InputError, match=message):
         finetune(base.model, {"new": make_course()}, training=training, **options)
-    with pytest.raises(InputError, match="new: expected at most the 4 dimensions"):
-        finetune(base.model, {"new": make_course(dims=5)})
+
+
+def test_more_dimensions_than_the_base_was_trained_in(base):
+    tuned = finetune(base.model, {"new": make_course(dims=5)}, training=finetuning_config(2)).model
+    assert tuned.config.latent_dim == 5
+    assert all(value.isfinite().all() for value in state(tuned).values())
 
 
 # ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from cellmnn_fm.data.corpus import Corpus
 from cellmnn_fm.data.synthetic import branching_course
 from cellmnn_fm.data.tasks import SamplingConfig, TaskSampler
 from cellmnn_fm.model.gaussian_frame import fit_frame
-from cellmnn_fm.training.configs import TrainingConfig, preset_configs
+from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.loop import _warmed_up_average, to_device
 from cellmnn_fm.training.one_course import CourseStep, draw
 from cellmnn_fm.training.pretraining import HeldOutStep, collate, corpus_config
@@ -103,7 +103,7 @@ def test_a_step_on_a_corpus(tmp_path, table_share):
     )
     model = CellMNNModel(config).to(META)
     batch = collate([sampler.draw(slot) for slot in range(4)], sampling.cells, META)
-    step = HeldOutStep(model, TrainingConfig())
+    step = HeldOutStep(model)
     assert trained_without_waiting(step, model, batch) == []
 
 
