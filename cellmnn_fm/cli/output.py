@@ -90,13 +90,9 @@ def plain_errors(interrupted: str = "interrupted", *, quiet: bool = False) -> It
         reason = str(error) or "no memory left"
         _complain(f"error: system: expected to go on, found {reason}; make room, and try again")
         raise typer.Exit(2) from None
-    except (KeyboardInterrupt, RuntimeError) as error:
-        # Python 3.11 wraps what is raised while a class is made, of a module that is imported
-        cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__
-        if not isinstance(cause, KeyboardInterrupt):
-            raise
+    except KeyboardInterrupt as error:
         typer.echo(interrupted, err=True)
-        number = cause.number if isinstance(cause, Interrupted) else 2
+        number = error.number if isinstance(error, Interrupted) else 2
         raise typer.Exit(128 + number) from None
 
 

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 _ENDING = [
@@ -31,11 +32,17 @@ def end_at_once() -> None:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """In the block the first of them raises :class:`Interrupted`; a second one acts as before."""
+    """In the block the first of them raises :class:`Interrupted`; a second one acts as before.
+
+    While a module is imported the process ends at once: compiled ones call Python from where an
+    exception is the end of the process, and what they leave half made crashes it later.
+    """
     with _replaced() as (replace, put_back):
 
-        def interrupt(number: int, _: object) -> None:
+        def interrupt(number: int, frame: FrameType | None) -> None:
             put_back()
+            if _importing(frame):
+                _end(number)
             raise Interrupted(number)
 
         replace(interrupt)
@@ -52,7 +59,7 @@ def held_back(active: bool = True) -> Iterator[list[int]]:
     noted: list[int] = []
     with _replaced() as (replace, put_back):
 
-        def note(number: int, _: object) -> None:
+        def note(number: int, _: FrameType | None) -> None:
             noted.append(number)
             put_back()
 
@@ -69,7 +76,14 @@ def _end(number: int) -> None:
     os._exit(128 + number)
 
 
-def _handle(handler: Callable[[int, object], None]) -> dict[int, Any]:
+def _importing(frame: FrameType | None) -> bool:
+    """Whether what runs is run by an import."""
+    while frame is not None and frame.f_globals.get("__name__") != "importlib._bootstrap":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Handle them so, but for those that are ignored, as under nohup; what was there before."""
     if threading.current_thread() is not threading.main_thread():
         return {}
