@@ -27,6 +27,7 @@ _CLEAN_SHARE = 0.25  # of the tasks are measured without any noise
 _FARTHEST = 20.0  # spreads
 _LEAST_WITHIN = 0.02  # of the spread of all cells, that of the cells of a snapshot
 _FASTEST = 3.0  # spreads of all cells in the mean gap between snapshots
+_SHIFTED_SHARE, _SHIFTS = 0.5, (0.02, 0.5)  # of snapshots against each other, in spreads
 _PRECISION = 0.003  # of any measurement
 _MIN_CELLS, _MAX_CELLS = 10, 96  # in a snapshot that is shown
 
@@ -223,7 +224,7 @@ def _task(course: _Course, hidden: int, most: int, uneven: bool, rng: np.random.
     dims = course.dims
 
     # what is shown: some cells of every snapshot, of which some kinds may be caught more often
-    bias = rng.normal(size=dims) * (0.0 if pure else rng.choice([0.0, 0.0, 0.3]))
+    bias = rng.normal(size=dims) * (0.0 if pure else rng.choice([0.0, 0.0, 0.3, 0.6]))
     context = np.zeros((len(shown_times), most, dims))
     mask = np.zeros((len(shown_times), most), dtype=bool)
     snapshots = []
@@ -296,10 +297,10 @@ def _measured(
     seen = seen + _PRECISION * spread * rng.normal(size=seen.shape)
     if not pure and rng.random() < 0.6:
         seen = seen + rng.uniform(0.02, 0.3) * spread * rng.normal(size=seen.shape)
-    if (
-        not pure and rng.random() < 0.4
-    ):  # each snapshot is a sample of its own, prepared on another day
-        shift = rng.uniform(0.02, 0.15) * spread * rng.normal(size=(len(x), 1, x.shape[-1]))
+    # each snapshot is a sample of its own, prepared on another day
+    if not pure and rng.random() < _SHIFTED_SHARE:
+        size = np.exp(rng.uniform(*np.log(_SHIFTS)))
+        shift = size * spread * rng.normal(size=(len(x), 1, x.shape[-1]))
         hidden = np.setdiff1d(np.arange(len(x)), shown)
         shift[hidden] = 0.0
         seen, clean = seen + shift, clean + shift

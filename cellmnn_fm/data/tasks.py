@@ -16,6 +16,7 @@ from .corpus_sets import CoursesInMemory
 from .time_course import TimeScale
 
 MIN_TARGET_CELLS = 8
+_FEW_CELLS = 12
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class SamplingConfig:
         Drawn of each snapshot that is pushed, and of the one that is predicted.
     frame_cells : int
         At most so many of each observed snapshot make frame and embedding.
+    most_times : int
+        At most so many snapshots are shown: the neighbours, and some of the others.
     temperature : float
         A data set is drawn in proportion to its cells to this power: 1 counts cells, 0 data sets.
     synthetic_share : float
@@ -40,6 +43,8 @@ class SamplingConfig:
         Odds of each further snapshot between a neighbour and the one that is held out.
     table_share : float
         Share of the tasks that use a data set's own embedding, in place of the encoder's.
+    thin : float
+        Share of the steps that show fewer cells of a snapshot, down to a dozen.
     rotate, flip, reverse : float
         Probabilities of a random rotation of the real dimensions, of random signs, and of reversed
         time, for tasks with the encoder's embedding.
@@ -53,21 +58,24 @@ class SamplingConfig:
     tasks: int = 12
     cells: int = 64
     frame_cells: int = 256
+    most_times: int = 8
     temperature: float = 0.3
     synthetic_share: float = 0.3
     simulated_share: float = 0.5
     gamma: float = 0.2
     table_share: float = 0.3
+    thin: float = 0.5
     rotate: float = 0.5
     flip: float = 0.5
     reverse: float = 0.3
 
     def __post_init__(self) -> None:
-        shares = ("synthetic_share", "simulated_share", "table_share", "rotate", "flip")
+        shares = ("synthetic_share", "simulated_share", "table_share", "thin", "rotate", "flip")
         for name in (*shares, "gamma", "reverse"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(name, "0 to 1", getattr(self, name), "give a share")
-        for name, least in (("tasks", 1), ("cells", 2), ("frame_cells", 2)):
+        numbers = {"tasks": 1, "cells": 2, "frame_cells": 2, "most_times": 2}
+        for name, least in numbers.items():
             if getattr(self, name) < least:
                 raise InputError(name, f"at least {least}", getattr(self, name), "give more")
 
@@ -200,11 +208,12 @@ class TaskSampler:
         later = [time for time in shown if time > held_out]
         before = earlier[-self._steps(len(earlier), rng)]
         after = later[self._steps(len(later), rng) - 1]
-        observed = [time for time in shown if time <= before or time >= after]
+        others = [time for time in shown if time < before or time > after]
+        others = rng.permutation(others)[: config.most_times - 2].tolist()
+        observed = sorted([before, after, *others])
         # in random order: a network reads the first ones
-        snapshots = [
-            rng.permutation(data_set.draw(time, config.frame_cells, rng)) for time in observed
-        ]
+        most = self._most_cells(slot // config.tasks)
+        snapshots = [rng.permutation(data_set.draw(time, most, rng)) for time in observed]
         left = observed.index(before)
         sources = [data_set.draw(time, config.cells, rng) for time in (before, after)]
         target = data_set.draw(held_out, config.cells, rng)
@@ -239,6 +248,13 @@ class TaskSampler:
             sources=(normalised(sources[0]), normalised(sources[1])),
             target=normalised(target),
         )
+
+    def _most_cells(self, step: int) -> int:
+        """Of a snapshot that is shown: the same for all tasks of a step, which are padded alike."""
+        rng, most = np.random.default_rng((self.seed, step, 1)), self.config.frame_cells
+        if rng.random() >= self.config.thin:
+            return most
+        return int(np.exp(rng.uniform(np.log(min(_FEW_CELLS, most)), np.log(most))))
 
     def _steps(self, most: int, rng: np.random.Generator) -> int:
         """How far the neighbour is, at most so many snapshots away."""

@@ -227,6 +227,7 @@ def validator(
         temperature=0.0,
         gamma=0.0,
         table_share=0.0 if reserved is None else 1.0,
+        thin=0.0,
         rotate=0.0,
         flip=0.0,
         reverse=0.0,
