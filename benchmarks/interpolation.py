@@ -282,7 +282,7 @@ def fitted(
         return [Dynamics(tuned.model, training.time_scale)]
     # nothing could be learned of a data set with two times
     known = method == "joint" and len(training.times) > 2
-    start: Start | int = pipeline.foundation.dataset(name).row if known else "encoder"
+    start: Start | int = pipeline.foundation.dataset(name).row if known else "inferred"
     models = [Dynamics(adapt(pipeline.model, training, start), training.time_scale)]
     if method == "blend":
         models.append(fit_preset("sliced")(fold, seed)[0])

@@ -231,7 +231,7 @@ class CellMNNPipeline:
         adata: AnnData | Mapping[str, AnnData],
         *,
         mode: FineTuningMode = "full",
-        start: Start | str = "encoder",
+        start: Start | str = "inferred",
         anchor: float = DEFAULT_ANCHOR,
         steps: int = DEFAULT_STEPS,
         name: str | None = None,
@@ -253,7 +253,7 @@ class CellMNNPipeline:
         mode : {"full", "embedding", "lora"}
             Change all, the new embedding alone, or the network at low rank; see
             :func:`cellmnn_fm.training.finetuning.finetune`.
-        start : {"encoder", "mean"} or the name of a data set
+        start : {"inferred", "mean"} or the name of a data set
             The embedding to start from, see :meth:`adapt`.
         anchor : float
             How much the base counts.
@@ -305,7 +305,7 @@ class CellMNNPipeline:
         self,
         adata: AnnData,
         *,
-        start: Start | str = "encoder",
+        start: Start | str = "inferred",
         **reading: Unpack[ReadingKeywords],
     ) -> CellMNNPipeline:
         """What a pretrained pipeline says of a data set, without any training: a new pipeline.
@@ -314,7 +314,7 @@ class CellMNNPipeline:
         ----------
         adata : AnnData
             The time course; 2 or more times.
-        start : {"encoder", "mean"} or the name of a data set
+        start : {"inferred", "mean"} or the name of a data set
             The embedding of the data set: inferred from its snapshots, the mean of those that the
             model knows, or that of one of them.
         **reading

@@ -79,7 +79,7 @@ def main(
             reading,
             Run(settings.get("seed", 0), verdict, output, progress=True),
             mode=settings["mode"],
-            start=settings.get("start", "encoder"),
+            start=settings.get("start", "inferred"),
             anchor=settings.get("anchor", DEFAULT_ANCHOR),
             training=training,
             sampling=sampling,

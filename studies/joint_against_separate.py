@@ -58,7 +58,7 @@ def main(
         if held_out[name] is None:
             continue
         times = len(base.foundation.dataset(name).entry.times)
-        start: Start | int = row if times > 2 else "encoder"
+        start: Start | int = row if times > 2 else "inferred"
         evaluation = evaluate(
             adata,
             [joint_candidate(base.model, start), *separate_candidates()],

@@ -89,8 +89,8 @@ def finetune(
     ] = "full",
     steps: Annotated[int | None, typer.Option(help="Training steps; 50 if absent.")] = None,
     start: Annotated[
-        str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
-    ] = "encoder",
+        str, typer.Option(help="inferred, mean, or a data set to take the embedding of.")
+    ] = "inferred",
     anchor: Annotated[
         float | None, typer.Option(help="How much the base counts; the measured weight if absent.")
     ] = None,
@@ -140,8 +140,8 @@ def adapt(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapted model.")],
     terminal: Terminal,
     start: Annotated[
-        str, typer.Option(help="encoder, mean, or a data set to take the embedding of.")
-    ] = "encoder",
+        str, typer.Option(help="inferred, mean, or a data set to take the embedding of.")
+    ] = "inferred",
 ) -> None:
     """Make a model of a time course from a pretrained one, without any training."""
     require_outputs([base, file, *reading.files], {"output": (output, FOLDER)})

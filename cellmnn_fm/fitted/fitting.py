@@ -109,7 +109,7 @@ def adapt_base(
     adata: AnnData,
     options: ReadingOptions,
     *,
-    start: str = "encoder",
+    start: str = "inferred",
     origin: dict[str, str | None] | None = None,
 ) -> Cells:
     """What a base says of a time course without any training: its cells, and a model of them."""

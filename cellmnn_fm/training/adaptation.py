@@ -21,7 +21,7 @@ from ..model.seeding import seeded
 
 
 @torch.no_grad()
-def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder") -> CellMNNModel:
+def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "inferred") -> CellMNNModel:
     """A model of one time course with the knowledge of a base, without any training.
 
     It reads cells of the time course, and has its frame.
@@ -32,7 +32,7 @@ def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder"
         Of many data sets.
     course : TimeCourse
         Observed snapshots.
-    start : {"encoder", "mean"} or int
+    start : {"inferred", "mean"} or int
         What is known beside the snapshots: nothing, the mean of the table, or a row of it.
 
     Returns
@@ -52,7 +52,7 @@ def adapt(base: CellMNNModel, course: TimeCourse, start: Start | int = "encoder"
 def adapt_jointly(
     base: CellMNNModel,
     courses: Sequence[TimeCourse],
-    start: Start | int = "encoder",
+    start: Start | int = "inferred",
     subspace: Subspace | None = None,
 ) -> CellMNNModel:
     """As :func:`adapt`, for several time courses: one row of the table for each."""

@@ -50,7 +50,7 @@ def finetune(
     courses: Mapping[str, TimeCourse],
     *,
     mode: FineTuningMode = "full",
-    start: Start | int = "encoder",
+    start: Start | int = "inferred",
     anchor: float = DEFAULT_ANCHOR,
     training: TrainingConfig | None = None,
     sampling: SamplingConfig | None = None,
@@ -73,7 +73,7 @@ def finetune(
     mode : {"embedding", "full", "lora"}
         What changes: the embeddings of the new data sets alone; also the network; or of the network
         a change of low rank (Hu et al. 2022, ICLR) in place of all of it, merged at the end.
-    start : {"encoder", "mean"} or int
+    start : {"inferred", "mean"} or int
         Of the embeddings, see :func:`adapt`.
     anchor : float
         Weight of the squared distance of what is trained from where it started, over the number of

@@ -45,7 +45,7 @@ def test_a_new_data_set_needs_no_training(base, make_adata, tmp_path):
     pipeline = CellMNNPipeline.from_pretrained(base)
     before = {name: value.clone() for name, value in pipeline.model.state_dict().items()}
     adata = make_adata(7, range(3, 23))
-    for start in ("encoder", "mean", "one"):
+    for start in ("inferred", "mean", "one"):
         adapted = pipeline.adapt(adata, time_key="day", start=start)
         found = adapted.interpolate(adata, 1.5)
         assert list(found.var_names) == list(adata.var_names)

@@ -234,7 +234,7 @@ def test_adapted_models_are_their_base(corpus):
     base = shaken(CellMNNModel(corpus_config(corpus, **MODEL))).eval()
     before = {name: value.clone() for name, value in base.state_dict().items()}
     course = branching_course(9, 3)
-    for start in ("encoder", "mean", 2):
+    for start in ("inferred", "mean", 2):
         model = adapt(base, course, start)
         assert model.config.num_datasets == 1
         assert torch.equal(model.hypernetwork.gates.weight, base.hypernetwork.gates.weight)
