@@ -21,6 +21,7 @@ from ..model.linear_flow import LowRankODE, bounded_low_rank
 from ..model.modeling_cellmnn import CellMNNModel
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
+from .adaptation import load_network, network_digest
 from .collation import losses_from
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
@@ -199,6 +200,7 @@ def pretrain_simulated(
     training: TrainingConfig,
     simulation: SimulationConfig,
     *,
+    start: CellMNNModel | None = None,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     folder: Path | None = None,
@@ -214,6 +216,8 @@ def pretrain_simulated(
         Steps, rates, schedule; with `check_every`, the model that is best on other systems is kept.
     simulation : SimulationConfig
         What is simulated.
+    start : CellMNNModel, optional
+        Whose network to start from; another seed then draws systems that it has not seen.
     seed : int
         Of the weights and of the systems.
     accelerator : Accelerator, optional
@@ -226,7 +230,8 @@ def pretrain_simulated(
     Raises
     ------
     InputError
-        If the network reads no snapshots, and if tasks do not spread evenly over processes.
+        If the network reads no snapshots, if tasks do not spread evenly over processes, and if
+        `start` is of another size.
     """
     require_seed(seed)
     if not config.context_cells:
@@ -235,11 +240,14 @@ def pretrain_simulated(
     batches = simulated_batches(simulation, training, seed, accelerator)
     with seeded(seed):
         model = CellMNNModel(config)
+    if start is not None:
+        load_network(model, start)
     model = model.to(accelerator.device).train()
     run = {
         "config": config.to_dict(),
         "training": asdict(training),
         "simulation": asdict(simulation),
+        "start": None if start is None else network_digest(start),
         "seed": seed,
         "processes": accelerator.num_processes,
     }
