@@ -33,7 +33,7 @@ _MIN_CELLS, _MAX_CELLS = 10, 96  # in a snapshot that is shown
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """What is simulated for a step.
+    """What is simulated for a step, and how much each part of its loss weighs.
 
     Parameters
     ----------
@@ -43,6 +43,9 @@ class SimulationConfig:
         Fewest and most dimensions.
     families : tuple of str
         To draw from.
+    velocity_weight, flow_weight, operator_weight, growth_weight : float
+        Of the errors of velocities, of snapshots that cells are pushed to, of operators at other
+        cells, and of growth.
 
     Raises
     ------
@@ -53,12 +56,22 @@ class SimulationConfig:
     tasks: int = 16
     dims: tuple[int, int] = (2, 8)
     families: tuple[Family, ...] = FAMILIES
+    velocity_weight: float = 1.0
+    flow_weight: float = 3.0
+    operator_weight: float = 0.3
+    growth_weight: float = 0.1
 
     def __post_init__(self) -> None:
         if not 1 <= self.dims[0] <= self.dims[1]:
             raise InputError("dims", "fewest and most dimensions", self.dims, "correct them")
         if self.tasks < 1:
             raise InputError("tasks", "at least 1", self.tasks, "give more")
+        if not self.families or not {*self.families} <= {*FAMILIES}:
+            some = f"some of {', '.join(FAMILIES)}"
+            raise InputError("families", some, self.families or "none", "correct them")
+        for name in ("velocity_weight", "flow_weight", "operator_weight", "growth_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(name, "0 or more", getattr(self, name), "give a weight")
 
 
 class SimulatedBatch(NamedTuple):

@@ -163,13 +163,22 @@ class MixedStep(nn.Module):
         In training mode.
     training : TrainingConfig
         Weights of the losses, cells drawn.
+    simulation : SimulationConfig
+        Weights of the losses of simulated systems.
     share : float
         Of the simulated systems in the loss.
     """
 
-    def __init__(self, model: CellMNNModel, training: TrainingConfig, share: float):
+    def __init__(
+        self,
+        model: CellMNNModel,
+        training: TrainingConfig,
+        simulation: SimulationConfig,
+        share: float,
+    ):
         super().__init__()
-        self.real, self.simulated = HeldOutStep(model, training), SimulatedStep(model)
+        self.real = HeldOutStep(model, training)
+        self.simulated = SimulatedStep(model, simulation)
         self.share = share
 
     def forward(self, batch: TaskBatch, simulated: SimulatedBatch) -> dict[str, Tensor]:
@@ -276,7 +285,7 @@ def pretrain(
     batches: list[Callable[[int], Any]] = [tasks]
     if simulation is not None and config.context_cells and sampling.simulated_share:
         batches.append(simulated_batches(simulation, training, seed, accelerator))
-        step = MixedStep(model, training, sampling.simulated_share)
+        step = MixedStep(model, training, simulation, sampling.simulated_share)
     return optimise(
         accelerator,
         model,

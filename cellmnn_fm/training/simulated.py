@@ -33,7 +33,6 @@ _LEAST_GROWTH2 = 0.05
 _MOST_GROWTH = 1.0  # in weights, per unit of model time
 _FLOOR = 1e-2  # of a sum of weights
 _NEAR, _SOON = 0.5, 0.5  # how far an operator is held to what other cells do, in y² and time²
-_FLOW_WEIGHT, _LOCAL_WEIGHT, _GROWTH_WEIGHT = 3.0, 0.3, 0.1
 _VALIDATION_SEED = 2**31  # no training seed
 _VALIDATION_STEPS = 16
 
@@ -176,21 +175,23 @@ class SimulatedStep(nn.Module):
     ----------
     model : CellMNNModel
         In training mode.
+    config : SimulationConfig
+        How much each part weighs.
     """
 
-    def __init__(self, model: CellMNNModel):
+    def __init__(self, model: CellMNNModel, config: SimulationConfig):
         super().__init__()
-        self.model = model
+        self.model, self.config = model, config
 
     def forward(self, batch: SimulatedBatch) -> dict[str, Tensor]:
         """Parts of the loss, each with its weight."""
-        errors = SimulatedErrors(self.model, batch)
+        errors, weigh = SimulatedErrors(self.model, batch), self.config
         with torch.autocast(batch.query.device.type, enabled=False):
             return {
-                "velocity": errors.squared().mean(),
-                "flow": _FLOW_WEIGHT * errors.of_flow().mean(),
-                "operator": _LOCAL_WEIGHT * errors.elsewhere().mean(),
-                "growth": _GROWTH_WEIGHT * errors.of_growth().mean(),
+                "velocity": weigh.velocity_weight * errors.squared().mean(),
+                "flow": weigh.flow_weight * errors.of_flow().mean(),
+                "operator": weigh.operator_weight * errors.elsewhere().mean(),
+                "growth": weigh.growth_weight * errors.of_growth().mean(),
             }
 
 
@@ -258,7 +259,7 @@ def pretrain_simulated(
         training,
         losses_from(accelerator, batches),
         run,
-        step=SimulatedStep(model),
+        step=SimulatedStep(model, simulation),
         folder=folder,
         validate=lambda kept: {"velocity": score(kept)},
         progress=progress,
