@@ -189,8 +189,8 @@ def report(results: Results) -> None:
     }
     row = partial(_row, fits=fits)
     lines = [
-        f"| training of {STEPS} steps | velocity error | over the default fit | better than the fit "
-        "| real courses, development |",
+        f"| training of {STEPS} steps | velocity error | over the default fit "
+        "| better than the fit | real courses, development |",
         "|---|---:|---:|---:|---:|",
         *(
             row(VARIANTS[name].label, found[name])
