@@ -17,13 +17,14 @@ import typer
 import yaml
 from accelerate import Accelerator
 
-from cellmnn_fm import CellMNNConfig, InputError
+from cellmnn_fm import CellMNNConfig, CellMNNModel, InputError
 from cellmnn_fm.cli.options import start_tracker
 from cellmnn_fm.cli.output import plain_errors
 from cellmnn_fm.data.outputs import FOLDER, require_outputs
 from cellmnn_fm.data.simulated_tasks import SimulationConfig
 from cellmnn_fm.fitted.foundation import Foundation, run_record
 from cellmnn_fm.model.checkpoint import whole_or_nothing
+from cellmnn_fm.training.adaptation import network_digest
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.loop import remove_training_state
 from cellmnn_fm.training.simulated import pretrain_simulated
@@ -34,6 +35,9 @@ def main(
     config: Annotated[Path, typer.Option(help="Model, training and simulation, .yaml.")] = Path(
         "pretraining/configs/simulated.yaml"
     ),
+    start: Annotated[
+        str | None, typer.Option(help="Model whose network to start from, a name or a folder.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="In place of those of the config.")] = None,
     mixed_precision: Annotated[
         str | None, typer.Option(help="no, bf16 or fp16; that of accelerate's config if absent.")
@@ -48,6 +52,9 @@ def main(
         settings: dict[str, Any] = yaml.safe_load(config.read_text())
         if steps is not None:
             settings["training"]["steps"] = steps
+        begun = CellMNNModel.from_pretrained(start) if start else None
+        if begun is not None:
+            settings["start"] = {"name": start, "digest": network_digest(begun)}
         accelerator = Accelerator(
             mixed_precision=mixed_precision, log_with=tracker, project_dir=str(output)
         )
@@ -64,6 +71,7 @@ def main(
             ) from error
         trained = pretrain_simulated(
             *configs,
+            start=begun,
             seed=settings.get("seed", 0),
             accelerator=accelerator,
             folder=output,

@@ -11,7 +11,7 @@ steps; growth rates of a published simulation; seconds on one core.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import compress
 from pathlib import Path
 from typing import Annotated
@@ -69,12 +69,9 @@ def main(
 
 def unseen(model: CellMNNModel, family: str, systems: int) -> dict[str, list[float]]:
     """Velocity errors of systems of a family: zero-shot, of the frame, and of a fit of each."""
-    config = SimulationConfig(tasks=1, families=(family,))  # type: ignore[arg-type]
-    tasks = SimulatedTasks(config, SEED, 64 * systems)
     errors: dict[str, list[float]] = {"zero_shot": [], "frame": [], "fit": []}
     fresh = CellMNNModel(model.config)
-    for number in range(systems):
-        batch = tasks[64 * number]  # steps that are near share systems
+    for batch in systems_of(family, systems):
         course = course_of(batch)
         fitted = train(course, *preset_configs("default", course), seed=0)
         for name, dynamics in {
@@ -84,6 +81,14 @@ def unseen(model: CellMNNModel, family: str, systems: int) -> dict[str, list[flo
         }.items():
             errors[name].append(velocity_error(dynamics, batch))
     return errors
+
+
+def systems_of(family: str, systems: int) -> Iterator[SimulatedBatch]:
+    """Systems of a family that no training drew, one by one."""
+    config = SimulationConfig(tasks=1, families=(family,))  # type: ignore[arg-type]
+    tasks = SimulatedTasks(config, SEED, 64 * systems)
+    for number in range(systems):
+        yield tasks[64 * number]  # steps that are near share systems
 
 
 def course_of(batch: SimulatedBatch) -> TimeCourse:

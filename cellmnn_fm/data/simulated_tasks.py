@@ -27,14 +27,13 @@ _CLEAN_SHARE = 0.25  # of the tasks are measured without any noise
 _FARTHEST = 20.0  # spreads
 _LEAST_WITHIN = 0.02  # of the spread of all cells, that of the cells of a snapshot
 _FASTEST = 3.0  # spreads of all cells in the mean gap between snapshots
-_SHIFTED_SHARE, _SHIFTS = 0.5, (0.02, 0.5)  # of snapshots against each other, in spreads
 _PRECISION = 0.003  # of any measurement
 _MIN_CELLS, _MAX_CELLS = 10, 96  # in a snapshot that is shown
 
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """What is simulated for a step.
+    """What is simulated for a step, and how much each part of its loss weighs.
 
     Parameters
     ----------
@@ -44,6 +43,9 @@ class SimulationConfig:
         Fewest and most dimensions.
     families : tuple of str
         To draw from.
+    velocity_weight, flow_weight, operator_weight, growth_weight : float
+        Of the errors of velocities, of snapshots that cells are pushed to, of operators at other
+        cells, and of growth.
 
     Raises
     ------
@@ -54,12 +56,22 @@ class SimulationConfig:
     tasks: int = 16
     dims: tuple[int, int] = (2, 8)
     families: tuple[Family, ...] = FAMILIES
+    velocity_weight: float = 1.0
+    flow_weight: float = 3.0
+    operator_weight: float = 0.3
+    growth_weight: float = 0.1
 
     def __post_init__(self) -> None:
         if not 1 <= self.dims[0] <= self.dims[1]:
             raise InputError("dims", "fewest and most dimensions", self.dims, "correct them")
         if self.tasks < 1:
             raise InputError("tasks", "at least 1", self.tasks, "give more")
+        if not self.families or not {*self.families} <= {*FAMILIES}:
+            some = f"some of {', '.join(FAMILIES)}"
+            raise InputError("families", some, self.families or "none", "correct them")
+        for name in ("velocity_weight", "flow_weight", "operator_weight", "growth_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(name, "0 or more", getattr(self, name), "give a weight")
 
 
 class SimulatedBatch(NamedTuple):
@@ -224,7 +236,7 @@ def _task(course: _Course, hidden: int, most: int, uneven: bool, rng: np.random.
     dims = course.dims
 
     # what is shown: some cells of every snapshot, of which some kinds may be caught more often
-    bias = rng.normal(size=dims) * (0.0 if pure else rng.choice([0.0, 0.0, 0.3, 0.6]))
+    bias = rng.normal(size=dims) * (0.0 if pure else rng.choice([0.0, 0.0, 0.3]))
     context = np.zeros((len(shown_times), most, dims))
     mask = np.zeros((len(shown_times), most), dtype=bool)
     snapshots = []
@@ -297,10 +309,10 @@ def _measured(
     seen = seen + _PRECISION * spread * rng.normal(size=seen.shape)
     if not pure and rng.random() < 0.6:
         seen = seen + rng.uniform(0.02, 0.3) * spread * rng.normal(size=seen.shape)
-    # each snapshot is a sample of its own, prepared on another day
-    if not pure and rng.random() < _SHIFTED_SHARE:
-        size = np.exp(rng.uniform(*np.log(_SHIFTS)))
-        shift = size * spread * rng.normal(size=(len(x), 1, x.shape[-1]))
+    if (
+        not pure and rng.random() < 0.4
+    ):  # each snapshot is a sample of its own, prepared on another day
+        shift = rng.uniform(0.02, 0.15) * spread * rng.normal(size=(len(x), 1, x.shape[-1]))
         hidden = np.setdiff1d(np.arange(len(x)), shown)
         shift[hidden] = 0.0
         seen, clean = seen + shift, clean + shift

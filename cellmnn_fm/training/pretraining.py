@@ -80,13 +80,16 @@ class MixedStep(nn.Module):
     ----------
     model : CellMNNModel
         In training mode.
+    simulation : SimulationConfig
+        Weights of the losses of simulated systems.
     share : float
         Of the simulated systems in the loss.
     """
 
-    def __init__(self, model: CellMNNModel, share: float):
+    def __init__(self, model: CellMNNModel, simulation: SimulationConfig, share: float):
         super().__init__()
-        self.real, self.simulated = HeldOutStep(model), SimulatedStep(model)
+        self.real = HeldOutStep(model)
+        self.simulated = SimulatedStep(model, simulation)
         self.share = share
 
     def forward(self, batch: TaskBatch, simulated: SimulatedBatch) -> dict[str, Tensor]:
@@ -193,7 +196,7 @@ def pretrain(
     batches: list[Callable[[int], Any]] = [tasks]
     if simulation is not None and sampling.simulated_share:
         batches.append(simulated_batches(simulation, training, seed, accelerator))
-        step = MixedStep(model, sampling.simulated_share)
+        step = MixedStep(model, simulation, sampling.simulated_share)
     return optimise(
         accelerator,
         model,

@@ -21,6 +21,7 @@ from ..model.linear_flow import LowRankODE, bounded_low_rank
 from ..model.modeling_cellmnn import CellMNNModel
 from ..model.seeding import seeded
 from ..model.torch_defaults import with_torch_defaults
+from .adaptation import load_network, network_digest
 from .collation import losses_from
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
@@ -32,7 +33,6 @@ _LEAST_GROWTH2 = 0.05
 _MOST_GROWTH = 1.0  # in weights, per unit of model time
 _FLOOR = 1e-2  # of a sum of weights
 _NEAR, _SOON = 0.5, 0.5  # how far an operator is held to what other cells do, in y² and time²
-_FLOW_WEIGHT, _LOCAL_WEIGHT, _GROWTH_WEIGHT = 3.0, 0.3, 0.1
 _VALIDATION_SEED = 2**31  # no training seed
 _VALIDATION_STEPS = 16
 
@@ -175,21 +175,23 @@ class SimulatedStep(nn.Module):
     ----------
     model : CellMNNModel
         In training mode.
+    config : SimulationConfig
+        How much each part weighs.
     """
 
-    def __init__(self, model: CellMNNModel):
+    def __init__(self, model: CellMNNModel, config: SimulationConfig):
         super().__init__()
-        self.model = model
+        self.model, self.config = model, config
 
     def forward(self, batch: SimulatedBatch) -> dict[str, Tensor]:
         """Parts of the loss, each with its weight."""
-        errors = SimulatedErrors(self.model, batch)
+        errors, weigh = SimulatedErrors(self.model, batch), self.config
         with torch.autocast(batch.query.device.type, enabled=False):
             return {
-                "velocity": errors.squared().mean(),
-                "flow": _FLOW_WEIGHT * errors.of_flow().mean(),
-                "operator": _LOCAL_WEIGHT * errors.elsewhere().mean(),
-                "growth": _GROWTH_WEIGHT * errors.of_growth().mean(),
+                "velocity": weigh.velocity_weight * errors.squared().mean(),
+                "flow": weigh.flow_weight * errors.of_flow().mean(),
+                "operator": weigh.operator_weight * errors.elsewhere().mean(),
+                "growth": weigh.growth_weight * errors.of_growth().mean(),
             }
 
 
@@ -199,6 +201,7 @@ def pretrain_simulated(
     training: TrainingConfig,
     simulation: SimulationConfig,
     *,
+    start: CellMNNModel | None = None,
     seed: int = 0,
     accelerator: Accelerator | None = None,
     folder: Path | None = None,
@@ -214,6 +217,8 @@ def pretrain_simulated(
         Steps, rates, schedule; with `check_every`, the model that is best on other systems is kept.
     simulation : SimulationConfig
         What is simulated.
+    start : CellMNNModel, optional
+        Whose network to start from; another seed then draws systems that it has not seen.
     seed : int
         Of the weights and of the systems.
     accelerator : Accelerator, optional
@@ -226,7 +231,8 @@ def pretrain_simulated(
     Raises
     ------
     InputError
-        If the network reads no snapshots, and if tasks do not spread evenly over processes.
+        If the network reads no snapshots, if tasks do not spread evenly over processes, and if
+        `start` is of another size.
     """
     require_seed(seed)
     require_reading(config)
@@ -234,11 +240,14 @@ def pretrain_simulated(
     batches = simulated_batches(simulation, training, seed, accelerator)
     with seeded(seed):
         model = CellMNNModel(config)
+    if start is not None:
+        load_network(model, start)
     model = model.to(accelerator.device).train()
     run = {
         "config": config.to_dict(),
         "training": asdict(training),
         "simulation": asdict(simulation),
+        "start": None if start is None else network_digest(start),
         "seed": seed,
         "processes": accelerator.num_processes,
     }
@@ -249,7 +258,7 @@ def pretrain_simulated(
         training,
         losses_from(accelerator, batches),
         run,
-        step=SimulatedStep(model),
+        step=SimulatedStep(model, simulation),
         folder=folder,
         validate=lambda kept: {"velocity": score(kept)},
         progress=progress,
