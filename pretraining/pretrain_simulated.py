@@ -54,7 +54,7 @@ def main(
             settings["training"]["steps"] = steps
         begun = CellMNNModel.from_pretrained(start) if start else None
         if begun is not None:
-            settings["start"] = {"name": start, "digest": network_digest(begun)}
+            settings["start"] = network_digest(begun)
         accelerator = Accelerator(
             mixed_precision=mixed_precision, log_with=tracker, project_dir=str(output)
         )

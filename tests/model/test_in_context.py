@@ -172,7 +172,8 @@ def test_nearness_is_not_rounded_to_half_precision():
         torch.cat([2 * here, -lengths[0], -torch.ones(1, 5, 1)], -1)[:, None],
         torch.cat([there, torch.ones(1, 20, 1), lengths[1]], -1)[:, None],
     )
-    full = attention(tokens, source, near)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = attention(tokens, source, near)
-    torch.testing.assert_close(half.numbers.float(), full.numbers, rtol=0.05, atol=0.05)
+    for nearness in (near, None):
+        full = attention(tokens, source, nearness)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = attention(tokens, source, nearness)
+        torch.testing.assert_close(half.numbers.float(), full.numbers, rtol=0.05, atol=0.05)
