@@ -204,8 +204,10 @@ class CellMNNModel(DatasetTable):
             States.
         times : (...)
             Of the snapshots, in model time.
-        dataset_ids, frame, memory
-            See :meth:`forward`.
+        dataset_ids : (...), optional
+            See :meth:`forward`, as for the next two.
+        frame : FrameState, optional
+        memory : Memory, optional
         forward : (...), optional
             Whether later times are asked for, where rates of the frame jump; they are by default.
 

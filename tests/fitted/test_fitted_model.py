@@ -75,7 +75,7 @@ def test_cells_that_were_read_are_asked_again_and_again(base, course, monkeypatc
     expected = {name: asked(base, course, **reading) for name, asked in QUESTIONS.items()}
     monkeypatch.setattr(LatentSpace, "project", None)
     for name, asked in QUESTIONS.items():
-        np.testing.assert_array_equal(asked(base, cells), expected[name])
+        np.testing.assert_allclose(asked(base, cells), expected[name], rtol=1e-4, atol=1e-6)
     assert base.cells(cells) is cells
     with pytest.raises(InputError, match="cells: expected no keywords: they are read, found layer"):
         base.interpolate(cells, 1.5, layer="logged")
