@@ -205,9 +205,11 @@ class CellMNNModel(DatasetTable):
         times : (...)
             Of the snapshots, in model time.
         dataset_ids : (...), optional
-            See :meth:`forward`, as for the next two.
+            Rows in the table of data sets; see :meth:`forward`, as for the next two.
         frame : FrameState, optional
+            Of the data set.
         memory : Memory, optional
+            Of the same data sets.
         forward : (...), optional
             Whether later times are asked for, where rates of the frame jump; they are by default.
 
