@@ -108,9 +108,7 @@ class Attention(nn.Module):
                 value = pad(value, (0, near.key.shape[-1]))  # want all of one size
         # of close cells a small difference of large numbers: not in half precision
         with torch.autocast(query.device.type, enabled=False):
-            read = scaled_dot_product_attention(
-                query, key.to(query), value.to(query), scale=1.0
-            )
+            read = scaled_dot_product_attention(query, key.to(query), value.to(query), scale=1.0)
         numbers, vectors = read[..., :size].split([width, size - width], dim=-1)
         merged = vectors.unflatten(-1, (dims, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
         return tokens.plus(self.mix(numbers.transpose(1, 2).flatten(-2)), self.mix_vectors(merged))
