@@ -43,7 +43,7 @@ from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.dynamics.snapshots import Dynamics, blended, interpolate
 from cellmnn_fm.evaluation.candidates import fit_preset
 from cellmnn_fm.evaluation.folds import Fold, held_out_fold
-from cellmnn_fm.evaluation.metrics import half_split_floor, ot_interpolate
+from cellmnn_fm.evaluation.metrics import ot_interpolate, random_halves, wasserstein1
 from cellmnn_fm.training.adaptation import adapt
 from cellmnn_fm.training.finetuning import finetune, finetuning_config
 from pretraining.build_corpus import GENES, read_list
@@ -257,7 +257,7 @@ def baselines(fold: Fold, seed: int) -> list[dict[str, Any]]:
         }
         for name, kind, prediction in predictions
     ]
-    floor = half_split_floor(fold.scored_in(fold.truth), rng)
+    floor = wasserstein1(*random_halves(fold.scored_in(fold.truth), rng))
     cells = len(fold.truth) // 2
     return [*rows, {"method": "floor", "kind": "", "w1": floor, "cells": cells, "seconds": 0.0}]
 

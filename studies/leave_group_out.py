@@ -64,7 +64,7 @@ def main(
     kept = Results(results or f"leave_group_out_{base or mode}")
     if base is not None:
         evaluate_as_it_is(base, kept, data, seeds, part)
-        report(kept)
+        report(kept, energies=True)
         return
     for group, outcome in for_missing_groups(
         kept,
@@ -129,25 +129,31 @@ def summary(name: str, outcome: dict[str, Any]) -> str:
     return f"{name}: zero-shot {ratios[0]:.3f}, untrained {ratios[1]:.3f}"
 
 
-def report(results: Results) -> None:
-    """Print the table, and write it as Markdown beside the results."""
+def report(results: Results, *, energies: bool = False) -> None:
+    """Print the table, with energy distances if asked, and write it beside the results."""
     summaries = {
         name: evaluated["summary"]
         for outcome in results.read().values()
         for name, evaluated in outcome.items()
         if "summary" in evaluated
     }
-    methods = ("zero_shot", "zero_shot_same_size", "untrained")
+    of = {  # column: method, and which of its figures
+        "zero-shot": ("zero_shot", "ratio_to_ot_interpolate"),
+        "as many cells": ("zero_shot_same_size", "ratio_to_ot_interpolate"),
+        "untrained frame": ("untrained", "ratio_to_ot_interpolate"),
+    }
+    if energies:
+        of["zero-shot, energy distance"] = ("zero_shot", "energy_over_ot_interpolate")
     ratios = {
-        method: {name: rows[method]["ratio_to_ot_interpolate"] for name, rows in summaries.items()}
-        for method in methods
+        column: {name: rows[method][figure] for name, rows in summaries.items()}
+        for column, (method, figure) in of.items()
     }
     lines = [
-        "| unseen data set | OT-Interpolate W1 | zero-shot | as many cells | untrained frame |",
-        "|---|---:|---:|---:|---:|",
+        "| unseen data set | OT-Interpolate W1 | " + " | ".join(of) + " |",
+        "|---|" + "---:|" * (1 + len(of)),
     ]
     for name, rows in summaries.items():
-        cells = [f"{ratios[method][name]:.3f}" for method in methods]
+        cells = [f"{ratios[column][name]:.3f}" for column in of]
         baseline = f"{rows['ot_interpolate']['w1_mean']:.3f}"
         lines.append("| " + " | ".join([name, baseline, *cells]) + " |")
     parts = {
@@ -157,18 +163,16 @@ def report(results: Results) -> None:
     }
     for label, names in parts.items():
         if len(names) > 1:
-            cells = [with_interval([ratios[method][name] for name in names]) for method in methods]
+            cells = [with_interval([ratios[column][name] for name in names]) for column in of]
             lines.append(f"| **{label}, {len(names)}** | | " + " | ".join(cells) + " |")
-            paired = [ratios["zero_shot"][name] / ratios["untrained"][name] for name in names]
-            lines.append(f"| {label}, zero-shot over untrained | | {with_interval(paired)} | | |")
+            paired = [ratios["zero-shot"][name] / ratios["untrained frame"][name] for name in names]
+            rest = " |" * len(of)
+            lines.append(f"| {label}, zero-shot over untrained | | {with_interval(paired)}{rest}")
     results.show("\n".join(lines))
     results.draw(
         dot_plot(
             [name.replace("_", " ") for name in summaries],
-            {
-                "untrained frame": list(ratios["untrained"].values()),
-                "zero-shot": list(ratios["zero_shot"].values()),
-            },
+            {column: list(ratios[column].values()) for column in ("untrained frame", "zero-shot")},
             "W1 over OT-Interpolate, data set unseen; lower is better",
             line=1.0,
         )

@@ -134,6 +134,7 @@ def print_evaluation(name: str, evaluation: Evaluation) -> None:
         "w1_mean": "{:.3f}".format,
         "w1_sd": lambda spread: "" if spread is None else f"{spread:.3f}",
         "ratio_to_ot_interpolate": "{:.3f}".format,
+        "energy_over_ot_interpolate": "{:.3f}".format,
         "seconds": "{:.2f}".format,
     }
     print_table(title, rows, columns)

@@ -26,12 +26,13 @@ from .folds import (
     held_out_times,
     read_folds,
 )
-from .metrics import half_split_floor, ot_interpolate, wasserstein1
+from .metrics import energy, ot_interpolate, random_halves, wasserstein1
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+DISTANCES = ("w1", "energy")
 Prediction = Literal["forward", "two_sided", "two_sided_same_size"]
 
 
@@ -47,8 +48,8 @@ class Score:
         Of the fit and of the cells drawn.
     method : str
         As in the table.
-    w1 : float
-        In z-scored dimensions.
+    w1, energy : float
+        Distances in z-scored dimensions: 1-Wasserstein and energy distance.
     seconds : float
         Fit and prediction.
     steps : int
@@ -59,6 +60,7 @@ class Score:
     seed: int
     method: str
     w1: float
+    energy: float
     seconds: float
     steps: int = 0
 
@@ -69,6 +71,8 @@ class MethodSummary(TypedDict):
     w1_mean: float
     w1_sd: float | None
     ratio_to_ot_interpolate: float
+    energy_mean: float
+    energy_over_ot_interpolate: float
     seconds: float
     steps: float
 
@@ -93,15 +97,19 @@ class Evaluation:
         """By method, over all held-out times and seeds."""
         methods = list(dict.fromkeys(score.method for score in self.scores))
         seeds = sorted({score.seed for score in self.scores})
-        baseline = np.mean([s.w1 for s in self.scores if s.method == "ot_interpolate"])
+        straight = [score for score in self.scores if score.method == "ot_interpolate"]
+        baseline, its_energy = (np.mean([getattr(s, d) for s in straight]) for d in DISTANCES)
         rows: dict[str, MethodSummary] = {}
         for method in methods:
             of_method = [score for score in self.scores if score.method == method]
             by_seed = [np.mean([s.w1 for s in of_method if s.seed == seed]) for seed in seeds]
+            mean_energy = np.mean([s.energy for s in of_method])
             rows[method] = {
                 "w1_mean": float(np.mean(by_seed)),
                 "w1_sd": float(np.std(by_seed, ddof=1)) if len(seeds) > 1 else None,
                 "ratio_to_ot_interpolate": float(np.mean(by_seed) / baseline),
+                "energy_mean": float(mean_energy),
+                "energy_over_ot_interpolate": float(mean_energy / its_energy),
                 "seconds": float(np.mean([s.seconds for s in of_method])),
                 "steps": float(np.mean([s.steps for s in of_method])),
             }
@@ -234,19 +242,20 @@ def _baselines(fold: Fold, seed: int) -> list[Score]:
     earlier, later = fold.scored_around()
     truth = fold.scored_in(fold.truth)
     rng = np.random.default_rng((seed, 1))
-    floor = half_split_floor(truth, rng)
+    halves = random_halves(truth, rng)
 
     def score(method: str, predict: Callable[[], NDArray]) -> Score:
         started = time.perf_counter()
         predicted = predict()
         seconds = time.perf_counter() - started
-        return Score(fold.time, seed, method, wasserstein1(predicted, truth), seconds)
+        distances = wasserstein1(predicted, truth), energy(predicted, truth)
+        return Score(fold.time, seed, method, *distances, seconds)
 
     return [
         score("previous", lambda: earlier),
         score("next", lambda: later),
         score("ot_interpolate", lambda: ot_interpolate(earlier, later, fold.share, rng)),
-        Score(fold.time, seed, "floor", floor, seconds=0.0),
+        Score(fold.time, seed, "floor", wasserstein1(*halves), energy(*halves), seconds=0.0),
     ]
 
 
@@ -261,9 +270,9 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
     for method, kind in candidate.methods.items():
         started = time.perf_counter()
         states, weights = _predict([dynamics for dynamics, _ in models], fold, seed, kind)
-        seconds = fitted + time.perf_counter() - started  # W1 itself is not timed
-        w1 = fold.w1(states, weights)
-        scores.append(Score(fold.time, seed, method, w1, seconds, steps))
+        seconds = fitted + time.perf_counter() - started  # distances themselves are not timed
+        distances = fold.w1(states, weights), fold.energy(states, weights)
+        scores.append(Score(fold.time, seed, method, *distances, seconds, steps))
     return scores
 
 

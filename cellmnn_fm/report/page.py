@@ -180,6 +180,7 @@ def _evaluation(
             "method": method.replace("_", " "),
             "W1": f"{row['w1_mean']:.3f}",
             "ratio to OT-Interpolate": f"{row['ratio_to_ot_interpolate']:.3f}",
+            "of energy distances": f"{row['energy_over_ot_interpolate']:.3f}",
         }
         for method, row in evaluation.summary.items()
     ]

@@ -21,7 +21,7 @@ def energy_distance(
     Parameters
     ----------
     x, y : (..., n, d) and (..., m, d)
-        At least 2 cells each.
+        A single cell has no spread.
     x_weights, y_weights : (..., n) and (..., m), optional
         Positive; only their proportions matter.
 
@@ -216,7 +216,9 @@ def _pair_mean(values: Tensor, row_weights: Tensor, column_weights: Tensor) -> T
 
 
 def _mean_within(x: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean distance of different cells of one cloud (..., n, d)."""
+    """Weighted mean distance of different cells of one cloud (..., n, d); 0 of a single cell."""
+    if x.shape[-2] == 1:
+        return x.new_zeros(x.shape[:-2])
     itself = torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
     distinct = 1 - weights.square().sum(-1)  # the weight of all pairs but a cell with itself
     return _pair_mean(_euclidean(x, x).masked_fill(itself, 0.0), weights, weights) / distinct

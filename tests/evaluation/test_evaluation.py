@@ -12,7 +12,7 @@ from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.data.options import FitReading
 from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.evaluation.evaluation import Candidate, evaluate
-from cellmnn_fm.evaluation.metrics import half_split_floor, ot_interpolate, wasserstein1
+from cellmnn_fm.evaluation.metrics import energy, ot_interpolate, random_halves, wasserstein1
 
 
 def test_wasserstein1_agrees_with_scipy_on_a_line():
@@ -41,8 +41,22 @@ def test_ot_interpolate_splits_a_cell_at_random():
 
 def test_floor_is_what_sampling_costs():
     rng = np.random.default_rng(0)
-    few, many = (half_split_floor(rng.normal(size=(n, 2)), rng) for n in (40, 800))
+    few, many = (wasserstein1(*random_halves(rng.normal(size=(n, 2)), rng)) for n in (40, 800))
     assert 0 < many < few < 1
+
+
+def test_energy_is_least_at_the_truth_where_w1_is_not():
+    rng = np.random.default_rng(0)
+    truth, same, narrow = (rng.normal(size=(200, 25, 5)) for _ in range(3))
+    narrow *= 0.7
+    w1, its_energy = (
+        [np.mean([d(x, y) for x, y in zip(cells, truth, strict=True)]) for cells in (same, narrow)]
+        for d in (wasserstein1, energy)
+    )
+    assert w1[0] > 1.05 * w1[1]
+    assert abs(its_energy[0]) < 0.02 < its_energy[1]
+    assert np.isfinite(energy(same[0, :1], truth[0]))
+    assert energy(same[0], truth[0], np.full(25, 3.0)) == pytest.approx(energy(same[0], truth[0]))
 
 
 @pytest.fixture
@@ -77,6 +91,7 @@ def test_table_has_every_method_fold_and_seed(drifting):
         assert row["w1_mean"] == pytest.approx(np.mean([fold["w1"] for fold in own]))
         by_seed = [np.mean([f["w1"] for f in own if f["seed"] == seed]) for seed in (0, 1)]
         assert row["w1_sd"] == pytest.approx(np.std(by_seed, ddof=1))
+        assert row["energy_mean"] == pytest.approx(np.mean([fold["energy"] for fold in own]))
     ratio = as_dict["summary"]["two_sided"]["ratio_to_ot_interpolate"]
     assert ratio == pytest.approx(
         as_dict["summary"]["two_sided"]["w1_mean"] / as_dict["summary"]["ot_interpolate"]["w1_mean"]
