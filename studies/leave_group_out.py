@@ -2,8 +2,8 @@ r"""Zero-shot on data sets that a model never saw: pretrain without a group, eva
 
     python -m studies.leave_group_out                    # all groups: about 15 minutes
     python -m studies.leave_group_out --development      # those that settings are chosen on
-    python -m studies.leave_group_out --development --set sampling.rotate=0 \
-        --results ablation_rotate --bases ablations/bases/rotate
+    python -m studies.leave_group_out --development --set sampling.thin=0 \
+        --results ablation_thin --bases ablations/bases/thin
     python -m studies.leave_group_out --base cellmnn-simulated   # which has seen no real cell
 
 For every group of data sets that share cells or a process: the shared subspace and the model are

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _MANIFEST_FILE = "manifest.json"
 _SHARED_FOLDER = "shared_subspace"
 _STATES_FILE = "states.arrow"
+_COMPONENTS = 32  # of a data set by itself, to know those of some of its snapshots
 # of a repository of the Hub, beside the states; no pickles, no code
 _SHARED_PATTERNS = [
     *(_MANIFEST_FILE, "README.md", "sets/*/gene_panel.json", "sets/*/subspace.safetensors"),
@@ -132,9 +135,9 @@ class Corpus:
             if name not in self.entries:
                 known = listed(self.entries)
                 raise InputError("data set", f"one of {known}", name, "choose one of those")
-            (batch,) = self._table(name).data.column("z").chunks
-            states = batch.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
-            self._open[name] = CorpusSet(self.entries[name], states)
+            table = self._table(name).data
+            columns = {column: _in_place(table, column) for column in table.column_names}
+            self._open[name] = CorpusSet(self.entries[name], *columns.values())
         return self._open[name]
 
     @cached_property
@@ -193,6 +196,8 @@ class Corpus:
         n_dims = self.latent_dim if source.is_embedding else None
         space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims)
         states, _ = space.project(source, genes)
+        own = LatentSpace.fit(source, cell_times, n_dims=_COMPONENTS)
+        components = own.project(source)[0] * np.linalg.norm(own.subspace.loadings, axis=0)
         overlaps = [str(other) for other in adata.uns.get("overlaps", ())]
         self.add_course(
             name,
@@ -200,6 +205,7 @@ class Corpus:
             overlaps=overlaps,
             provenance=provenance,
             space=space,
+            components=TimeCourse.from_cells(components, cell_times),
         )
 
     def add_course(
@@ -211,16 +217,27 @@ class Corpus:
         synthetic: bool = False,
         provenance: Mapping[str, Any] | None = None,
         space: LatentSpace | None = None,
+        components: TimeCourse | None = None,
     ) -> None:
-        """Add a time course of latent states, with at most the dimensions of the corpus."""
+        """Add a time course of latent states, with at most the dimensions of the corpus.
+
+        `components` are the same cells in more dimensions, see :class:`CorpusSet`.
+        """
         from datasets import Dataset, Features, List, Value
 
         if course.latent_dim > self.latent_dim:
             raise InputError(
                 name, f"at most {self.latent_dim} dimensions", course.latent_dim, "drop some"
             )
-        features = Features({"z": List(Value("float32"), length=self.latent_dim)})
         states = {"z": padded_states(course, self.latent_dim)}
+        if components is not None:
+            states["components"] = np.concatenate(components.snapshots).astype(np.float32)
+        features = Features(
+            {
+                name: List(Value("float32"), length=values.shape[1])
+                for name, values in states.items()
+            }
+        )
         folder = self._set_folder(name)
         with self._changing():
             if name in self.entries:
@@ -378,6 +395,12 @@ def group_overlapping(overlaps: Mapping[str, Iterable[str]]) -> dict[str, str]:
                     for name, its_group in group.items()
                 }
     return group
+
+
+def _in_place(table: Any, column: str) -> NDArray[np.float32]:
+    """A column of a memory-mapped `table`, (cells, its length), which is not read yet."""
+    (batch,) = table.column(column).chunks
+    return batch.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
 
 
 def _file_name(name: str) -> str:

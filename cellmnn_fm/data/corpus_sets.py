@@ -52,17 +52,38 @@ class CorpusSet:
         What is known of the data set.
     states : (cells, latent_dim)
         All cells, ordered by time; may be a view of a file that is not in memory until it is read.
+    components : (cells, n), optional
+        Likewise, more of its own components, none of them scaled: enough to tell which ones some of
+        the snapshots have.
     """
 
-    def __init__(self, entry: CorpusEntry, states: NDArray[np.float32]):
-        self.entry, self.states = entry, states
+    def __init__(
+        self,
+        entry: CorpusEntry,
+        states: NDArray[np.float32],
+        components: NDArray[np.float32] | None = None,
+    ):
+        self.entry, self.states, self.components = entry, states, components
         self._starts = np.concatenate([[0], np.cumsum(entry.cells)])
 
     def draw(self, index: int, most: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """At most `most` cells of a snapshot, drawn without replacement, (cells, latent_dim)."""
+        return self.states[self._rows(index, most, rng)]
+
+    def draw_components(
+        self, index: int, most: int, rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """The same with all components that there are, (cells, n); else its real dimensions."""
+        rows = self._rows(index, most, rng)
+        if self.components is None:
+            return self.states[rows, : self.entry.num_dims]
+        return self.components[rows]
+
+    def _rows(self, index: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Of some cells of a snapshot, ascending."""
         cells = self.entry.cells[index]
         chosen = rng.choice(cells, min(cells, most), replace=False, shuffle=False)
-        return self.states[np.sort(chosen) + self._starts[index]]
+        return np.sort(chosen) + self._starts[index]
 
     def course(self) -> TimeCourse:
         """All of it, in memory, in its real dimensions."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import ortho_group
 
 from ..model.errors import InputError
 from .corpus import Corpus
@@ -42,12 +41,13 @@ class SamplingConfig:
     gamma : float
         Odds of each further snapshot between a neighbour and the one that is held out.
     table_share : float
-        Share of the tasks that use a data set's own embedding, in place of the encoder's.
+        Share of the tasks that use a data set's own embedding, beside what its cells say.
     thin : float
         Share of the steps that show fewer cells of a snapshot, down to a dozen.
-    rotate, flip, reverse : float
-        Probabilities of a random rotation of the real dimensions, of random signs, and of reversed
-        time, for tasks with the encoder's embedding.
+    reverse : float
+        Share of the tasks without the data set's own embedding in which time runs backward.
+    fewest_dims : int
+        A task has so many dimensions at least, and those of the corpus at most.
 
     Raises
     ------
@@ -65,16 +65,15 @@ class SamplingConfig:
     gamma: float = 0.2
     table_share: float = 0.3
     thin: float = 0.5
-    rotate: float = 0.5
-    flip: float = 0.5
     reverse: float = 0.3
+    fewest_dims: int = 2
 
     def __post_init__(self) -> None:
-        shares = ("synthetic_share", "simulated_share", "table_share", "thin", "rotate", "flip")
-        for name in (*shares, "gamma", "reverse"):
+        shares = ("synthetic_share", "simulated_share", "table_share", "thin", "gamma", "reverse")
+        for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(name, "0 to 1", getattr(self, name), "give a share")
-        numbers = {"tasks": 1, "cells": 2, "frame_cells": 2, "most_times": 2}
+        numbers = {"tasks": 1, "cells": 2, "frame_cells": 2, "most_times": 2, "fewest_dims": 1}
         for name, least in numbers.items():
             if getattr(self, name) < least:
                 raise InputError(name, f"at least {least}", getattr(self, name), "give more")
@@ -84,8 +83,8 @@ class SamplingConfig:
 class Task:
     """Predict a snapshot from its neighbours, knowing other snapshots of the data set.
 
-    States are z-scored by the observed cells, times are model times of the observed snapshots:
-    nothing here but the target depends on the held-out snapshot.
+    States are components of the observed cells, z-scored by them, and times are model times of the
+    observed snapshots: nothing here but the target depends on the held-out snapshot.
 
     Attributes
     ----------
@@ -213,34 +212,36 @@ class TaskSampler:
         observed = sorted([before, after, *others])
         # in random order: a network reads the first ones
         most = self._most_cells(slot // config.tasks)
-        snapshots = [rng.permutation(data_set.draw(time, most, rng)) for time in observed]
+        draw = partial(data_set.draw_components, rng=rng)
+        snapshots = [rng.permutation(draw(time, most)) for time in observed]
         left = observed.index(before)
-        sources = [data_set.draw(time, config.cells, rng) for time in (before, after)]
-        target = data_set.draw(held_out, config.cells, rng)
+        sources = [draw(time, config.cells) for time in (before, after)]
+        target = draw(held_out, config.cells)
         times = np.array(entry.times)[observed]
         target_time = entry.times[held_out]
-
         uses_table = bool(rng.random() < config.table_share)
-        turn = np.eye(self.corpus.latent_dim)
-        if not uses_table:
-            if rng.random() < config.reverse:
-                times, target_time = -times[::-1], -target_time
-                snapshots, sources = snapshots[::-1], sources[::-1]
-                left = len(observed) - 2 - left
-            turn[: entry.num_dims, : entry.num_dims] = self._turn(entry.num_dims, rng)
-        # z-scored by what is observed, as a new data set would be
-        seen = np.concatenate(snapshots) @ turn
-        centre, spread = seen.mean(axis=0), seen.std(axis=0)
-        spread[entry.num_dims :] = 1.0
+        if not uses_table and rng.random() < config.reverse:
+            times, target_time = -times[::-1], -target_time
+            snapshots, sources = snapshots[::-1], sources[::-1]
+            left = len(observed) - 2 - left
+        # components and their spreads are those of what is observed, as of a new data set
+        seen = np.concatenate(snapshots)
+        centre, latent_dim = seen.mean(axis=0), self.corpus.latent_dim
+        axes = np.eye(seen.shape[1])
+        if data_set.components is not None:
+            axes = np.linalg.eigh(np.cov(seen.T))[1][:, ::-1]
+        most_dims = min(seen.shape[1], latent_dim)
+        dims = int(rng.integers(min(config.fewest_dims, most_dims), most_dims + 1))
+        axes = axes[:, :dims] / np.maximum((seen @ axes[:, :dims]).std(axis=0), 1e-6)
 
         def normalised(z: NDArray) -> NDArray[np.float32]:
-            return ((z @ turn - centre) / np.maximum(spread, 1e-6)).astype(np.float32)
+            return np.pad((z - centre) @ axes, ((0, 0), (0, latent_dim - dims))).astype(np.float32)
 
         scale = TimeScale.of(times)
         return Task(
             dataset_id=self._ids[name],
             uses_table=uses_table,
-            num_dims=entry.num_dims,
+            num_dims=dims,
             snapshots=[normalised(snapshot) for snapshot in snapshots],
             times=scale.to_model(times),
             left=left,
@@ -260,11 +261,3 @@ class TaskSampler:
         """How far the neighbour is, at most so many snapshots away."""
         weights = self.config.gamma ** np.arange(most, dtype=float)
         return 1 + int(rng.choice(most, p=weights / weights.sum()))
-
-    def _turn(self, dims: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """A random rotation, or reflections of axes, (dims, dims); else the identity."""
-        if dims > 1 and rng.random() < self.config.rotate:
-            return ortho_group.rvs(dims, random_state=rng)
-        if rng.random() < self.config.flip:
-            return np.diag(rng.choice([-1.0, 1.0], dims))
-        return np.eye(dims)

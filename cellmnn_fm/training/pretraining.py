@@ -231,9 +231,8 @@ def validator(
         gamma=0.0,
         table_share=0.0 if reserved is None else 1.0,
         thin=0.0,
-        rotate=0.0,
-        flip=0.0,
         reverse=0.0,
+        fewest_dims=corpus.latent_dim,
     )
     sampler = TaskSampler(
         corpus, plain, _VALIDATION_SEED, names, reserved, reserved_only=reserved is not None
