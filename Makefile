@@ -137,6 +137,7 @@ studies: $(VENV)/.installed ## the tables of pretraining and finetune that are n
 	$(BIN)/python -m studies.leave_group_out --mode shared
 	$(BIN)/python -m studies.leave_group_out --base cellmnn-simulated
 	$(BIN)/python -m studies.simulated
+	$(BIN)/python -m studies.ablations
 	$(BIN)/python -m studies.calibrate
 	$(BIN)/python -m studies.joint_against_separate
 	$(BIN)/python -m studies.finetuning steps
