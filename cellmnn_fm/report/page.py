@@ -186,9 +186,8 @@ def _evaluation(
     ]
     text = (
         f"{said} Each interior time left out and predicted from the others by a new fit (strict, "
-        "one seed): W1 to what was measured, in 5 dimensions, and beside it the energy distance, which "
-        "few cells do not bias. Lower is better; floor is two halves "
-        "of a snapshot."
+        "one seed): W1 to what was measured, in 5 dimensions, and beside it the energy distance, "
+        "which few cells do not bias. Lower is better; floor is two halves of a snapshot."
     )
     figure = ("Left-out W1", _image(plot_evaluation(evaluation)))
     return [Section(title, text.strip(), pd.DataFrame(rows), [figure])]
