@@ -25,19 +25,18 @@ import yaml
 from cellmnn_fm import CellMNNConfig, CellMNNModel
 from cellmnn_fm.data.simulated_systems import FAMILIES
 from cellmnn_fm.data.simulated_tasks import SimulationConfig
-from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.evaluation.metrics import with_interval
 from cellmnn_fm.fitted.foundation import Foundation
 from cellmnn_fm.model.checkpoint import whole_or_nothing
-from cellmnn_fm.model.in_context import InContextHypernetwork, Memory
-from cellmnn_fm.training.adaptation import adapt
+from cellmnn_fm.model.in_context import NOT_SHOWN, InContextHypernetwork, Memory
 from cellmnn_fm.training.configs import TrainingConfig
+from cellmnn_fm.training.loop import remove_training_state
 from cellmnn_fm.training.simulated import pretrain_simulated
 
 from .data_sets import DATA, DEVELOPMENT, Data
 from .leave_group_out import evaluate_unseen
 from .results import Results
-from .simulated import SYSTEMS, course_of, systems_of, velocity_error
+from .simulated import SYSTEMS, adapted, course_of, systems_of, velocity_error
 
 CONFIG = Path("pretraining/configs/simulated.yaml")
 STEPS = 600
@@ -125,6 +124,7 @@ def trained(variant: Variant, folder: Path) -> list[Any]:
     record = {"variant": variant.label, "steps": variant.steps}
     with whole_or_nothing(folder) as staging:
         Foundation(run.model, "own", None, {}, record).save(staging)
+    remove_training_state(folder)
     return [[step, scores["velocity"]] for step, scores in run.checks]
 
 
@@ -136,7 +136,7 @@ def pooled() -> Iterator[None]:
     def remember(self: InContextHypernetwork, *given: Any) -> Memory:
         memory = whole(self, *given)
         keys = memory.keys.clone()
-        keys[:, :, : memory.places.z.shape[1], -1] = -1e4  # as for padding
+        keys[:, :, : memory.places.z.shape[1], -1] = NOT_SHOWN
         return memory._replace(keys=keys)
 
     with patch.object(InContextHypernetwork, "remember", remember):
@@ -162,11 +162,10 @@ def judged(base: str, data: Path) -> dict[str, Any]:
 
 def zero_shot(model: CellMNNModel, family: str) -> list[float]:
     """Velocity errors of systems of a family."""
-    found = []
-    for batch in systems_of(family, SYSTEMS):
-        course = course_of(batch)
-        found.append(velocity_error(Dynamics(adapt(model, course), course.time_scale), batch))
-    return found
+    return [
+        velocity_error(adapted(model, course_of(batch)), batch)
+        for batch in systems_of(family, SYSTEMS)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ def unseen(model: CellMNNModel, family: str, systems: int) -> dict[str, list[flo
         course = course_of(batch)
         fitted = train(course, *preset_configs("default", course), seed=0)
         for name, dynamics in {
-            "zero_shot": Dynamics(adapt(model, course), course.time_scale),
-            "frame": Dynamics(adapt(fresh, course), course.time_scale),
+            "zero_shot": adapted(model, course),
+            "frame": adapted(fresh, course),
             "fit": fitted.dynamics,
         }.items():
             errors[name].append(velocity_error(dynamics, batch))
@@ -99,6 +99,11 @@ def course_of(batch: SimulatedBatch) -> TimeCourse:
     return TimeCourse(snapshots, batch.frame.times[0].numpy().astype(float))
 
 
+def adapted(model: CellMNNModel, course: TimeCourse) -> Dynamics:
+    """What a base says of a time course, zero-shot."""
+    return Dynamics(adapt(model, course), course.time_scale)
+
+
 def velocity_error(dynamics: Dynamics, batch: SimulatedBatch) -> float:
     """‖predicted - true‖ / ‖true‖ over the cells that are asked about."""
     predicted = np.stack(
@@ -117,7 +122,7 @@ def known(model: CellMNNModel, name: str) -> dict[str, dict[str, float]]:
         course = system.course(cells, 0)
         kept = course.times != system.times[system.held_out]
         seen = TimeCourse(list(compress(course.snapshots, kept)), course.times[kept])
-        dynamics = Dynamics(adapt(model, seen), seen.time_scale)
+        dynamics = adapted(model, seen)
         predicted = [
             velocity_at(dynamics, snapshot, at)
             for snapshot, at in zip(course.snapshots, course.times, strict=True)
@@ -167,8 +172,7 @@ def speed(model: CellMNNModel) -> dict[str, float]:
         spent = []
         for _ in range(3):
             started = time.perf_counter()
-            dynamics = Dynamics(adapt(model, course), course.time_scale)
-            interpolate(dynamics, course, 1.5)
+            interpolate(adapted(model, course), course, 1.5)
             spent.append(time.perf_counter() - started)
         seconds[str(cells)] = min(spent)
     return seconds

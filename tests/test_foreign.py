@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -664,6 +665,26 @@ def test_lower_precision_of_a_caller_is_said(monkeypatch):
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGQUIT": 131}
 
 
+@contextmanager
+def long_fit(folder, name, *options):
+    """A fit that does not end by itself, and does not outlive the block.
+
+    Tests that were started in the background may have been told to ignore the signal.
+    """
+    words = ["fit", "cells.h5ad", "--time-key", "day", "-o", "model", "--steps", "100000"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "cellmnn_fm.cli", *words, *options],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(getattr(signal, name), signal.SIG_DFL),
+    )
+    try:
+        yield run
+    finally:
+        run.kill()
+
+
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
     ("name", "after"),
@@ -672,12 +693,10 @@ SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGQUIT": 131}
 def test_interrupted_at_any_moment(tmp_path, make_adata, name, after):
     """One line, and 128 + n; also while modules are imported, once Python itself has started."""
     make_adata(0, range(0, 12)).write_h5ad(tmp_path / "cells.h5ad")
-    words = ["fit", "cells.h5ad", "--time-key", "day", "-o", "model", "--steps", "100000", "-q"]
-    command = [sys.executable, "-m", "cellmnn_fm.cli", *words]
-    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    time.sleep(after)
-    run.send_signal(getattr(signal, name))
-    _, said = run.communicate(timeout=60)
+    with long_fit(tmp_path, name, "-q") as run:
+        time.sleep(after)
+        run.send_signal(getattr(signal, name))
+        _, said = run.communicate(timeout=60)
     assert run.returncode == SIGNALS[name], said
     (line,) = [one for one in said.splitlines() if one.strip()]
     assert line.startswith("interrupted")
@@ -688,14 +707,12 @@ def test_interrupted_at_any_moment(tmp_path, make_adata, name, after):
 def test_interrupted_trainings_keep_their_state(tmp_path, make_adata, name):
     """That of the last step, whatever `save_every` is."""
     make_adata(0, range(0, 12)).write_h5ad(tmp_path / "cells.h5ad")
-    words = ["fit", "cells.h5ad", "--time-key", "day", "-o", "model", "--steps", "100000"]
-    command = [sys.executable, "-m", "cellmnn_fm.cli", *words]
-    run = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not (saved := list(tmp_path.glob("model/training_state/step_*"))):
-        time.sleep(0.05)
-    time.sleep(0.5)
-    run.send_signal(getattr(signal, name))
-    _, said = run.communicate(timeout=60)
+    with long_fit(tmp_path, name) as run:
+        while not (saved := list(tmp_path.glob("model/training_state/step_*"))):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        run.send_signal(getattr(signal, name))
+        _, said = run.communicate(timeout=60)
     assert run.returncode == SIGNALS[name]
     assert said.strip().splitlines()[-1].startswith("interrupted: the same command goes on")
     (now,) = tmp_path.glob("model/training_state/step_*")

@@ -251,14 +251,13 @@ def _baselines(fold: Fold, seed: int) -> list[Score]:
         started = time.perf_counter()
         predicted = predict()
         seconds = time.perf_counter() - started
-        distances = wasserstein1(predicted, truth), energy(predicted, truth)
-        return Score(fold.time, seed, method, *distances, seconds)
+        return Score(fold.time, seed, method, *_distances(predicted, truth), seconds)
 
     return [
         score("previous", lambda: earlier),
         score("next", lambda: later),
         score("ot_interpolate", lambda: ot_interpolate(earlier, later, fold.share, rng)),
-        Score(fold.time, seed, "floor", wasserstein1(*halves), energy(*halves), seconds=0.0),
+        Score(fold.time, seed, "floor", *_distances(*halves), seconds=0.0),
     ]
 
 
@@ -269,14 +268,19 @@ def _candidate_scores(candidate: Candidate, fold: Fold, seed: int) -> list[Score
     models = [fit(fold, seed) for fit in fits]
     fitted = time.perf_counter() - started
     steps = sum(taken for _, taken in models)
-    scores = []
+    scores, truth = [], fold.scored_in(fold.truth)
     for method, kind in candidate.methods.items():
         started = time.perf_counter()
         states, weights = _predict([dynamics for dynamics, _ in models], fold, seed, kind)
         seconds = fitted + time.perf_counter() - started  # distances themselves are not timed
-        distances = fold.w1(states, weights), fold.energy(states, weights)
+        distances = _distances(fold.scored_in(states), truth, weights)
         scores.append(Score(fold.time, seed, method, *distances, seconds, steps))
     return scores
+
+
+def _distances(x: NDArray, y: NDArray, x_weights: NDArray | None = None) -> tuple[float, float]:
+    """W1 and energy distance of two clouds, as scores have them."""
+    return wasserstein1(x, y, x_weights), energy(x, y, x_weights)
 
 
 def _predict(

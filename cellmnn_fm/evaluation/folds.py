@@ -18,7 +18,7 @@ from ..data.shared_subspace import SharedSubspace, read_member
 from ..data.subspace import Subspace
 from ..data.time_course import TimeCourse
 from ..dynamics.snapshots import Dynamics
-from .metrics import energy, wasserstein1
+from .metrics import wasserstein1
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -58,10 +58,6 @@ class Fold:
         `states` (cells, latent_dim) and `weights` (cells,).
         """
         return wasserstein1(self.scored_in(states), self.scored_in(self.truth), weights)
-
-    def energy(self, states: NDArray, weights: NDArray | None = None) -> float:
-        """The energy distance of the same, `states` (cells, latent_dim) and `weights` (cells,)."""
-        return energy(self.scored_in(states), self.scored_in(self.truth), weights)
 
     @property
     def share(self) -> np.float64:  # of double precision: lines between float32 states are too

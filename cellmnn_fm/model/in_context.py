@@ -19,7 +19,7 @@ from .linear_flow import DenseMatrix, LowRankMatrix
 from .token_layers import HIDDEN_FACTOR, TINY, Block, Near, Tokens
 
 _READINGS = 2  # of the cells, before anything is asked
-_NOT_SHOWN = -1e4  # of a score, for padding
+NOT_SHOWN = -1e4  # of a score, for padding
 _NUM_VECTORS = 6  # of a token, as it is seen
 _NUM_NUMBERS = 9 + _NUM_VECTORS * (_NUM_VECTORS + 1) // 2
 
@@ -179,7 +179,7 @@ def _keys(places: Places, shown: Tensor, summaries: int) -> Tensor:
         _of_key(places.z),
         _of_key(places.y),
         snapshot.expand(len(shown), -1, -1),
-        _NOT_SHOWN * ~shown[..., None],
+        NOT_SHOWN * ~shown[..., None],
     ]
     return pad(torch.cat(parts, -1), (0, 0, 0, summaries))[:, None]
 

@@ -1,6 +1,7 @@
 """Simulated systems and the tasks that are made of them: true, seeded, usable."""
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,33 +12,32 @@ from cellmnn_fm.data.simulated_tasks import SimulatedTasks, SimulationConfig
 from cellmnn_fm.model.errors import InputError
 
 
-def system_of(family, growing=False, noise=0.0):
-    """One of a family."""
-    for seed in range(200):
-        system = draw_system(seed, 4, (family,))
-        if (system.growth is not None) == growing and system.noise == noise:
-            return system
-    raise AssertionError(family)
+def systems_of(family, count, growing=False):
+    """Of a family, without noise."""
+    drawn = (draw_system(seed, 4, (family,)) for seed in range(200))
+    kept = (one for one in drawn if (one.growth is not None) == growing and one.noise == 0.0)
+    return list(islice(kept, count))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_velocity_is_what_moves_the_cells(family):
-    system = system_of(family)
-    assert system.family == family
-    time, step = 0.4 * system.horizon, 1e-3 * system.horizon
-    before, at, after = (
-        system.followed(np.array([when]), 30, np.random.default_rng(0))
-        for when in (time - step, time, time + step)
-    )
-    moved = (after.states - before.states) / (2 * step)
-    # to the error of the steps, whose number differs
-    error = np.square(moved - at.velocity).mean() / np.square(at.velocity).mean()
-    assert error < 0.1**2
+    errors = []
+    for system in systems_of(family, 5):
+        assert system.family == family
+        time, step = 0.4 * system.horizon, 1e-3 * system.horizon
+        before, at, after = (
+            system.followed(np.array([when]), 30, np.random.default_rng(0))
+            for when in (time - step, time, time + step)
+        )
+        moved = (after.states - before.states) / (2 * step)
+        errors.append(np.square(moved - at.velocity).mean() / np.square(at.velocity).mean())
+    # to the error of the steps, whose number differs, and which are too long for a few
+    assert np.median(errors) < 0.03**2
 
 
 def test_cells_multiply_by_their_growth():
     """Snapshots hold cells in proportion to how much they have multiplied."""
-    system = system_of("linear", growing=True)
+    (system,) = systems_of("linear", 1, growing=True)
     times = np.array([0.0, system.horizon])
     drawn = system.followed(times, 4000, np.random.default_rng(0))
     # the same cells without their growth, weighed by it
@@ -52,8 +52,9 @@ def test_cells_multiply_by_their_growth():
     spread = path[-1].states[0].std(axis=0)
     plain = followed.states[1].mean(axis=0)
     found = drawn.states[1].mean(axis=0)
-    assert np.abs((found - expected) / spread).max() < 0.15
-    assert np.abs((plain - expected) / spread).max() > 0.15
+    off, without = (np.abs((mean - expected) / spread).max() for mean in (found, plain))
+    assert off < without / 2
+    assert without > 0.1
     np.testing.assert_array_equal(drawn.growth, system.growth(drawn.states))
 
 
