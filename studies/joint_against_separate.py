@@ -4,9 +4,9 @@
 
 Of every gene-level data set that allows it, the middle one of the times that can be held out is
 left out: of the subspace, of the joint model's corpus, and of the separate fits. The joint model
-answers with the embedding that it learned for the data set; where two times are left, nothing could
-be learned from, with the encoder's. Separate fits are the default preset, without and with the
-frame, each with more tasks a data set than the joint model. Result:
+answers with the embedding that it learned for the data set beside its cells; where two times are
+left, nothing could be learned from, with the cells alone. Separate fits are the default preset,
+without and with the frame, each with more tasks a data set than the joint model. Result:
 results/joint_against_separate.jsonl and .md.
 """
 

@@ -8,7 +8,7 @@ r"""Zero-shot on data sets that a model never saw: pretrain without a group, eva
 
 For every group of data sets that share cells or a process: the shared subspace and the model are
 fitted without the group, then every interior time of its data sets is predicted from the others,
-strictly, without training on them. Data sets of coordinates only are tested too; they are never
+strictly, without training on them. Data sets of coordinates only are tested too; they are not
 pretrained on. Beside it the untrained frame in the same space, so that what pretraining adds is
 seen. Groups that have a line in results/ are not made again, and the bases are kept in --bases
 for fine-tuning.
@@ -64,7 +64,7 @@ def main(
     kept = Results(results or f"leave_group_out_{base or mode}")
     if base is not None:
         evaluate_as_it_is(base, kept, data, seeds, part)
-        report(kept, energies=True)
+        report(kept)
         return
     for group, outcome in for_missing_groups(
         kept,
@@ -129,8 +129,8 @@ def summary(name: str, outcome: dict[str, Any]) -> str:
     return f"{name}: zero-shot {ratios[0]:.3f}, untrained {ratios[1]:.3f}"
 
 
-def report(results: Results, *, energies: bool = False) -> None:
-    """Print the table, with energy distances if asked, and write it beside the results."""
+def report(results: Results) -> None:
+    """Print the table and write it beside the results."""
     summaries = {
         name: evaluated["summary"]
         for outcome in results.read().values()
@@ -141,9 +141,8 @@ def report(results: Results, *, energies: bool = False) -> None:
         "zero-shot": ("zero_shot", "ratio_to_ot_interpolate"),
         "as many cells": ("zero_shot_same_size", "ratio_to_ot_interpolate"),
         "untrained frame": ("untrained", "ratio_to_ot_interpolate"),
+        "zero-shot, energy distance": ("zero_shot", "energy_over_ot_interpolate"),
     }
-    if energies:
-        of["zero-shot, energy distance"] = ("zero_shot", "energy_over_ot_interpolate")
     ratios = {
         column: {name: rows[method][figure] for name, rows in summaries.items()}
         for column, (method, figure) in of.items()

@@ -61,7 +61,7 @@ def changed(before, after):
 
 @pytest.mark.parametrize("mode", ["embedding", "full", "lora"])
 def test_what_a_mode_changes(base, mode):
-    """Beside the new row: nothing, the network, or its matrices; never base or encoder."""
+    """Beside the new row: nothing, the network, or its matrices; never the base."""
     course, before = make_course(), state(base.model)
     start = state(adapt(base.model, course))
     tuned = finetune(base.model, {"new": course}, mode=mode, training=finetuning_config(5)).model

@@ -114,7 +114,7 @@ def test_an_untrained_base_is_the_frame(corpus):
 
 
 @pytest.mark.parametrize("table_share", [0.0, 1.0])
-def test_table_and_encoder_stay_in_every_graph(corpus, table_share):
+def test_table_and_cells_stay_in_every_graph(corpus, table_share):
     """Whichever a task uses: processes wait for the gradients of all parameters."""
     model = shaken(CellMNNModel(corpus_config(corpus, **MODEL)))
     _, batch = batch_of(corpus, range(4), replace(SAMPLING, table_share=table_share))
@@ -293,7 +293,7 @@ if accelerator.is_main_process:
 
 @pytest.mark.multiprocess
 def test_two_processes_are_one(tmp_path):
-    """The same global tasks, with the table for some and the encoder for others: the same weights.
+    """The same global tasks, with the table for some and cells alone for others: the same weights.
 
     Fine-tuning has a test of its own, with the table alone.
     """
