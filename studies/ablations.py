@@ -135,9 +135,12 @@ def pooled() -> Iterator[None]:
 
     def remember(self: InContextHypernetwork, *given: Any) -> Memory:
         memory = whole(self, *given)
-        keys = memory.keys.clone()
-        keys[:, :, : memory.places.z.shape[1], -1] = NOT_SHOWN
-        return memory._replace(keys=keys)
+        sources = []
+        for source in memory.sources:
+            key = source.key.clone()
+            key[:, :, : -len(self.summary), -1] = NOT_SHOWN
+            sources.append(source._replace(key=key))
+        return memory._replace(sources=tuple(sources))
 
     with patch.object(InContextHypernetwork, "remember", remember):
         yield

@@ -206,11 +206,9 @@ class FrameState:
         if self._depth == 0:
             return values[index]
         batch, rest = values.shape[: self._depth], values.shape[self._depth + 1 :]
-        flat = values.reshape(-1, values.shape[self._depth], *rest)
-        entry = torch.arange(len(flat), device=index.device)[:, None]
-        return flat[entry, index.reshape(len(flat), -1)].reshape(
-            *batch, *index.shape[self._depth :], *rest
-        )
+        flat = values.reshape(batch.numel(), values.shape[self._depth], rest.numel())
+        rows = index.reshape(len(flat), -1, 1).expand(-1, -1, rest.numel())
+        return flat.gather(1, rows).reshape(*batch, *index.shape[self._depth :], *rest)
 
     def _clamp(self, t: Tensor) -> Tensor:
         """Times within the observed ones."""
@@ -233,12 +231,12 @@ class FrameState:
 
     def _gap(self, left: Tensor) -> Tensor:
         """Length of an interval."""
-        return self._at(self.times, left + 1) - self._at(self.times, left)
+        return self._at(self.times.diff(dim=-1), left)
 
     def _slope(self, left: Tensor) -> Tensor:
         """Change of values over an interval, per unit of model time."""
-        step = self._at(self.mean, left + 1) - self._at(self.mean, left)
-        return step / self._gap(left)[..., None]
+        slopes = self.mean.diff(dim=-2) / self.times.diff(dim=-1)[..., None]
+        return self._at(slopes, left)
 
     def _combine_roots(
         self, left: Tensor, left_weight: Tensor, right_weight: Tensor

@@ -16,7 +16,7 @@ from torch.nn.functional import layer_norm, pad, softplus
 from .configuration_cellmnn import CellMNNConfig
 from .gaussian_frame import FrameState
 from .linear_flow import DenseMatrix, LowRankMatrix
-from .token_layers import HIDDEN_FACTOR, TINY, Block, Near, Tokens
+from .token_layers import HIDDEN_FACTOR, TINY, Block, Source, Tokens
 
 _READINGS = 2  # of the cells, before anything is asked
 NOT_SHOWN = -1e4  # of a score, for padding
@@ -99,22 +99,14 @@ class Memory(NamedTuple):
         A batch of frames.
     course : Course
         The whole of it.
-    cells : Tokens
-        Of the snapshots.
-    places : Places
-        Of these cells.
-    keys : (batch, 1, tokens + summary_tokens, features)
-        Of cells and summary, for :class:`Nearness`.
-    summary : Tokens
-        The embedding of the data set: a few tokens for the whole of it.
+    sources : tuple of Source
+        For each round of reading: cells of the snapshots, and after them a few tokens for the whole
+        of the data set, its embedding.
     """
 
     frame: FrameState
     course: Course
-    cells: Tokens
-    places: Places
-    keys: Tensor
-    summary: Tokens
+    sources: tuple[Source, ...]
 
 
 class Nearness(nn.Module):
@@ -125,17 +117,16 @@ class Nearness(nn.Module):
         self.precision = nn.Linear(width, 2 * heads)
         self.of_time = nn.Sequential(nn.Linear(6, 32), nn.GELU(), nn.Linear(32, heads))
 
-    def forward(self, numbers: Tensor, here: Places, memory: Memory) -> Near:
-        """For an attention from tokens here to remembered cells, and to the summary of all.
+    def forward(self, numbers: Tensor, here: Places, course: Course) -> Tensor:
+        """What is to be compared with :func:`_keys`, (batch, heads, n, k).
 
         `numbers` (batch, n, width) of the tokens here.
         """
-        there, course = memory.places, memory.course
         per_head = softplus(self.precision(numbers)).transpose(1, 2)[..., None]
         in_space, in_frame = per_head.chunk(2, dim=1)
         # the time between two snapshots is that between all of their cells
         span = (course.last - course.first)[..., None]
-        ahead = there.times[:, None, :] - here.times[:, :, None]
+        ahead = course.times[:, None, :] - here.times[:, :, None]
         features = [
             torch.tanh(ahead),
             torch.tanh(ahead.abs() / 3),
@@ -151,7 +142,7 @@ class Nearness(nn.Module):
             here.of_each_cell(in_time),
             torch.ones_like(in_space),
         ]
-        return Near(torch.cat(query, -1), memory.keys)
+        return torch.cat(query, -1)
 
 
 def _of_query(here: Tensor, dims: Tensor) -> Tensor:
@@ -280,14 +271,15 @@ class InContextHypernetwork(nn.Module):
             ),
             course.dims,
         )
-        flat = shown.flatten(1)
-        keys = _keys(seen.places, flat, len(self.summary))
-        padding = keys[:, :, : flat.shape[1], -1:]
-        to_cells = Near(padding.new_ones(1, 1, len(self.summary), 1), padding)
+        keys = _keys(seen.places, shown.flatten(1), len(self.summary))
+        padding = keys[:, :, : cells.numbers.shape[1], -1:]
+        anywhere = padding.new_ones(1, 1, len(self.summary), 1)
         for gather, scatter in zip(self.gather, self.scatter, strict=True):
-            summary = gather(summary, cells, to_cells)
-            cells = scatter(cells, summary, None)
-        return Memory(frame, course, cells, seen.places, keys, summary)
+            summary = gather(summary, gather.attention.source(cells, padding), anywhere)
+            cells = scatter(cells, scatter.attention.source(summary))
+        tokens = cells.followed_by(summary)
+        sources = tuple(block.attention.source(tokens, keys) for block in self.rounds)
+        return Memory(frame, course, sources)
 
     def forward(
         self, memory: Memory, z: Tensor, times: Tensor, forward: Tensor
@@ -308,12 +300,8 @@ class InContextHypernetwork(nn.Module):
         points = Tokens(
             self.of_point(seen.numbers), self.vectors_of_point(seen.vectors), memory.course.dims
         )
-        source = memory.cells._replace(
-            numbers=torch.cat([memory.cells.numbers, memory.summary.numbers], 1),
-            vectors=torch.cat([memory.cells.vectors, memory.summary.vectors], 1),
-        )
-        for block, near in zip(self.rounds, self.near, strict=True):
-            points = block(points, source, near(points.numbers, seen.places, memory))
+        for block, near, source in zip(self.rounds, self.near, memory.sources, strict=True):
+            points = block(points, source, near(points.numbers, seen.places, memory.course))
         power = torch.log(points.vectors.square().sum(-2) / points.dims + TINY)
         numbers = layer_norm(points.numbers, points.numbers.shape[-1:])
         hidden = self.think(torch.cat([numbers, power], -1))

@@ -237,7 +237,7 @@ class CellMNNModel(DatasetTable):
         At `z` (..., cells, latent_dim) of `times` and `forward` (...).
         """
         # the network wants (data sets, snapshots, cells, latent_dim)
-        sets, lead, cells = len(memory.keys), times.shape, z.shape[-2:]
+        sets, lead, cells = len(memory.course.dims), times.shape, z.shape[-2:]
         groups = times.reshape(sets, -1)
         raw = self.hypernetwork(
             memory, z.reshape(*groups.shape, *cells), groups, forward.reshape(groups.shape)
@@ -332,7 +332,7 @@ class CellMNNModel(DatasetTable):
             if memory is None:
                 frame = self.frame_state()
             else:  # that of one data set is for snapshots of any number of axes
-                several = len(memory.keys) > 1
+                several = len(memory.course.dims) > 1
                 frame = memory.frame if several else memory.frame.map(lambda values: values[0])
         reads = bool(self.config.context_cells)
         points, starts, spans = z, times, delta_t[..., None, :]

@@ -49,26 +49,31 @@ class Tokens(NamedTuple):
         """
         return self._replace(numbers=self.numbers + numbers, vectors=self.vectors + vectors)
 
+    def followed_by(self, others: Tokens) -> Tokens:
+        """These tokens and then others, of the same data sets."""
+        numbers = torch.cat([self.numbers, others.numbers], 1)
+        return self._replace(numbers=numbers, vectors=torch.cat([self.vectors, others.vectors], 1))
 
-class Near(NamedTuple):
-    """What is added to the scores of an attention, as an inner product.
 
-    No table of all pairs is ever made, which would cost more than all else.
+class Source(NamedTuple):
+    """Tokens as an attention reads from them: made once, however many read.
 
     Attributes
     ----------
-    query : (batch or 1, heads or 1, n, features)
-        Of the tokens that read.
-    key : (batch, 1, m, features)
-        Of those that are read from.
+    key, value : (batch, heads, m, features)
+        Of m tokens.
     """
 
-    query: Tensor
     key: Tensor
+    value: Tensor
 
 
 class Attention(nn.Module):
-    """Tokens read from others: by their numbers, by inner products of vectors, and by nearness."""
+    """Tokens read from others: by their numbers, by inner products of vectors, and by places.
+
+    What is said of places is added to the scores, as an inner product of features of both. No table
+    of all pairs is ever made, which would cost more than all else.
+    """
 
     def __init__(self, width: int, channels: int, heads: int):
         super().__init__()
@@ -80,35 +85,51 @@ class Attention(nn.Module):
         self.mix = nn.Linear(width, width)
         self.mix_vectors = nn.Linear(channels, channels, bias=False)
 
-    def forward(self, tokens: Tokens, source: Tokens, near: Near | None) -> Tokens:
+    def source(self, tokens: Tokens, places: Tensor | None = None) -> Source:
+        """Tokens that can be read from.
+
+        Parameters
+        ----------
+        tokens : Tokens
+            m of them.
+        places : (batch, 1, m, features), optional
+            Where they are.
+        """
+        seen = tokens.normalised()
+        key = self._joined(self.key(seen.numbers), self.vector_key(seen.vectors))
+        value = self._joined(self.value(seen.numbers), self.vector_value(seen.vectors))
+        if places is not None:
+            key = torch.cat([key, places.expand(-1, self.heads, -1, -1)], -1)
+            if not self.training:  # kernels that make no table, and whose gradients are slow
+                value = pad(value, (0, places.shape[-1]))  # want all of one size
+        return Source(key, value)
+
+    def forward(self, tokens: Tokens, source: Source, places: Tensor | None = None) -> Tokens:
         """The tokens with what they read.
 
         Parameters
         ----------
-        tokens, source : Tokens
-            n that read, m that are read from.
-        near : Near, optional
-            Added to the scores.
+        tokens : Tokens
+            n of them.
+        source : Source
+            Of those that they read from.
+        places : (batch or 1, heads or 1, n, features), optional
+            What is compared with the places of the source, if it has any.
         """
-        own, others = tokens.normalised(), source.normalised()
+        own = tokens.normalised()
         dims, channels = own.vectors.shape[-2:]
         width = own.numbers.shape[-1] // self.heads
         length = torch.rsqrt(tokens.dims[..., None] * channels / self.heads)
         query = self._joined(
             self.query(own.numbers) / math.sqrt(width), length * self.vector_query(own.vectors)
         )
-        key = self._joined(self.key(others.numbers), self.vector_key(others.vectors))
-        value = self._joined(self.value(others.numbers), self.vector_value(others.vectors))
-        size = value.shape[-1]
-        if near is not None:
-            each = (len(query), self.heads, -1, -1)
-            query = torch.cat([query, near.query.expand(each)], -1)
-            key = torch.cat([key, near.key.expand(each)], -1)
-            if not self.training:  # kernels that make no table, and whose gradients are slow
-                value = pad(value, (0, near.key.shape[-1]))  # want all of one size
+        size = query.shape[-1]
+        if places is not None:
+            query = torch.cat([query, places.expand(len(query), self.heads, -1, -1)], -1)
         # of close cells a small difference of large numbers: not in half precision
         with torch.autocast(query.device.type, enabled=False):
-            read = scaled_dot_product_attention(query, key.to(query), value.to(query), scale=1.0)
+            key, value = source.key.to(query), source.value.to(query)
+            read = scaled_dot_product_attention(query, key, value, scale=1.0)
         numbers, vectors = read[..., :size].split([width, size - width], dim=-1)
         merged = vectors.unflatten(-1, (dims, -1)).permute(0, 2, 3, 1, 4).flatten(-2)
         return tokens.plus(self.mix(numbers.transpose(1, 2).flatten(-2)), self.mix_vectors(merged))
@@ -149,6 +170,6 @@ class Block(nn.Module):
         self.attention = Attention(width, channels, heads)
         self.feed_forward = FeedForward(width, channels)
 
-    def forward(self, tokens: Tokens, source: Tokens, near: Near | None) -> Tokens:
-        """The tokens, changed."""
-        return self.feed_forward(self.attention(tokens, source, near))
+    def forward(self, tokens: Tokens, source: Source, places: Tensor | None = None) -> Tokens:
+        """The tokens, changed; `places` (..., n, features) as for :class:`Attention`."""
+        return self.feed_forward(self.attention(tokens, source, places))

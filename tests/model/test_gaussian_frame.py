@@ -184,7 +184,8 @@ def test_state_is_what_a_frame_needs():
 @pytest.mark.parametrize(("dim", "latent_dim"), [(4, 9), (5, 80), (40, 80), (70, 90)])
 def test_padding_rests_at_zero(dim, latent_dim):
     """In the real dimensions nothing changes; in the others m = 0 and L = 1."""
-    snapshots, times = make_snapshots(dim), torch.arange(3.0)
+    snapshots = make_snapshots(dim)
+    times = torch.arange(float(len(snapshots)))
     own, padded = fit_frame(snapshots, times), fit_frame(snapshots, times, latent_dim=latent_dim)
     wide = torch.nn.functional.pad(snapshots[0], (0, latent_dim - dim))
     t, later = times[0], torch.tensor(1.3)

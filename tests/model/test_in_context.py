@@ -6,7 +6,7 @@ from scipy.stats import ortho_group
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel
 from cellmnn_fm.model.gaussian_frame import fit_frame
-from cellmnn_fm.model.token_layers import Attention, Near, Tokens
+from cellmnn_fm.model.token_layers import Attention, Tokens
 
 TIMES = torch.tensor([0.0, 1.0, 2.5], dtype=torch.float64)
 OPTIONS = {
@@ -168,12 +168,12 @@ def test_nearness_is_not_rounded_to_half_precision():
         Tokens(torch.randn(1, count, 16), torch.randn(1, count, 4, 8), dims) for count in (5, 20)
     )
     lengths = [values.square().sum(-1, keepdim=True) for values in (here, there)]
-    near = Near(
+    places = (
         torch.cat([2 * here, -lengths[0], -torch.ones(1, 5, 1)], -1)[:, None],
         torch.cat([there, torch.ones(1, 20, 1), lengths[1]], -1)[:, None],
     )
-    for nearness in (near, None):
-        full = attention(tokens, source, nearness)
+    for here_too, there_too in (places, (None, None)):
+        full = attention(tokens, attention.source(source, there_too), here_too)
         with torch.autocast("cpu", torch.bfloat16):
-            half = attention(tokens, source, nearness)
+            half = attention(tokens, attention.source(source, there_too), here_too)
         torch.testing.assert_close(half.numbers.float(), full.numbers, rtol=0.05, atol=0.05)

@@ -185,8 +185,8 @@ def test_memory_is_read_again_when_anything_changes(cells):
     assert model.memory() is not first
     second = model.memory()
     model.set_context([[one + 0.1 for one in model.context_of()]])
-    assert not torch.equal(model.memory().cells.numbers, second.cells.numbers)
-    assert model.train().memory().cells.numbers.requires_grad
+    assert not torch.equal(model.memory().sources[0].value, second.sources[0].value)
+    assert model.train().memory().sources[0].value.requires_grad
 
 
 def test_data_sets_differ_by_what_is_known_of_them(cells):
