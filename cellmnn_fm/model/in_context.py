@@ -274,11 +274,11 @@ class InContextHypernetwork(nn.Module):
         keys = _keys(seen.places, shown.flatten(1), len(self.summary))
         padding = keys[:, :, : cells.numbers.shape[1], -1:]
         anywhere = padding.new_ones(1, 1, len(self.summary), 1)
-        for gather, scatter in zip(self.gather, self.scatter, strict=True):
+        for gather, scatter in zip(_blocks(self.gather), _blocks(self.scatter), strict=True):
             summary = gather(summary, gather.attention.source(cells, padding), anywhere)
             cells = scatter(cells, scatter.attention.source(summary))
         tokens = cells.followed_by(summary)
-        sources = tuple(block.attention.source(tokens, keys) for block in self.rounds)
+        sources = tuple(block.attention.source(tokens, keys) for block in _blocks(self.rounds))
         return Memory(frame, course, sources)
 
     def forward(
@@ -322,6 +322,11 @@ class InContextHypernetwork(nn.Module):
             "rate": rate,
             "growth": growth,
         }
+
+
+def _blocks(layers: nn.ModuleList) -> list[Block]:
+    """The layers, of their type."""
+    return cast("list[Block]", list(layers))
 
 
 class _Seen(NamedTuple):
