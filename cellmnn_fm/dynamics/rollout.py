@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.time_course import TimeCourse
 from ..model.errors import InputError, require_count, require_number
+from ..model.in_context import Memory
 from ..model.modeling_cellmnn import CellMNNModel
 from .snapshots import Dynamics, padded, warn_of_stopped
 from .trust_region import TrustRegion
@@ -239,6 +240,7 @@ def path(
     From `z` (cells, latent_dim) at `start` to `wanted` (times,), in any order.
     """
     known = model.frame_state().times.tolist() if model.config.frame else []
+    memory = model.memory() if model.config.context_cells else None
     region, beginning = TrustRegion.around(model, z, torch.tensor([start]).to(z))
     visited: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
     for side in (wanted[wanted >= start], wanted[wanted < start][::-1]):
@@ -254,7 +256,8 @@ def path(
         for before, after in pairwise(stops):
             for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
                 begin_time, stop_time = (torch.tensor([edge]).to(z) for edge in (begin, stop))
-                pushed = (_midpoint if halfway else _pushed)(model, walk.z, begin_time, stop_time)
+                step = _midpoint if halfway else _pushed
+                pushed = step(model, memory, walk.z, begin_time, stop_time)
                 walk = region.step(walk, pushed[0], stop_time)
                 if pushed[1] is not None:
                     log_growth = torch.where(walk.stopped, log_growth, log_growth + pushed[1])
@@ -264,26 +267,27 @@ def path(
 
 
 def _pushed(
-    model: CellMNNModel, z: Tensor, begin: Tensor, end: Tensor
+    model: CellMNNModel, memory: Memory | None, z: Tensor, begin: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Cells (cells, latent_dim) and their log growth (cells,) after a step of the model.
 
     From `z` (cells, latent_dim), between model times `begin` and `end` (1,).
     """
-    output = model(z[None], begin, end)
+    output = model(z[None], begin, end, memory=memory)
     return output.states[0, 0], None if output.log_growth is None else output.log_growth[0, 0]
 
 
 def _midpoint(
-    model: CellMNNModel, z: Tensor, begin: Tensor, end: Tensor
+    model: CellMNNModel, memory: Memory | None, z: Tensor, begin: Tensor, end: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """The same by the exponential midpoint rule: the operator is that of half-way.
 
     From `z` (cells, latent_dim), between model times `begin` and `end` (1,).
     """
     middle = (begin + end) / 2
-    halfway, _ = _pushed(model, z, begin, middle)
-    ode, growth_rate = model.linear_ode(halfway[None], middle, forward=end >= begin)
+    halfway, _ = _pushed(model, memory, z, begin, middle)
+    forward = end >= begin
+    ode, growth_rate = model.linear_ode(halfway[None], middle, memory=memory, forward=forward)
     frame = model.frame_state() if model.config.frame else None
     y = z[None] if frame is None else frame.to_frame(z[None], begin)
     y = ode.flow(y, (end - begin)[..., None, None]).squeeze(-2)
