@@ -4,8 +4,9 @@ r"""What a network that reads snapshots owes to each of its parts: short trainin
     python -m studies.ablations --part 0/2       # half of it
 
 Trainings on simulated systems from the same weights, with the same systems and equally many steps,
-but for what is left out. Judged on the systems of studies.simulated, beside the default fits that
-were made there, and on the real courses that settings are chosen on, zero-shot.
+but for what is left out; and real courses on top of them, or alone. Judged on the systems of
+studies.simulated, beside the default fits that were made there, and zero-shot on the real courses
+that settings are chosen on, of which no training has seen anything.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from cellmnn_fm.evaluation.metrics import with_interval
 from cellmnn_fm.fitted.foundation import Foundation
 from cellmnn_fm.model.checkpoint import whole_or_nothing
 from cellmnn_fm.model.in_context import NOT_SHOWN, InContextHypernetwork, Memory
+from cellmnn_fm.model.linear_flow import bounded_low_rank
 from cellmnn_fm.training.configs import TrainingConfig
 from cellmnn_fm.training.loop import remove_training_state
 from cellmnn_fm.training.simulated import pretrain_simulated
 
-from .data_sets import DATA, DEVELOPMENT, Data
+from .bases import BASE_CONFIG, make_base
+from .data_sets import DATA, DEVELOPMENT, Data, groups_of
 from .leave_group_out import evaluate_unseen
 from .results import Results
 from .simulated import SYSTEMS, adapted, course_of, systems_of, velocity_error
@@ -41,6 +44,12 @@ from .simulated import SYSTEMS, adapted, course_of, systems_of, velocity_error
 CONFIG = Path("pretraining/configs/simulated.yaml")
 STEPS = 600
 RELEASED = "cellmnn-simulated"
+OTHERS = {  # that are no training of STEPS
+    "released": "the released network",
+    "no_operators": "its operators at zero, offsets alone",
+    "base": "real courses on top of it, as cellmnn-base",
+    "real": f"real courses alone, {STEPS // 2} steps from nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -99,9 +108,11 @@ def main(
             checks = trained(VARIANTS[name], models / name)
             results.keep(judged(str(models / name), data) | {"checks": checks}, name)
             print(name, summary(results.read()[(name,)]), flush=True)
-    if ("released",) not in results.read():
-        results.keep(judged(RELEASED, data), "released")
-    if all((name,) in results.read() for name in VARIANTS):
+    for name in list(OTHERS)[first::count]:
+        if (name,) not in results.read():
+            results.keep(other(name, data, models / name), name)
+            print(name, summary(results.read()[(name,)]), flush=True)
+    if all((name,) in results.read() for name in [*VARIANTS, *OTHERS]):
         report(results)
 
 
@@ -126,6 +137,37 @@ def trained(variant: Variant, folder: Path) -> list[Any]:
         Foundation(run.model, "own", None, {}, record).save(staging)
     remove_training_state(folder)
     return [[step, scores["velocity"]] for step, scores in run.checks]
+
+
+def other(name: str, data: Path, folder: Path) -> dict[str, Any]:
+    """What is not a training on simulated systems, judged as these are."""
+    if name == "released":
+        return judged(RELEASED, data)
+    if name == "no_operators":
+        with without_operators():
+            return judged(RELEASED, data)
+    groups = groups_of(data)
+    left_out = {groups[one] for one in DEVELOPMENT}
+    settings = yaml.safe_load(BASE_CONFIG.read_text())
+    if name == "real":
+        del settings["start"]
+        settings["sampling"]["simulated_share"] = 0.0
+        settings["training"] |= {"steps": STEPS // 2, "learning_rate": 1e-3, "ema_decay": 0.98}
+    members = [one for one in groups if groups[one] in left_out]
+    if not (folder / "config.json").exists():
+        make_base(folder, data, members, settings, "aligned")
+    return judged(str(folder), data)
+
+
+@contextmanager
+def without_operators() -> Iterator[None]:
+    """Networks that say how a point moves, and not how that depends on the state."""
+
+    def zero(*given: Any) -> Any:
+        return tuple(0.0 * part for part in bounded_low_rank(*given))
+
+    with patch("cellmnn_fm.model.modeling_cellmnn.bounded_low_rank", zero):
+        yield
 
 
 @contextmanager
@@ -199,7 +241,7 @@ def report(results: Results) -> None:
             for name in VARIANTS
             if not name.startswith("without_")
         ),
-        row("the released network", found["released"]),
+        *(row(label, found[name]) for name, label in OTHERS.items()),
         "",
         "| family | trained with it | never saw it | over the default fit | better than the fit |",
         "|---|---:|---:|---:|---:|",
