@@ -49,6 +49,7 @@ TIMES = (2, 3, 4)
 FOLDS = 2  # held-out times of a data set, at most
 SEEDS = 1
 SCRATCH_STEPS = 150  # of the default preset
+DEFAULT = f"full {DEFAULT_STEPS}"
 
 Fit = Callable[[Fold, int], CellMNNModel]
 
@@ -69,7 +70,7 @@ def steps(data: Data = DATA, bases: Bases = Path("bases/aligned"), part: Part = 
         fits["scratch in frame 50"] = from_scratch(50, frame=True)
         for mode in ("lora", "embedding"):
             fits[f"{mode} {DEFAULT_STEPS}"] = fine_tuned(base, DEFAULT_STEPS, mode=mode)
-        fits["full 50, no anchor"] = fine_tuned(base, 50, anchor=0.0)
+        fits[f"{DEFAULT}, no anchor"] = fine_tuned(base, DEFAULT_STEPS, anchor=0.0)
         return fits
 
     def outcome(name: str, file: Path, base: CellMNNPipeline) -> dict[str, Any]:
@@ -88,7 +89,7 @@ def small_data(data: Data = DATA, bases: Bases = Path("bases/aligned"), part: Pa
         fits: dict[str, Fit] = {
             "untrained": frame_alone(base.model),
             "full 0": fine_tuned(base.model, 0),
-            f"full {DEFAULT_STEPS}": fine_tuned(base.model, DEFAULT_STEPS),
+            DEFAULT: fine_tuned(base.model, DEFAULT_STEPS),
             f"scratch {SCRATCH_STEPS}": from_scratch(SCRATCH_STEPS),
         }
         for cells in CELLS:
@@ -274,12 +275,12 @@ def report_steps(sets: dict[str, list[dict[str, Any]]]) -> None:
             f"| {with_interval(ratios(sets, scratch))} | {seconds(scratch):.2f} "
             f"| {with_interval(ratios(sets, base, scratch))} |"
         )
-    lines += ["", "| other ways | ratio to OT-Interpolate | over full 50 |", "|---|---:|---:|"]
+    lines += ["", f"| other ways | ratio to OT-Interpolate | over {DEFAULT} |", "|---|---:|---:|"]
     for arm in sorted({arm for rows in sets.values() for arm in rows[0]["seconds"]}):
         if arm not in {f"{kind} {count}" for kind in ("full", "scratch") for count in STEPS}:
             lines.append(
                 f"| {arm} | {with_interval(ratios(sets, arm))} "
-                f"| {with_interval(ratios(sets, arm, 'full 50'))} |"
+                f"| {with_interval(ratios(sets, arm, DEFAULT))} |"
             )
     for label, names in (
         ("development", [name for name in sets if name in DEVELOPMENT]),
@@ -289,8 +290,8 @@ def report_steps(sets: dict[str, list[dict[str, Any]]]) -> None:
         if len(part) > 1:
             lines.append(
                 f"\n{label}, {len(part)} sets: "
-                f"full 50 at {with_interval(ratios(part, 'full 50'))}, "
-                f"over full 0 {with_interval(ratios(part, 'full 50', 'full 0'))}, "
+                f"{DEFAULT} at {with_interval(ratios(part, DEFAULT))}, "
+                f"over full 0 {with_interval(ratios(part, DEFAULT, 'full 0'))}, "
                 f"scratch 100 at {with_interval(ratios(part, 'scratch 100'))}"
             )
     STUDIES["steps"].show("\n".join(lines))
@@ -317,9 +318,9 @@ def report_steps(sets: dict[str, list[dict[str, Any]]]) -> None:
 
 def report_small_data(conditions: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
     """Quality with few cells and few times."""
-    arms = ("untrained", "full 0", f"full {DEFAULT_STEPS}", f"scratch {SCRATCH_STEPS}")
+    arms = ("untrained", "full 0", DEFAULT, f"scratch {SCRATCH_STEPS}")
     lines = [
-        "| | sets | frame alone | base, 0 steps | fine-tuned, 50 | from scratch, 150 |",
+        "| | sets | frame alone | base, 0 steps | fine-tuned | from scratch, 150 |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     kinds = {"cells": CELLS, "times": TIMES}

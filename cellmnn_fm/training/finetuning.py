@@ -27,7 +27,7 @@ from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
 from .pretraining import HeldOutStep
 
-DEFAULT_STEPS = 50
+DEFAULT_STEPS = 25
 DEFAULT_ANCHOR = 30.0
 
 _LORA_RANK = 4
@@ -108,7 +108,7 @@ def finetune(
     require_known("mode", mode, get_args(FineTuningMode))
     require_number("anchor", anchor, 0)
     training = training or finetuning_config()
-    sampling = sampling or SamplingConfig(tasks=4, table_share=1.0)
+    sampling = sampling or SamplingConfig(tasks=2, table_share=1.0)
     accelerator = accelerator or own_accelerator()
     require_seed(seed)
     start_model = adapt_jointly(base, [*courses.values()], start)
