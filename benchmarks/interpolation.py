@@ -92,6 +92,7 @@ def main(
     tier: Tier = "standard",
     protocol: Protocol = "strict",
     only: Annotated[list[str] | None, typer.Option(help="A method; may be repeated.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="A set; may be repeated.")] = None,
     bases: Annotated[Path, typer.Option(help="Folder of models.")] = Path("bases"),
     processes: Annotated[int, typer.Option(help="At a time, of one thread each.")] = 2,
     tables: Annotated[bool, typer.Option(help="Tables of what is there, nothing run.")] = False,
@@ -101,7 +102,8 @@ def main(
     if not tables:
         data = data.resolve()
         catalog = json.loads((data / "catalog.json").read_text())
-        names = QUICK if tier == "quick" else [entry["name"] for entry in catalog]
+        every = QUICK if tier == "quick" else [entry["name"] for entry in catalog]
+        names = [name for name in every if not dataset or name in dataset]
         there = [name for name in SECONDS if name in installed() or name not in PACKAGES]
         methods = only or [name for name in there if tier == "full" or name not in LATE]
         if unknown := set(methods) - set(there):
