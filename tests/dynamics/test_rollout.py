@@ -9,11 +9,12 @@ import torch
 from scipy.integrate import solve_ivp
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, CellMNNPipeline, InputError
-from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS
+from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS, branching_course
 from cellmnn_fm.data.time_course import TimeScale
-from cellmnn_fm.dynamics.rollout import roll_out
-from cellmnn_fm.dynamics.snapshots import Dynamics, push
+from cellmnn_fm.dynamics.rollout import path, roll_out
+from cellmnn_fm.dynamics.snapshots import Dynamics, padded, push
 from cellmnn_fm.model.gaussian_frame import fit_frame
+from cellmnn_fm.training.adaptation import adapt
 
 SCALE = TimeScale(10.0, 2.0)
 
@@ -164,3 +165,22 @@ def test_trajectories_as_anndata(adata, tmp_path):
         fitted.trajectory(adata, start=2.0)
     with pytest.raises(InputError, match="adata: expected the data, since the model has no frame"):
         fitted.trajectory()
+
+
+def test_errors_of_a_network_that_reads():
+    """The estimate bounds the distance from many more steps, and little of it is wasted."""
+    base = CellMNNModel.from_pretrained("cellmnn-simulated")
+    course = branching_course(0, 3, cells=60)
+    model = adapt(base, course)
+    dynamics = Dynamics(model, course.time_scale)
+    cells = course.snapshots[0][:20]
+    followed = roll_out(dynamics, cells, course.times[0], course.times[1:3])
+    assert set(followed.steps) <= {8, 16}
+    z, wanted = padded(model, cells), course.time_scale.to_model(course.times[1:3])
+    with torch.no_grad():
+        exact = path(model, z, 0.0, wanted, 48, halfway=True)
+    distance = np.linalg.norm(followed.states - exact.states.numpy()[..., :3], axis=-1)
+    inside = ~followed.stopped
+    assert (distance <= followed.error + 1e-3)[inside].mean() > 0.95
+    allowed = 1e-2 + 1e-2 * np.linalg.norm(followed.states, axis=-1)
+    assert (distance <= allowed)[inside].mean() > 0.95

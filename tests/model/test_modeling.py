@@ -189,15 +189,6 @@ def test_memory_is_read_again_when_anything_changes(cells):
     assert model.train().memory().sources[0].value.requires_grad
 
 
-def test_data_sets_differ_by_what_is_known_of_them(cells):
-    model = make_model(**{**CONTEXT, "num_datasets": 2})
-    model.set_context([model.context_of(0)] * 2)
-    first, second = (model(cells, TIMES, TARGETS, memory=model.memory(row)) for row in range(2))
-    assert not torch.allclose(first.states, second.states)
-    with pytest.raises(ValueError, match="memory: expected that of one of 2 data sets, found none"):
-        model(cells, TIMES, TARGETS)
-
-
 def test_shapes_that_do_not_fit_are_refused(cells):
     model = make_model()
     for z, times in ((cells[..., :4], TIMES), (cells, TIMES[:1]), (cells[0], TIMES)):
