@@ -41,7 +41,7 @@ def test_its_metadata_are_valid_and_its_figures_those_of_the_files():
     assert (data.license, data.library_name) == ("apache-2.0", "cellmnn_fm")
     assert len(data.datasets) == 29
     found = {one.dataset_name: one.metric_value for one in data.eval_results}
-    assert len(found) == 25
+    assert len(found) == 36
     for outcome in Results("leave_group_out_aligned").read().values():
         for name, one in outcome.items():
             ratio = one["summary"]["zero_shot"]["ratio_to_ot_interpolate"]
