@@ -44,6 +44,9 @@ def test_its_metadata_are_valid_and_its_figures_those_of_the_files():
     assert len(found) == 36
     for outcome in Results("leave_group_out_aligned").read().values():
         for name, one in outcome.items():
+            if "skipped" in one:  # no time between two others
+                assert name not in found
+                continue
             ratio = one["summary"]["zero_shot"]["ratio_to_ot_interpolate"]
             assert found[name] == pytest.approx(ratio, abs=5e-4)
             assert f"| {name} | {one['summary']['ot_interpolate']['w1_mean']:.3f} |" in card.content
