@@ -44,8 +44,8 @@ from .results import Results
 
 STUDIES = {"steps": Results("finetuning_steps"), "small_data": Results("finetuning_small_data")}
 STEPS = (0, 25, 50, 100)
-CELLS = (10, 20, 50, 100)
-TIMES = (2, 3, 4)
+CELLS = (10, 20, 50)
+TIMES = (2, 3)
 SEEDS = 1
 SCRATCH_STEPS = 150  # of the default preset
 DEFAULT = f"full {DEFAULT_STEPS}"
