@@ -336,9 +336,11 @@ def report_small_data(conditions: dict[str, dict[str, list[dict[str, Any]]]]) ->
         ax.axhline(1, color="black", lw=0.5)
     axes[0].set(xlabel="cells in a snapshot", ylabel="W1 over OT-Interpolate", xscale="log")
     axes[0].set_xticks(CELLS, [str(number) for number in CELLS])
+    axes[0].minorticks_off()
     axes[1].set(xlabel="snapshots")
     axes[1].set_xticks(TIMES)
-    axes[0].legend(frameon=False)
+    handles, _ = axes[0].get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(arms), frameon=False)
     STUDIES["small_data"].draw(figure)
 
 
