@@ -20,7 +20,7 @@ from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError, TimeCourse
 from cellmnn_fm.cli.app import app
 from cellmnn_fm.data.tasks import SamplingConfig
 from cellmnn_fm.training.adaptation import adapt, adapt_jointly, extended, of_dataset
-from cellmnn_fm.training.finetuning import finetune, finetuning_config
+from cellmnn_fm.training.finetuning import DEFAULT_STEPS, finetune, finetuning_config
 
 SCRIPT = Path(__file__).parents[2] / "finetune" / "finetune.py"
 
@@ -378,7 +378,7 @@ def test_the_script_with_each_config(folder, files, tmp_path):
         script.main(str(folder), files[:1], output, "day", config, verdict=False)
         record = json.loads((output / "pipeline.json").read_text())
         assert record["settings"]["mode"] == config.stem
-        assert len(record["losses"]) == 50
+        assert len(record["losses"]) == DEFAULT_STEPS
         assert not (output / "training_state").exists()
     (tmp_path / "bad.yaml").write_text("mode: full\ntraining: {speed: 1}\nsampling: {}\n")
     with pytest.raises(typer.Exit):
