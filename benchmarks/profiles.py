@@ -32,7 +32,7 @@ from cellmnn_fm.data.corpus_sets import CoursesInMemory
 from cellmnn_fm.data.synthetic import branching_course
 from cellmnn_fm.data.tasks import SamplingConfig, TaskSampler
 from cellmnn_fm.dynamics.snapshots import Dynamics, interpolate
-from cellmnn_fm.training.configs import TrainingConfig, preset_configs
+from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.loop import to_device
 from cellmnn_fm.training.one_course import CourseStep, draw
 from cellmnn_fm.training.pretraining import HeldOutStep, collate
@@ -128,7 +128,7 @@ def joint_step(device: str = "cpu") -> Callable[[], None]:
     model = CellMNNModel(config).train().to(device)
     sampling = SamplingConfig(tasks=12)
     sampler, slot = TaskSampler(corpus, sampling, 0), iter(range(10**9))
-    step = HeldOutStep(model, TrainingConfig(bend_weight=0.03))
+    step = HeldOutStep(model)
 
     def inputs() -> list[Any]:
         tasks = [sampler.draw(next(slot)) for _ in range(12)]
