@@ -241,6 +241,7 @@ def path(
     """
     known = model.frame_state().times.tolist() if model.config.frame else []
     memory = model.memory() if model.config.context_cells else None
+    step = _midpoint if halfway else _pushed
     region, beginning = TrustRegion.around(model, z, torch.tensor([start]).to(z))
     visited: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
     for side in (wanted[wanted >= start], wanted[wanted < start][::-1]):
@@ -256,7 +257,6 @@ def path(
         for before, after in pairwise(stops):
             for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
                 begin_time, stop_time = (torch.tensor([edge]).to(z) for edge in (begin, stop))
-                step = _midpoint if halfway else _pushed
                 pushed = step(model, memory, walk.z, begin_time, stop_time)
                 walk = region.step(walk, pushed[0], stop_time)
                 if pushed[1] is not None:
