@@ -202,8 +202,8 @@ class CellMNNPipeline:
             Whether to show progress bars.
         **reading
             Keywords of :class:`cellmnn_fm.data.options.FitReading`: time_key, use_rep, layer,
-            symbols, on_duplicates, batch_key; n_dims, subspace, subspace_mode, growth. An
-            embedding is z-scored for the model.
+            symbols, on_duplicates, batch_key; n_dims, subspace, subspace_mode, growth,
+            population. An embedding is z-scored for the model.
 
         Raises
         ------
@@ -699,8 +699,8 @@ class CellMNNPipeline:
             Column of `obs`, such as cell types, to take means over.
         population : mapping, optional
             How many cells there were at two or more times, in any unit, see
-            :class:`cellmnn_fm.questions.growth.PopulationSize`; for absolute rates and sizes of
-            groups.
+            :class:`cellmnn_fm.data.population.PopulationSize`; for absolute rates and sizes of
+            groups. Those that the fit was told by default.
         absolute : bool
             Ask for absolute rates, which is an error without `population`.
         **reading

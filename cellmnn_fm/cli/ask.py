@@ -243,7 +243,7 @@ def growth(
     """
     require_outputs([model, file, *reading.files], {"output": (output, TABLES)})
     adata = read_file(file)
-    from ..questions.growth import read_population
+    from ..data.population import read_population
 
     counts = None if population is None else read_population(population)
     table = load_pipeline(model).growth(adata, groups, population=counts, **reading.keywords)

@@ -110,6 +110,12 @@ _FIT: dict[str, Any] = {
             "at the known net rates (per unit of time) in a column of obs.",
         ),
     ],
+    "population": Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --growth: numbers of cells, as TIME=CELLS, for absolute rates; repeat."
+        ),
+    ],
     "proliferation": Annotated[
         list[str] | None, typer.Option(help="With --growth genes: one of dividing cells; repeat.")
     ],
@@ -157,8 +163,11 @@ class Asked:
         given["symbols"] = read_symbols(given["symbols"])
         if not issubclass(cls, OfFit):
             return cls(ReadingOptions(**given), files)
+        from ..data.population import read_population
+
         genes = {name: given.pop(name) for name in ("proliferation", "apoptosis")}
         given["growth"] = read_growth_option(given["growth"], **genes)
+        given["population"] = given["population"] and read_population(given["population"])
         return cls(FitReading(**given), files)
 
     @property

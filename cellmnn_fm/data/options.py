@@ -43,6 +43,7 @@ class FitKeywords(ReadingKeywords, total=False):
     subspace: SharedSubspace | str | Path | None
     subspace_mode: SubspaceMode | None
     growth: Growth
+    population: Mapping[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +99,13 @@ class FitReading(ReadingOptions):
         Whether cells multiply and die, at rates that are learned (True), known (a column of `obs`,
         births less deaths per unit of time) or scored by genes
         (:class:`cellmnn_fm.data.growth_genes.GrowthGenes`).
+    population : mapping, optional
+        With growth: how many cells there were, by time, at two or more times and in any unit. Rates
+        are absolute then; snapshots alone tell their differences.
     """
 
     n_dims: int | None = None
     subspace: SharedSubspace | str | Path | None = None
     subspace_mode: SubspaceMode | None = None
     growth: Growth = False
+    population: Mapping[float, float] | None = None

@@ -15,6 +15,7 @@ from .batches import BatchEffects
 from .growth_genes import read_growth
 from .latent_space import LatentSpace, space_options
 from .options import FitReading
+from .population import PopulationSize
 from .reading import (
     CellTimes,
     Source,
@@ -92,6 +93,8 @@ class TimeCourse:
     growth : sequence of (cells,), optional
         What is known of how fast the cells of each snapshot multiply: net rates per unit of time,
         or scores, see :func:`cellmnn_fm.data.reading.read_growth`.
+    sizes : (snapshots,), optional
+        Of the population at each time, in any unit, where they are known.
 
     Raises
     ------
@@ -113,6 +116,7 @@ class TimeCourse:
     times: NDArray[np.float64]
     subspace: Subspace | None = field(default=None, repr=False)
     growth: Sequence[NDArray[np.float32]] | None = field(default=None, repr=False)
+    sizes: NDArray[np.float64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         snapshots = [
@@ -285,4 +289,10 @@ def read_course(adata: AnnData, reading: FitReading, seed: int = 0) -> ReadCours
         states = effects.removed(states, batches, times.values)
         space = replace(space, batches=effects)
     course = TimeCourse.from_cells(states, times.values, space.subspace, growth)
+    if reading.population is not None:
+        if reading.growth is False:
+            raise InputError(
+                "population", "a fit with growth", "none", "set growth, or leave it out"
+            )
+        course = replace(course, sizes=PopulationSize.of(reading.population).at(course.times))
     return ReadCourse(source, times, space, states, course)

@@ -260,12 +260,19 @@ def draw_cells(
     return frame.from_frame(y * real, frame.times).flatten(0, 1).cpu().numpy()
 
 
+@torch.no_grad()
 def velocity_at(dynamics: Dynamics, states: NDArray, time: float) -> NDArray[np.float32]:
     """dz/dt at `states` (cells, latent_dim) and `time`, per unit of the user's time."""
+    model, when = dynamics.model, _model_time(dynamics, time)
+    velocity = model(padded(model, states)[None], when, when).velocity[0, 0]
+    in_use = velocity[:, : states.shape[-1]].cpu().numpy()
+    return in_use / np.float32(dynamics.time_scale.unit)
+
+
+def _model_time(dynamics: Dynamics, time: float) -> Tensor:
+    """The user's `time` as the model takes it, (1,)."""
     start = dynamics.time_scale.to_model(float(time))
-    return _decoded(dynamics.model, states, start, np.array([start]))[1][0] / np.float32(
-        dynamics.time_scale.unit
-    )
+    return torch.tensor([start], dtype=dynamics.model.dtype, device=dynamics.model.device)
 
 
 def velocities(dynamics: Dynamics, states: NDArray, times: NDArray) -> NDArray[np.float32]:
@@ -280,22 +287,31 @@ def velocities(dynamics: Dynamics, states: NDArray, times: NDArray) -> NDArray[n
     return velocity
 
 
+@torch.no_grad()
 def growth_rates(
     dynamics: Dynamics,
     states: NDArray,
     times: NDArray,
+    *,
+    absolute: bool = False,
 ) -> NDArray[np.float64]:
     """How fast cells multiply, (cells,) per unit of the user's time; 0 in a model without growth.
 
-    Relative to the mean of the cells of the same time: snapshots say no more.
+    Relative to the mean of the cells of the same time, since snapshots say no more, or `absolute`,
+    of a model that was fitted to sizes of the population too.
 
     Of `states` (cells, latent_dim) at `times` (cells,).
     """
     rates = np.zeros(len(states))
     for time in np.unique(times):
-        same_time, start = times == time, dynamics.time_scale.to_model(float(time))
-        ahead = _decoded(dynamics.model, states[same_time], start, np.array([start + 1]))[2][0]
-        rates[same_time] = (ahead - ahead.mean()) / dynamics.time_scale.unit
+        same_time = times == time
+        z = padded(dynamics.model, states[same_time])[None]
+        _, of_model = dynamics.model.linear_ode(z, _model_time(dynamics, time))
+        if of_model is None:
+            break
+        rates_then = of_model[0].cpu().numpy()
+        common = 0.0 if absolute else rates_then.mean()
+        rates[same_time] = (rates_then - common) / dynamics.time_scale.unit
     return rates
 
 
@@ -361,25 +377,3 @@ def padded(model: CellMNNModel, states: NDArray) -> Tensor:
     """
     z = torch.as_tensor(states, dtype=model.dtype, device=model.device)
     return torch.nn.functional.pad(z, (0, model.config.latent_dim - states.shape[-1]))
-
-
-@torch.no_grad()
-def _decoded(
-    model: CellMNNModel, states: NDArray, start: float, targets: NDArray
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """States, velocity and log growth of one snapshot at every target, in model time.
-
-    States may have fewer dimensions than the model, whose others are padding then.
-    """
-    dims = states.shape[-1]
-    times, target_times = (
-        torch.as_tensor(values, dtype=model.dtype, device=model.device)
-        for values in ([start], targets)
-    )
-    output = model(padded(model, states)[None], times, target_times)
-    decoded, velocity = (
-        part[0, ..., :dims].cpu().numpy() for part in (output.states, output.velocity)
-    )
-    if output.log_growth is None:
-        return decoded, velocity, np.zeros(decoded.shape[:2], dtype=np.float32)
-    return decoded, velocity, output.log_growth[0].cpu().numpy()

@@ -93,6 +93,7 @@ def fit_from_scratch(
             "preset": preset,
             "frame": frame,
             "growth": asdict(growth) if isinstance(growth, GrowthGenes) else growth,
+            "population": reading.population and dict(reading.population),
             "seed": run.seed,
             **asdict(training),
         },

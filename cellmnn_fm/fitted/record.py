@@ -105,6 +105,12 @@ class FitRecord:
             return of_preset.get(str(self.settings["preset"]))
         return "fine_tuned" if self.settings.get("steps") else "zero_shot"
 
+    @property
+    def population(self) -> dict[float, float] | None:
+        """How many cells there were, by time, where the fit was told."""
+        counts = self.settings.get("population")
+        return counts and {float(time): cells for time, cells in counts.items()}
+
     def time_key_for(self, time_key: str | TimeKey | None) -> TimeKey:
         """How the times of another file are read: in the unit of the fit."""
         if isinstance(time_key, TimeKey):

@@ -9,6 +9,8 @@ from transformers.activations import ACT2FN
 
 from .configuration_cellmnn import CellMNNConfig
 
+_GROWTH_HIDDEN = 32
+
 
 class LinearODEHead(nn.Linear):
     """Last layer of the hypernetwork: hidden state → raw parameters of the ODE, side by side."""
@@ -19,10 +21,31 @@ class LinearODEHead(nn.Linear):
             "eigvecs": dim * dim if config.rank is None else 2 * dim * config.rank,
             "eigvals": dim - config.num_static_eigvals,
             "offset": dim if config.offset else 0,
-            "growth": 1 if config.growth else 0,
         }
         super().__init__(config.hidden_size, sum(sizes.values()))
         self.sizes = sizes
+
+
+class GrowthHead(nn.Linear):
+    """Last layer of the growth network."""
+
+
+class GrowthNetwork(nn.Sequential):
+    """How fast cells multiply, births less deaths, from their state alone.
+
+    Time is left out: what multiplies cells is what they are. Snapshots say little about single
+    rates, and a network of state and time explains changes of their numbers by the time.
+    """
+
+    def __init__(self, config: CellMNNConfig):
+        hidden = _GROWTH_HIDDEN
+        super().__init__(
+            nn.Linear(config.latent_dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            GrowthHead(hidden, 1),
+        )
 
 
 class CellMNNHypernetwork(nn.Module):

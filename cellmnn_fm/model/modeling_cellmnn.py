@@ -15,7 +15,7 @@ from .configuration_cellmnn import CellMNNConfig
 from .dataset_table import DatasetTable
 from .gaussian_frame import FrameState, root_rank, stack_frames
 from .in_context import InContextHypernetwork, Memory
-from .layers import CellMNNHypernetwork
+from .layers import CellMNNHypernetwork, GrowthNetwork
 from .linear_flow import (
     DenseMatrix,
     LinearODE,
@@ -86,6 +86,8 @@ class CellMNNModel(DatasetTable):
             self.register_buffer("context", cells)
         else:
             self.hypernetwork = CellMNNHypernetwork(config)
+            if config.growth:
+                self.growth_network = GrowthNetwork(config)
         dims = config.dataset_dims or [config.latent_dim] * config.num_datasets
         self.register_buffer("dataset_dims", torch.tensor(dims))
         if config.num_frame_times:
@@ -227,7 +229,7 @@ class CellMNNModel(DatasetTable):
         with torch.autocast(z.device.type, enabled=False):
             frame = (frame or self.frame_state()) if self.config.frame else None
             coordinates = z if frame is None else frame.to_frame(z, times)
-        return self._own_ode(coordinates, times, dataset_ids)
+        return self._own_ode(coordinates, times, dataset_ids), self._own_growth(z)
 
     def _read_ode(
         self, z: Tensor, times: Tensor, memory: Memory, forward: Tensor
@@ -249,9 +251,7 @@ class CellMNNModel(DatasetTable):
         operator = bounded_low_rank(parts["left"], parts["right"], parts["rate"], bound)
         return LowRankODE(*operator, parts["offset"]), self._bounded_growth(parts["growth"])
 
-    def _own_ode(
-        self, coordinates: Tensor, times: Tensor, dataset_ids: Tensor | None
-    ) -> tuple[LinearODE, Tensor | None]:
+    def _own_ode(self, coordinates: Tensor, times: Tensor, dataset_ids: Tensor | None) -> LinearODE:
         """What a network says that reads no snapshots.
 
         At `coordinates` (..., cells, latent_dim) of `times` and of `dataset_ids` (...).
@@ -278,13 +278,18 @@ class CellMNNModel(DatasetTable):
             factors = raw["eigvecs"].unflatten(-1, (2, config.latent_dim, config.rank))
             u, v = (factors * real[..., None, :, None]).unbind(-3)
             eigvecs = LowRankMatrix(u, v)
-        ode = LinearODE(
+        return LinearODE(
             eigvecs,
             bounded_eigvals(raw["eigvals"], config.max_rate, config.num_static_eigvals) * real,
             raw["offset"] * real if config.offset else None,
             config.num_complex_pairs,
         )
-        return ode, self._bounded_growth(raw["growth"].squeeze(-1)) if config.growth else None
+
+    def _own_growth(self, z: Tensor) -> Tensor | None:
+        """Growth rate (..., cells) at `z` (..., cells, latent_dim), if there is growth."""
+        if not self.config.growth:
+            return None
+        return self._bounded_growth(self.growth_network(z).squeeze(-1).to(z.dtype))
 
     def _bounded_growth(self, raw: Tensor) -> Tensor | None:
         """The growth rate (..., cells) within its bound, if there is growth."""
@@ -348,7 +353,7 @@ class CellMNNModel(DatasetTable):
         if reads:
             ode, growth_rate = self._read_ode(points, starts, memory or self.memory(), delta_t >= 0)
         else:
-            ode, growth_rate = self._own_ode(coordinates, times, dataset_ids)
+            ode, growth_rate = self._own_ode(coordinates, times, dataset_ids), self._own_growth(z)
         with in_full:
             states, velocity = (
                 # (..., cells, targets, dim) → (..., targets, cells, dim)
@@ -363,8 +368,10 @@ class CellMNNModel(DatasetTable):
                 states = frame.from_frame(states, target_times)
         log_growth = None
         if growth_rate is not None:
-            if not reads:
-                growth_rate = growth_rate[..., None, :]
+            if not reads:  # the rate changes on the way: trapezoidal rule
+                growth_at_end = self._own_growth(states)
+                assert growth_at_end is not None
+                growth_rate = (growth_rate[..., None, :] + growth_at_end) / 2
             log_growth = growth_rate * delta_t[..., None]
         return CellMNNOutput(
             states=states,

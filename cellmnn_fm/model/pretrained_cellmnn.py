@@ -24,7 +24,7 @@ from .checkpoint import (
 )
 from .configuration_cellmnn import CellMNNConfig
 from .errors import InputError
-from .layers import LinearODEHead
+from .layers import GrowthHead, LinearODEHead
 
 _DOWNLOAD_OPTIONS = {"revision", "token", "cache_dir", "local_files_only", "force_download"}
 
@@ -48,6 +48,9 @@ class CellMNNPreTrainedModel(PreTrainedModel):
                 start = module.sizes["eigvecs"]
                 stop = start + module.sizes["eigvals"] + module.sizes["offset"]
                 init.zeros_(module.weight[start:stop])
+        elif isinstance(module, GrowthHead):
+            init.zeros_(module.weight)  # nothing grows until something is learned
+            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear) and not self.config.context_cells:
             init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="leaky_relu")
             init.zeros_(module.bias)

@@ -46,6 +46,8 @@ class TrainingConfig:
         Whether snapshots are also pushed back in time.
     kinetic_weight, invertibility_weight, growth_weight : float
         Of the penalties in a fit of one time course.
+    population_weight : float
+        Of sizes of the population, where they are known.
     growth_prior : {"rates", "scores"}
         What is known of the growth of cells, if anything: rates, or scores whose scale is learned.
     kinetic_grid : float, optional
@@ -78,8 +80,9 @@ class TrainingConfig:
     kinetic_weight: float = 3.0
     kinetic_grid: float | None = None
     invertibility_weight: float = 10.0
-    growth_weight: float = 0.05
+    growth_weight: float = 0.3
     growth_prior: Literal["rates", "scores"] = "rates"
+    population_weight: float = 100.0
     raw_times: bool = False
     save_every: int = 100
 
@@ -132,7 +135,7 @@ def preset_configs(
     growth_prior: Literal["rates", "scores"] = (
         "scores" if isinstance(growth, GrowthGenes) else "rates"
     )
-    growth_weight = 1.0 if isinstance(growth, str) else 0.05  # rates are known, or not
+    growth_weight = 10.0 if isinstance(growth, str) else 0.3  # rates are known, or not
     if preset != "paper":
         config = CellMNNConfig(
             latent_dim=dim,
@@ -145,9 +148,9 @@ def preset_configs(
         training = TrainingConfig(distance="sliced" if preset == "sliced" else "energy")
         if growth is False:
             return config, training
-        # slowed down as much as without it, flow leaves to growth what is not its own (LOG)
+        # movement and growth part more slowly than movement alone is found (LOG)
         return config, replace(
-            training, kinetic_weight=1.0, growth_weight=growth_weight, growth_prior=growth_prior
+            training, steps=400, growth_weight=growth_weight, growth_prior=growth_prior
         )
     if frame:
         raise InputError("preset paper", "no frame", "frame=True", "leave the frame off")

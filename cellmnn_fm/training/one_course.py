@@ -109,7 +109,7 @@ def train(
     model = model.to(accelerator.device)
     rates = [known * time_scale.unit for known in course.growth] if course.growth else None
     acting = frame if config.frame else None  # else it only bounds where cells are followed to
-    step = CourseStep(model, training, course.snapshots, times, rates, acting)
+    step = CourseStep(model, training, course.snapshots, times, rates, course.sizes, acting)
     sizes = [len(snapshot) for snapshot in course.snapshots]
 
     def losses_of(wrapped: nn.Module, counter: int) -> dict[str, Tensor]:
@@ -125,8 +125,9 @@ def train(
             return wrapped(*(to_device(rows, accelerator.device) for rows in drawn), first)
 
     digest = sha256(course.times.tobytes())
-    for snapshot in [*course.snapshots, *(course.growth or ())]:
-        digest.update(snapshot.tobytes())
+    for known in [*course.snapshots, *(course.growth or ()), course.sizes]:
+        if known is not None:
+            digest.update(known.tobytes())
     run = [config.to_dict(), asdict(training), seed, accelerator.num_processes, digest.hexdigest()]
     optimised = optimise(
         accelerator,
@@ -180,6 +181,8 @@ class CourseStep(nn.Module):
         In model time.
     rates : sequence of (cells,), optional
         What is known of how fast cells multiply, per unit of model time; none is 0.
+    population : (times,), optional
+        Its sizes, if they are known.
     frame : FrameState, optional
         That of the model, if it has one: how many times it has need not be looked up then.
     """
@@ -191,6 +194,7 @@ class CourseStep(nn.Module):
         snapshots: Sequence[NDArray],
         times: Tensor,
         rates: Sequence[NDArray] | None = None,
+        population: NDArray | None = None,
         frame: FrameState | None = None,
     ):
         super().__init__()
@@ -202,6 +206,9 @@ class CourseStep(nn.Module):
         self._cells = torch.nn.functional.pad(cells, (0, padding))
         known = np.zeros(len(cells)) if rates is None else np.concatenate(rates)
         self._rates = torch.as_tensor(known, dtype=self._cells.dtype, device=model.device)
+        self._log_sizes = None
+        if population is not None:
+            self._log_sizes = torch.as_tensor(np.log(population)).to(self._cells)
         self._times = times.to(model.device)
         self._decoded_times = _decoded_times(times, training).to(model.device)
         self._frame = None
@@ -257,7 +264,14 @@ class CourseStep(nn.Module):
                 gap = times - source_times[:, None]
                 # log growth (sources, times, cells)
                 expected = self._rates[source_rows][:, None] * gap[..., None]
-                losses["growth"] = _growth_penalty(output, expected, self.training_config)
+                losses["growth"] = _growth_penalty(
+                    output, expected, self._pairs, self.training_config
+                )
+                if self._log_sizes is not None:
+                    log_sizes = self._log_sizes[block] - self._log_sizes[sources, None]
+                    losses["population"] = self.training_config.population_weight * _size_error(
+                        output, log_sizes, self._pairs, self._drawn[0][sources]
+                    )
         return losses
 
 
@@ -353,15 +367,32 @@ def _losses(
     }
 
 
-def _growth_penalty(output: CellMNNOutput, expected: Tensor, training: TrainingConfig) -> Tensor:
-    """On log growth, as far as it is not what is known of it."""
+def _growth_penalty(
+    output: CellMNNOutput, expected: Tensor, pairs: Tensor, training: TrainingConfig
+) -> Tensor:
+    """On log growth, as far as it is not what is known of it.
+
+    That is `expected` (sources, times, cells); with the weights of `pairs` (sources, times).
+    """
     assert output.log_growth is not None
     learned = output.log_growth[:, : expected.shape[1]]
     if training.growth_prior == "scores":
         # scores say in which direction; how steep it is, their regression does
         slope = (learned * expected).sum() / expected.square().sum().clamp_min(1e-12)
         expected = slope.detach().clamp_min(0) * expected
-    return training.growth_weight * (learned - expected).square().mean()
+    error = (learned - expected).square().mean(dim=-1)
+    return training.growth_weight * (pairs * error).sum() / pairs.sum()
+
+
+def _size_error(output: CellMNNOutput, log_sizes: Tensor, pairs: Tensor, drawn: Tensor) -> Tensor:
+    """Squared error of the log growth of the whole population, which is `log_sizes`.
+
+    Those and the weights `pairs` are (sources, times), `drawn` (sources, cells) 0 for copies.
+    """
+    assert output.log_growth is not None
+    log_growth = output.log_growth[:, : log_sizes.shape[1]]
+    grown = (drawn[:, None] * log_growth.exp()).sum(dim=-1) / drawn.sum(dim=-1)[:, None]
+    return (pairs * (grown.log() - log_sizes).square()).sum() / pairs.sum()
 
 
 def _descendants(

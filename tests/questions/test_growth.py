@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from cellmnn_fm import CellMNNPipeline, GrowthGenes, InputError, TimeCourse
 from cellmnn_fm.cli.app import app
 from cellmnn_fm.data.growth_genes import read_growth
+from cellmnn_fm.data.population import PopulationSize
 from cellmnn_fm.data.reading import read_source
 from cellmnn_fm.data.synthetic import GROWING_SWITCH as SWITCH
 from cellmnn_fm.dynamics.rollout import log_descendants, roll_out
 from cellmnn_fm.dynamics.snapshots import Dynamics, as_shares, growth_rates, interpolate
-from cellmnn_fm.questions.growth import PopulationSize
 from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.one_course import train
 from cellmnn_fm.training.pretraining import corpus_config
@@ -179,7 +179,7 @@ def test_growth_adds_up(adata, fitted):
     np.testing.assert_allclose(
         whole.log_growth[0], half.log_growth[0] + rest.log_growth[0], rtol=1e-3, atol=1e-4
     )
-    step = 1e-2
+    step = 1e-3
     ahead = (
         roll_out(Dynamics(model, scale), cells, 1.0, [1.0 + step], n_steps=1).log_growth[0] / step
     )
