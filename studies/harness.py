@@ -24,7 +24,8 @@ from cellmnn_fm import InputError
 
 from .results import Results
 
-PACKAGES = ("cellmnn-fm", "torch", "numpy", "POT", "torchcfm", "mioflow", "scdiffeq")
+PACKAGES = ("cellmnn-fm", "torch", "numpy", "POT", "torchcfm", "mioflow", "scdiffeq", "arboreto")
+PACKAGES += ("regdiffusion", "moscot", "cellrank", "geomloss")
 
 console = Console()
 

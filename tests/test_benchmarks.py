@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from cellmnn_fm import InputError, TimeCourse
+from cellmnn_fm.data.boolean_networks import BOOLEAN_NETWORKS
 from studies.results import Results
 
 
@@ -169,3 +170,37 @@ def test_flow_matching_moves_cells_to_the_next_snapshot(script, name):
     push = peers.fit_cfm(name, course, rng, steps=300)
     assert abs(push(snapshots[0], 0.0, 1.0).mean() - 3) < 0.5
     assert abs(push(snapshots[2], 2.0, 1.5).mean() - 4.5) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "decimals", "area", "early", "activation", "inhibition"),
+    [
+        ("HSC", 2, 0.23253349044971636, 0.8136094674556213, 0.9090909090909091, 1.4666666666666668),
+        ("mCAD", 1, 0.8240842490842488, 0.989010989010989, 2.0, 1.2345679012345678),
+        ("VSC", 1, 0.43642036659834216, 1.6333333333333333, float("nan"), 1.6333333333333333),
+        ("BF", 2, 0.18213468950059442, 0.0, 0.0, 0.0),
+    ],
+)
+def test_scores_are_those_of_beeline(name, decimals, area, early, activation, inhibition):
+    """To the last digit: of its evaluators of March 2026, on the same edges, many of them tied."""
+    beeline = importlib.import_module("benchmarks.beeline")
+    network = BOOLEAN_NETWORKS[name]
+    weights = np.random.default_rng(0).normal(size=(len(network.names),) * 2).round(decimals)
+    weights[np.abs(weights) < 0.3] = 0
+    scores = beeline.beeline_scores(beeline.edge_list(weights, network.names), network.reference())
+    found = [scores[part] for part in ("auprc", "early", "activation", "inhibition")]
+    np.testing.assert_allclose(found, [area, early, activation, inhibition], rtol=1e-15)
+
+
+def test_pidc_finds_what_only_one_gene_says(monkeypatch):
+    """A gene that copies another is told from one that copies the copy."""
+    beeline = importlib.import_module("benchmarks.beeline")
+    rng = np.random.default_rng(0)
+    first = rng.integers(3, size=2000).astype(float)
+    second = np.where(rng.random(2000) < 0.8, first, rng.integers(3, size=2000))
+    third = np.where(rng.random(2000) < 0.8, second, rng.integers(3, size=2000))
+    x = np.stack([first, second, third, rng.integers(3, size=2000)], axis=1)
+    monkeypatch.setattr(beeline, "_levels", lambda values: values.astype(int))
+    weights = beeline.pidc(x, np.zeros(2000), 0)
+    np.testing.assert_allclose(weights, weights.T)
+    assert min(weights[0, 1], weights[1, 2]) > weights[0, 2] > weights[0, 3]

@@ -116,7 +116,7 @@ class BooleanNetwork:
     def _simulated(
         self, times: NDArray, rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Levels (cells, genes) of cells at the time of each cell (cells,), and which never fell silent."""
+        """Levels (cells, genes) at the time of each (cells,); which never fell silent."""
         first = [self.start.get(name, _OFF if self.start else 1.0) for name in self.names]
         x = np.tile(first, (len(times), 1))
         p = x * _TRANSLATION / _PROTEIN_DECAY
