@@ -186,7 +186,7 @@ def read_source(adata: AnnData, use_rep: str | None = None, layer: str | None = 
         name, values = f'layers["{layer}"]', _item(adata.layers, layer, f'layers["{layer}"]')
     elif use_rep is not None and use_rep != "X":
         name, values = f'obsm["{use_rep}"]', _item(adata.obsm, use_rep, f'obsm["{use_rep}"]')
-        values = values.to_numpy() if isinstance(values, pd.DataFrame) else values
+        values = _embedding(values, name)
         var = pd.DataFrame(index=[f"{use_rep}_{index}" for index in range(values.shape[1])])
     else:
         name, values = "X", adata.X
@@ -200,6 +200,21 @@ def read_source(adata: AnnData, use_rep: str | None = None, layer: str | None = 
     if use_rep is not None:
         return Source(name, values, var, is_embedding=True)
     return Source(name, values, var, False, _scale_of(name, values, adata))
+
+
+def _embedding(values: Any, name: str) -> Any:
+    """An entry of `obsm`, which may hold tables and ragged arrays, as numbers (cells, dims)."""
+    matrix = values.to_numpy() if isinstance(values, pd.DataFrame) else values
+    dtype = getattr(matrix, "dtype", None)
+    if (
+        getattr(matrix, "ndim", 0) != 2
+        or not isinstance(dtype, np.dtype)
+        or dtype.kind not in "biuf"
+    ):
+        raise InputError(
+            name, "numbers, cells by dimensions", type(values).__name__, "name another embedding"
+        )
+    return matrix
 
 
 def _scale_of(name: str, values: Any, adata: AnnData) -> Scale:
