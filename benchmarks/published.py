@@ -5,8 +5,8 @@
 Each interior time is left out in turn, and predicted from the others: by fits from scratch, by
 cellmnn-base without training, and half-way between it and a sliced fit. W1 (exact, Euclidean, all
 cells) is taken in the coordinates as they are given, which nothing rescales; a fit z-scores them by
-the cells that it sees. Forward is from the snapshot before alone, as the published figures are; two-sided is
-ours. Sources of the published figures: the data catalogue, and DeepRUOT and WFR-FM.
+the cells that it sees. Forward is from the snapshot before alone, as the published figures are;
+two-sided is ours. The published figures are those of the data catalogue.
 """
 
 from __future__ import annotations

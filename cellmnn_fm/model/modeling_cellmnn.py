@@ -95,7 +95,8 @@ class CellMNNModel(DatasetTable):
             dim, rank = config.latent_dim, root_rank(config.latent_dim)
             # an identity frame at times 0, 1, ..., until one is set
             self.register_buffer("frame_counts", torch.full(shape[:1], shape[1]))
-            self.register_buffer("frame_times", torch.arange(shape[1]).float().repeat(shape[0], 1))
+            observed = torch.zeros(shape) + torch.arange(shape[1])
+            self.register_buffer("frame_times", observed)
             self.register_buffer("frame_mean", torch.zeros(*shape, dim))
             self.register_buffer("frame_root_scale", torch.ones(shape))
             self.register_buffer("frame_root_vectors", torch.eye(dim, rank).repeat(*shape, 1, 1))

@@ -38,19 +38,16 @@ class CellMNNPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The head begins near 0; a network that reads snapshots begins as it says itself."""
-        if isinstance(module, LinearODEHead):
+        """The heads begin near 0; a network that reads snapshots begins as it says itself."""
+        if isinstance(module, LinearODEHead | GrowthHead):
             fan_in = module.in_features
             init.normal_(module.weight, std=self.config.init_scale * math.sqrt(2 / fan_in))
             init.zeros_(module.bias)
-            if self.config.frame:
+            if isinstance(module, LinearODEHead) and self.config.frame:
                 # no rate and no offset: an untrained network is the frame itself
                 start = module.sizes["eigvecs"]
                 stop = start + module.sizes["eigvals"] + module.sizes["offset"]
                 init.zeros_(module.weight[start:stop])
-        elif isinstance(module, GrowthHead):
-            init.zeros_(module.weight)  # nothing grows until something is learned
-            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear) and not self.config.context_cells:
             init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="leaky_relu")
             init.zeros_(module.bias)
@@ -69,6 +66,8 @@ class CellMNNPreTrainedModel(PreTrainedModel):
             On files that are not those that were saved, by name; on tensors that are missing,
             unexpected or of another shape: it lists them; and on weights that are not finite.
         """
+        if pretrained_model_name_or_path is None:  # from a state_dict and a configuration
+            return super().from_pretrained(None, *args, **kwargs)
         download = {name: kwargs.pop(name) for name in _DOWNLOAD_OPTIONS & set(kwargs)}
         subfolder = kwargs.pop("subfolder", "")
         folder = find(pretrained_model_name_or_path, **download)[0]
