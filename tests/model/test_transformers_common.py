@@ -186,7 +186,9 @@ def test_double_precision(model, tmp_path):
 def test_half_precision_is_refused(model, tmp_path):
     """Flows in closed form are not for it; autocast leaves them in single precision."""
     model.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"expected weights of 32 or 64 bits, found torch\.bfloat16"):
+    with pytest.raises(
+        InputError, match=r"expected weights of 32 or 64 bits, found torch\.bfloat16"
+    ):
         CellMNNModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
 
 
