@@ -49,7 +49,7 @@ from .questions.grn.estimators import DEFAULT_RIDGE, CellStates
 from .questions.grn.network import GeneRegulatoryNetwork
 from .questions.grn.question import cell_states, network
 from .questions.growth import GrowthTable, growth, require_growth
-from .questions.interpolation import interpolation
+from .questions.interpolation import BELIEVED_BEYOND, interpolation
 from .questions.perturbation import Perturbation, perturb
 from .questions.result import require_cells_file
 from .questions.trajectory import trajectory
@@ -443,6 +443,7 @@ class CellMNNPipeline:
         n_steps: int = 1,
         level: float = 0.9,
         blend: bool = False,
+        damping: float = BELIEVED_BEYOND,
         file: str | Path | None = None,
         **reading: Unpack[ReadingKeywords],
     ) -> AnnData:
@@ -466,6 +467,10 @@ class CellMNNPipeline:
             Whether to fit a model from scratch too, in a second or two, and to predict every cell
             half-way between where the two push it: the closest prediction that is known
             (`studies/recipe.py`). For models that come from a pretrained one.
+        damping : float
+            Beyond the observed times: the share of the movement that is believed, 1 for all. A
+            quarter is what other data sets bear out; see
+            :data:`cellmnn_fm.questions.interpolation.BELIEVED_BEYOND`.
         file : path, optional
             Where to write the result, as for :meth:`annotate`.
         **reading
@@ -495,6 +500,7 @@ class CellMNNPipeline:
         at = require_number("at", at)
         require_cells_file(file)
         how: dict[str, Any] = {"two_sided": two_sided, "n_steps": n_steps, "level": level}
+        how["damping"] = damping
         return interpolation(self.cells(adata, **reading), at, blend=blend, **how).given(file)
 
     @with_torch_defaults

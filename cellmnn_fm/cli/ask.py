@@ -51,6 +51,10 @@ def interpolate(
     blend: Annotated[
         bool, typer.Option(help="Also fit from scratch, and predict half-way between the two.")
     ] = False,
+    damping: Annotated[
+        float,
+        typer.Option(help="Beyond the observed times: share of the movement that is believed."),
+    ] = 0.25,
     figure: Annotated[
         Path | None, typer.Option(help="Predicted and observed snapshots as a figure.")
     ] = None,
@@ -68,6 +72,7 @@ def interpolate(
         n_steps=n_steps,
         level=level,
         blend=blend,
+        damping=damping,
         file=output,
     )
     if figure is not None:

@@ -180,6 +180,7 @@ def _stepped(level: NDArray, rate: NDArray, rng: np.random.Generator) -> NDArray
 
 
 def _parsed(rule: str) -> ast.expr:
+    """A rule as a tree of "and", "or", "not" and genes."""
     return ast.parse(rule.strip(), mode="eval").body
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from ..data.subspace import Subspace
 from ..dynamics.snapshots import Interpolation, blended, interpolate, velocity_at, warn_if_beyond
 from ..fitted.fitted_model import Cells
 from ..fitted.record import Recipe
-from ..model.errors import InputError
+from ..model.errors import InputError, require_number
 from ..training.configs import preset_configs
 from ..training.one_course import train
 from .result import Result, written_coverage
@@ -21,6 +22,13 @@ from .uncertainty import MeanRegion, known_errors, mean_region, quantile
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+BELIEVED_BEYOND = 0.25
+"""Share of the movement of cells beyond the observed times that is believed.
+
+What moved cells until the last snapshot rarely goes on: see `benchmarks/gene_space.py`.
+"""
 
 
 def interpolation(
@@ -31,6 +39,7 @@ def interpolation(
     n_steps: int = 1,
     level: float = 0.9,
     blend: bool = False,
+    damping: float = BELIEVED_BEYOND,
 ) -> Result:
     """The predicted snapshot at time `at`; see :meth:`CellMNNPipeline.interpolate`.
 
@@ -40,7 +49,7 @@ def interpolation(
         Observed, around that time.
     at : float
         In the user's time.
-    two_sided, n_steps, level, blend
+    two_sided, n_steps, level, blend, damping
         See there.
 
     Raises
@@ -49,6 +58,8 @@ def interpolation(
         On a blend of a model that was itself fitted from scratch.
     """
     quantile(known_errors("scratch"), level)  # refuses what is no level
+    if not 0 <= require_number("damping", damping) <= 1:
+        raise InputError("damping", "a share from 0 to 1", damping, "1 believes the model")
     fitted, course, record = cells.fitted, cells.course, cells.fitted.record
     record.require_near("at", [at])
     if course.times[0] <= at <= course.times[-1]:
@@ -67,11 +78,16 @@ def interpolation(
             for dynamics in every_dynamics
         ],
     )
+    if not course.times[0] <= at <= course.times[-1]:
+        observed = course.snapshots[predicted.source_index[0]][predicted.source_cell]
+        moved = np.float32(damping) * (predicted.states - observed)
+        predicted = replace(predicted, states=observed + moved)
     velocity = np.mean(
         [velocity_at(dynamics, predicted.states, at) for dynamics in every_dynamics], axis=0
     )
     result = _predicted_snapshot(predicted, velocity, cells)
     result.cells.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps, "blend": blend}
+    result.cells.uns["cellmnn"]["damping"] = damping
     recipe: Recipe | None = "blend" if blend else record.recipe
     if two_sided and recipe is not None:
         region = mean_region(course, predicted, recipe, level)

@@ -160,6 +160,49 @@ def test_population_is_counted(adata, fitted, population, message):
         fitted.growth(adata, population=population, absolute=True)
 
 
+def test_sizes_in_a_fit_make_rates_absolute(adata, tmp_path):
+    """Their means are right, also early, where counts between times say something else."""
+    initial = SWITCH.draw_initial(np.random.default_rng(1), 20_000)
+    sizes = {time: float(np.exp(SWITCH.followed(initial, time)[1]).mean()) for time in SWITCH.times}
+    told = CellMNNPipeline().fit(
+        adata, time_key="time", growth=True, population=sizes, verdict=False
+    )
+    found, truth = told.growth(adata, "branch"), adata.obs["true_rate"].to_numpy()
+    assert found.absolute
+    assert np.corrcoef(found.rates, truth)[0, 1] > 0.75
+    assert abs((found.rates - truth).mean()) < 0.06
+    total = found.groups.groupby("time")["size"].sum()
+    np.testing.assert_allclose(total, [sizes[time] for time in total.index], rtol=1e-6)
+    told.save_pretrained(tmp_path / "model")
+    again = CellMNNPipeline.from_pretrained(tmp_path / "model").growth(adata)
+    np.testing.assert_allclose(again.rates, found.rates, atol=1e-6)
+    relative = told.growth(adata, population={0.0: 1.0, 3.0: 2.0}).rates
+    assert relative[adata.obs["time"] == 1.0].mean() == pytest.approx(np.log(2) / 3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("growth", "population", "message"),
+    [
+        (False, {0.0: 1.0, 3.0: 2.0}, "population: expected a fit with growth, found none"),
+        (True, {0.0: 1.0}, "population: expected how many cells .* found one, at 0"),
+    ],
+)
+def test_sizes_that_a_fit_refuses(adata, growth, population, message):
+    with pytest.raises(InputError, match=message):
+        CellMNNPipeline().fit(adata, time_key="time", growth=growth, population=population)
+
+
+def test_sizes_on_the_command_line(adata, tmp_path):
+    adata.write_h5ad(tmp_path / "course.h5ad")
+    fit = ["fit", str(tmp_path / "course.h5ad"), "--time-key", "time", "--growth", "learned"]
+    fit += ["--population", "0=1000", "--population", "3=1500", "--steps", "3", "--no-verdict"]
+    ran = CliRunner().invoke(app, [*fit, "-o", str(tmp_path / "model")])
+    assert ran.exit_code == 0, ran.output
+    told = CellMNNPipeline.from_pretrained(tmp_path / "model")
+    assert told.record.population == {0.0: 1000.0, 3.0: 1500.0}
+    assert told.growth(adata).absolute
+
+
 def test_sizes_between_and_beyond_counts():
     size = PopulationSize.of({4.0: 80.0, 0.0: 10.0, 2.0: 20.0})
     np.testing.assert_allclose(

@@ -578,3 +578,24 @@ def test_what_is_written_in_chunks_is_what_is_returned(adata, fitted, tmp_path, 
         assert set(found.obsm) == set(expected.obsm)
         assert set(found.varm) == set(expected.varm)
         assert set(found.uns["cellmnn"]) == set(expected.uns["cellmnn"])
+
+
+def test_a_quarter_of_the_movement_is_believed_beyond_the_last_time(adata):
+    """Of every cell, in a straight line; inside of the observed times nothing is damped."""
+    fitted = CellMNNPipeline().fit(adata, time_key="day", verdict=False, steps=20)
+    observed = fitted.annotate(adata).obsm["X_cellmnn"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        none, some, whole = (
+            fitted.interpolate(adata, 4.0, damping=share) for share in (0.0, 0.25, 1.0)
+        )
+        default = fitted.interpolate(adata, 4.0)
+    np.testing.assert_array_equal(default.X, some.X)
+    rows = adata.obs_names.get_indexer(none.obs["source_cell"])
+    np.testing.assert_allclose(none.obsm["X_cellmnn"], observed[rows], atol=1e-6)
+    moved, in_full = (one.obsm["X_cellmnn"] - observed[rows] for one in (some, whole))
+    np.testing.assert_allclose(moved, in_full / 4, atol=1e-5)
+    inside = [fitted.interpolate(adata, 0.5, damping=share).X for share in (0.0, 1.0)]
+    np.testing.assert_array_equal(*inside)
+    with pytest.raises(InputError, match="damping: expected a share from 0 to 1, found 2"):
+        fitted.interpolate(adata, 4.0, damping=2)
