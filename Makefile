@@ -88,6 +88,11 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python -m benchmarks.grn_simulated
 	$(BIN)/python -m benchmarks.grn_real
 	$(BIN)/python -m benchmarks.grn_speed
+	$(BIN)/python -m benchmarks.beeline
+	$(BIN)/python -m benchmarks.clones
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.published
+	$(BIN)/python -m benchmarks.gene_space
 	$(BIN)/python -m benchmarks.finetune_speed
 	$(BIN)/python -m benchmarks.interpolation_speed
 

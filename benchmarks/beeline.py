@@ -67,7 +67,8 @@ def scored(name: str, seed: int, dropout: float) -> dict[str, dict[str, float]]:
         x = with_dropout(x, dropout, seed)
     return {
         method: beeline_scores(
-            edge_list(estimate(x, times, seed), network.names), network.reference()
+            edge_list(estimate(x, times, seed), network.names),
+            network.reference(),
         )
         for method, estimate in methods().items()
     }
@@ -129,7 +130,8 @@ def regdiffusion(x: NDArray, times: NDArray, seed: int) -> NDArray:
     """A denoising model whose adjacency matrix is read, its authors' settings."""
     from regdiffusion import RegDiffusionTrainer
 
-    trainer = RegDiffusionTrainer(x.astype(np.float32), device="cpu", seed=seed)
+    told_apart = x[np.ptp(x, axis=1) > 0]  # it divides by the range of each cell
+    trainer = RegDiffusionTrainer(told_apart.astype(np.float32), device="cpu", seed=seed)
     trainer.train()
     return np.asarray(trainer.get_adj()).T
 

@@ -165,7 +165,7 @@ def test_sizes_in_a_fit_make_rates_absolute(adata, tmp_path):
     initial = SWITCH.draw_initial(np.random.default_rng(1), 20_000)
     sizes = {time: float(np.exp(SWITCH.followed(initial, time)[1]).mean()) for time in SWITCH.times}
     told = CellMNNPipeline().fit(
-        adata, time_key="time", growth=True, population=sizes, verdict=False
+        adata, time_key="time", growth=True, population=sizes, verdict=False, steps=200
     )
     found, truth = told.growth(adata, "branch"), adata.obs["true_rate"].to_numpy()
     assert found.absolute
