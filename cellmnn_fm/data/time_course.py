@@ -142,6 +142,13 @@ class TimeCourse:
                     "give every snapshot the same dimensions",
                 )
             require_finite(snapshot, f"snapshot at time {time:g}")
+        if self.sizes is not None:
+            sizes = np.asarray(self.sizes, dtype=np.float64)
+            if sizes.shape != times.shape or not (np.isfinite(sizes) & (sizes > 0)).all():
+                raise InputError(
+                    "sizes", "a positive one for each snapshot", self.sizes, "correct them"
+                )
+            object.__setattr__(self, "sizes", sizes)
 
     def __repr__(self) -> str:
         sizes = [len(snapshot) for snapshot in self.snapshots]

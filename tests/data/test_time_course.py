@@ -180,6 +180,15 @@ def test_snapshots_given_directly_are_validated():
         TimeCourse([cells * np.nan, cells], np.array([0.0, 1.0]))
 
 
+def test_sizes_are_one_for_each_snapshot():
+    snapshots = [np.zeros((3, 2)), np.ones((3, 2))]
+    course = TimeCourse(snapshots, [0.0, 1.0], sizes=[10, 30])
+    np.testing.assert_array_equal(course.sizes, [10.0, 30.0])
+    for sizes in ([10.0], [10.0, 0.0], [10.0, np.nan]):
+        with pytest.raises(InputError, match="sizes: expected a positive one for each snapshot"):
+            TimeCourse(snapshots, [0.0, 1.0], sizes=sizes)
+
+
 def test_more_components_than_there_are_give_those_there_are(adata):
     course = TimeCourse.from_anndata(adata, time_key="day", n_dims=99)
     assert course.latent_dim == 8
