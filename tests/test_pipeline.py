@@ -64,7 +64,13 @@ def test_interpolated_cells_survive_a_file(adata, fitted, tmp_path):
     settings = dict(again.uns["cellmnn"])
     coverage = {"matched": 8, "data_genes": 8, "panel_genes": 8}
     assert settings.pop("coverage") == coverage
-    assert settings == {"at": 2.0, "two_sided": False, "n_steps": 1, "blend": False}
+    assert settings == {
+        "at": 2.0,
+        "two_sided": False,
+        "n_steps": 1,
+        "blend": False,
+        "damping": 0.25,
+    }
 
 
 def test_genes_may_come_in_any_order_and_some_may_be_missing(adata, fitted):
