@@ -129,7 +129,7 @@ def predictions(
             "vote of 20 neighbours": KNeighborsClassifier(20),
             "logistic regression": LogisticRegression(max_iter=5000),
         }.items():
-            z = states if dims and "vote" in name else scaled
+            z = states if name.startswith("vote") else scaled
             model.fit(z[last], types[last] == FATES[0])
             yield f"{name}, no movement, {dims} components", model.predict_proba(z[rows])[:, 1]
         if find_spec("moscot"):
