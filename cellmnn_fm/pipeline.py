@@ -723,7 +723,8 @@ class CellMNNPipeline:
         >>> from cellmnn_fm.data.synthetic import GROWING_SWITCH
         >>> adata = GROWING_SWITCH.to_anndata(cells=100, seed=0)
         >>> adata.obs["branch"] = (adata.X[:, 0] > 0).astype(str)
-        >>> pipeline = CellMNNPipeline().fit(adata, time_key="time", growth=True, verdict=False)
+        >>> how = {"growth": True, "verdict": False, "steps": 20}  # 400 by default
+        >>> pipeline = CellMNNPipeline().fit(adata, time_key="time", **how)
         >>> found = pipeline.growth(adata, "branch", population={0.0: 1000, 3.0: 1350})
         >>> list(found.groups.columns)
         ['time', 'group', 'rate', 'cells', 'share', 'size']

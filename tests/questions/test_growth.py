@@ -117,7 +117,9 @@ def test_without_differences_none_are_found():
 
 def test_known_rates_are_used(adata):
     """Cell by cell, which those that are learned are not."""
-    known = CellMNNPipeline().fit(adata, time_key="time", growth="true_rate", verdict=False)
+    known = CellMNNPipeline().fit(
+        adata, time_key="time", growth="true_rate", verdict=False, steps=150
+    )
     truth = adata.obs["true_rate"].to_numpy()
     late = (1.0, 2.5)
     expected = difference(truth, adata, late)
