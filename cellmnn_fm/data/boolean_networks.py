@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,7 +147,7 @@ class BooleanNetwork:
             var=pd.DataFrame(index=list(self.names)),
         )
 
-    @property
+    @cached_property  # asked for in every step of a simulation
     def _tables(self) -> list[tuple[list[int], list[tuple[bool, ...]]]]:
         """For each gene its regulators, and the states of them in which its rule is true."""
         tables = []
