@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from .data.genes import GenePanel
 from .data.options import (
+    BELIEVED_BEYOND,
     Decay,
     Estimator,
     EvaluatedPreset,
@@ -49,7 +50,7 @@ from .questions.grn.estimators import DEFAULT_RIDGE, CellStates
 from .questions.grn.network import GeneRegulatoryNetwork
 from .questions.grn.question import cell_states, network
 from .questions.growth import GrowthTable, growth, require_growth
-from .questions.interpolation import BELIEVED_BEYOND, interpolation
+from .questions.interpolation import interpolation
 from .questions.perturbation import Perturbation, perturb
 from .questions.result import require_cells_file
 from .questions.trajectory import trajectory
@@ -470,7 +471,7 @@ class CellMNNPipeline:
         damping : float
             Beyond the observed times: the share of the movement that is believed, 1 for all. A
             quarter is what other data sets bear out; see
-            :data:`cellmnn_fm.questions.interpolation.BELIEVED_BEYOND`.
+            :data:`cellmnn_fm.data.options.BELIEVED_BEYOND`.
         file : path, optional
             Where to write the result, as for :meth:`annotate`.
         **reading
@@ -500,8 +501,8 @@ class CellMNNPipeline:
         at = require_number("at", at)
         require_cells_file(file)
         how: dict[str, Any] = {"two_sided": two_sided, "n_steps": n_steps, "level": level}
-        how["damping"] = damping
-        return interpolation(self.cells(adata, **reading), at, blend=blend, **how).given(file)
+        how |= {"blend": blend, "damping": damping}
+        return interpolation(self.cells(adata, **reading), at, **how).given(file)
 
     @with_torch_defaults
     def trajectory(

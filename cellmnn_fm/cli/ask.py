@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..data.files import read_file
+from ..data.options import BELIEVED_BEYOND
 from ..data.outputs import CELLS, FIGURES, TABLES, require_outputs, save_figure, save_table
 from .options import (
     Asked,
@@ -54,7 +55,7 @@ def interpolate(
     damping: Annotated[
         float,
         typer.Option(help="Beyond the observed times: share of the movement that is believed."),
-    ] = 0.25,
+    ] = BELIEVED_BEYOND,
     figure: Annotated[
         Path | None, typer.Option(help="Predicted and observed snapshots as a figure.")
     ] = None,

@@ -25,6 +25,13 @@ Part = Literal["learned", "frame", "all"]
 Decay = float | Mapping[str, float] | Literal["data"] | None
 
 
+BELIEVED_BEYOND = 0.25
+"""Share of the movement of cells beyond the observed times that is believed.
+
+What moved cells until the last snapshot rarely goes on: see `benchmarks/gene_space.py`.
+"""
+
+
 class ReadingKeywords(TypedDict, total=False):
     """Keywords of :class:`ReadingOptions`, for signatures that take them flat."""
 

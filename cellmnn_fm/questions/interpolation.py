@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..data.options import BELIEVED_BEYOND
 from ..data.subspace import Subspace
 from ..dynamics.snapshots import Interpolation, blended, interpolate, velocity_at, warn_if_beyond
 from ..fitted.fitted_model import Cells
@@ -22,13 +23,6 @@ from .uncertainty import MeanRegion, known_errors, mean_region, quantile
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-
-BELIEVED_BEYOND = 0.25
-"""Share of the movement of cells beyond the observed times that is believed.
-
-What moved cells until the last snapshot rarely goes on: see `benchmarks/gene_space.py`.
-"""
 
 
 def interpolation(
@@ -62,7 +56,8 @@ def interpolation(
         raise InputError("damping", "a share from 0 to 1", damping, "1 believes the model")
     fitted, course, record = cells.fitted, cells.course, cells.fitted.record
     record.require_near("at", [at])
-    if course.times[0] <= at <= course.times[-1]:
+    inside = course.times[0] <= at <= course.times[-1]
+    if inside:
         warn_if_beyond([at], record.times, "times of the fit")
     every_dynamics = [fitted.dynamics]
     if blend:
@@ -78,7 +73,7 @@ def interpolation(
             for dynamics in every_dynamics
         ],
     )
-    if not course.times[0] <= at <= course.times[-1]:
+    if not inside:
         observed = course.snapshots[predicted.source_index[0]][predicted.source_cell]
         moved = np.float32(damping) * (predicted.states - observed)
         predicted = replace(predicted, states=observed + moved)
@@ -86,8 +81,8 @@ def interpolation(
         [velocity_at(dynamics, predicted.states, at) for dynamics in every_dynamics], axis=0
     )
     result = _predicted_snapshot(predicted, velocity, cells)
-    result.cells.uns["cellmnn"] |= {"two_sided": two_sided, "n_steps": n_steps, "blend": blend}
-    result.cells.uns["cellmnn"]["damping"] = damping
+    settings = {"two_sided": two_sided, "n_steps": n_steps, "blend": blend, "damping": damping}
+    result.cells.uns["cellmnn"] |= settings
     recipe: Recipe | None = "blend" if blend else record.recipe
     if two_sided and recipe is not None:
         region = mean_region(course, predicted, recipe, level)
