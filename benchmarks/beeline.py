@@ -10,8 +10,8 @@ whose mean is "signed early precision" here. Edges of genes to themselves do not
 
 GRNBoost2 is arboreto's (its GENIE3 takes two minutes where this takes two seconds), regdiffusion
 its authors'; PIDC has no Python package and is written here after Chan et al. 2017 (Cell Syst
-5:251); SCODE, as elsewhere, is our own too. A method
-whose package is not there is left out.
+5:251); SCODE, as elsewhere, is our own too. A method whose package is not
+there is left out.
 """
 
 from __future__ import annotations
@@ -22,21 +22,17 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-import torch
 import typer
 from numpy.typing import NDArray
 
 from cellmnn_fm.data.boolean_networks import BOOLEAN_NETWORKS, with_dropout
-from cellmnn_fm.data.subspace import Subspace
-from cellmnn_fm.data.time_course import TimeCourse
-from cellmnn_fm.dynamics.snapshots import velocities
 from cellmnn_fm.questions.grn.baselines import BASELINES
-from cellmnn_fm.questions.grn.estimators import CellStates, production_network
-from cellmnn_fm.training.configs import preset_configs
-from cellmnn_fm.training.one_course import train
+from cellmnn_fm.questions.grn.estimators import production_network
 from studies.harness import Cell, run_cells
 from studies.results import Results
 from studies.tables import markdown
+
+from .grn_simulated import dense, fitted
 
 RESULTS = Results("beeline")
 TIMES, CELLS = 8, 250  # 2,000 cells
@@ -59,7 +55,6 @@ def main(seeds: int = SEEDS, processes: int = 2) -> None:
 
 def scored(name: str, seed: int, dropout: float) -> dict[str, dict[str, float]]:
     """Scores of every method on one simulation of a model."""
-    torch.set_num_threads(1)
     network = BOOLEAN_NETWORKS[name]
     adata = network.to_anndata(TIMES, CELLS, seed)
     x, times = np.asarray(adata.X), adata.obs["time"].to_numpy()
@@ -92,16 +87,9 @@ def methods() -> dict[str, Method]:
 
 def production(x: NDArray, times: NDArray, seed: int) -> NDArray:
     """Ours: rates of production regressed on expression, with the velocities of a default fit."""
-    dims = min(10, x.shape[1])
-    subspace = Subspace.pca(x, dims, seed)
-    states = subspace.project(x)
-    course = TimeCourse.from_cells(states, times)
-    config, training = preset_configs("default", course)
-    dynamics = train(course, config, training, seed=seed).dynamics
-    cells = CellStates(states, velocities(dynamics, states, times), times, x)
+    dynamics, cells, subspace = fitted(x, times, seed)
     genes = tuple(map(str, range(x.shape[1])))
-    network = production_network(cells, subspace, genes, dynamics.time_scale)
-    return network.left @ network.right
+    return dense(production_network(cells, subspace, genes, dynamics.time_scale))
 
 
 def grnboost2(x: NDArray, times: NDArray, seed: int) -> NDArray:
@@ -229,12 +217,9 @@ def beeline_scores(edges: pd.DataFrame, reference: pd.DataFrame) -> dict[str, fl
 
     known = reference[reference["source"] != reference["target"]]
     signs = {(row.source, row.target): row.sign for row in known.itertuples()}
-    sign = np.array(
-        [signs.get(pair, 0) for pair in zip(edges["source"], edges["target"], strict=True)]
-    )
-    linked = np.array(
-        [pair in signs for pair in zip(edges["source"], edges["target"], strict=True)]
-    )
+    pairs = list(zip(edges["source"], edges["target"], strict=True))
+    sign = np.array([signs.get(pair, 0) for pair in pairs])
+    linked = np.array([pair in signs for pair in pairs])
     strength = np.abs(edges["weight"].to_numpy())
     precision, recall, _ = precision_recall_curve(linked, strength)
     area = float(auc(recall, precision))

@@ -16,7 +16,6 @@ clones. Methods whose package is not there are left out. Nothing is chosen on th
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -35,7 +34,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from cellmnn_fm import CellMNNPipeline
-from studies.data_sets import DATA
+from studies.data_sets import DATA, Data
 from studies.harness import machine
 from studies.results import Results
 from studies.tables import markdown
@@ -47,11 +46,11 @@ FROM, TO = 4.0, 6.0
 DRAWS, SEEDS = 1000, 3
 
 
-def main() -> None:
+def main(data: Data = DATA) -> None:
     """Run every method, and write the table."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    adata, rows, fate = clonal_fates()
+    adata, rows, fate = clonal_fates(data)
     clones = adata.obs["clone"].to_numpy()[rows]
     kept = {"machine": machine()}
     for method, predicted in predictions(adata, rows, fate):
@@ -61,9 +60,10 @@ def main() -> None:
     report()
 
 
-def clonal_fates() -> tuple[anndata.AnnData, NDArray[np.int64], NDArray[np.float64]]:
+def clonal_fates(
+    data: Path,
+) -> tuple[anndata.AnnData, NDArray[np.int64], NDArray[np.float64]]:
     """Cells with their clones, rows of those that have sisters (n,), share of neutrophils (n,)."""
-    data = Path(os.environ.get("CELLMNN_DATA", DATA))
     adata = anndata.read_h5ad(data / "hematopoiesis_larry.h5ad")
     table = pd.read_csv(
         data / "truth" / "hematopoiesis_larry_clones.tsv", sep="\t", dtype={"cell": str}

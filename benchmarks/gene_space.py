@@ -17,20 +17,18 @@ time shares of the movement are tried; the package's was chosen on the developme
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
 import anndata
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.evaluation.metrics import energy, ot_interpolate
-from studies.data_sets import DATA, DEVELOPMENT, chosen, groups_of
+from studies.data_sets import DATA, DEVELOPMENT, Data, chosen, groups_of
 from studies.harness import Cell, run_cells
 from studies.results import Results
 from studies.tables import markdown
@@ -40,21 +38,22 @@ MOST_CELLS, MOST_INNER = 300, 2
 DAMPING = (0.0, 0.25, 0.5, 1.0)
 
 
-def main(processes: int = 1) -> None:
+def main(data: Data = DATA, processes: int = 1) -> None:
     """Run what is missing, and write the tables."""
-    data = Path(os.environ.get("CELLMNN_DATA", DATA))
+    groups = groups_of(data)
     cells = [
-        Cell(RESULTS, (name, task, f"{time:g}", values), distances, (name, task, time, values), 15)
-        for name in groups_of(data)
-        for task, time in tasks(data / f"{name}.h5ad")
-        for values in ("X", *(["counts"] if has_counts(data / f"{name}.h5ad") else []))
+        Cell(
+            RESULTS, (name, task, f"{at:g}", values), distances, (name, task, at, values, data), 15
+        )
+        for name in groups
+        for task, at, values in tasks(data / f"{name}.h5ad")
     ]
     run_cells(cells, processes=processes)
-    report(groups_of(data))
+    report(groups)
 
 
-def tasks(file: Path) -> list[tuple[str, float]]:
-    """Left-out times that are predicted, of a file of genes, each with its difficulty."""
+def tasks(file: Path) -> list[tuple[str, float, str]]:
+    """What is predicted of a file of genes: difficulty, left-out time, and from which values."""
     adata = anndata.read_h5ad(file, backed="r")
     if adata.uns.get("space") == "pca" or adata.n_vars < 40:
         return []
@@ -65,22 +64,17 @@ def tasks(file: Path) -> list[tuple[str, float]]:
         found.append(("medium", float(times[-1])))
     if len(times) >= 5:
         found += [("hard", float(time)) for time in times[-2:]]
-    return found
+    known = ("X", "counts") if "counts" in adata.layers else ("X",)
+    return [(*task, values) for task in found for values in known]
 
 
-def has_counts(file: Path) -> bool:
-    """Whether a file has counts beside its values."""
-    return "counts" in anndata.read_h5ad(file, backed="r").layers
-
-
-def distances(name: str, task: str, time: float, values: str) -> dict[str, float]:
+def distances(name: str, task: str, time: float, values: str, data: Path) -> dict[str, float]:
     """Sinkhorn divergence and energy distance of every prediction of one left-out snapshot.
 
     From `X` or from the raw "counts"; distances are on the log scale that the package reads.
     """
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    adata = read(Path(os.environ.get("CELLMNN_DATA", DATA)) / f"{name}.h5ad", values)
+    adata = read(data / f"{name}.h5ad", values)
     reading = {"time_key": "time", "layer": None if values == "X" else values}
     times, x = adata.obs["time"].to_numpy(), np.asarray(adata.X)
     out = np.unique(times)[-2:] if task == "hard" else [time]
@@ -102,23 +96,24 @@ def distances(name: str, task: str, time: float, values: str) -> dict[str, float
         rng = np.random.default_rng(0)
         between = ot_interpolate(last, x[times == later], share, rng)
         predicted["OT-Interpolate"] = (between, None)
-    base = CellMNNPipeline.from_pretrained("cellmnn-simulated")
+    zero_shot = CellMNNPipeline.from_pretrained("cellmnn-simulated")
     fit = CellMNNPipeline().fit(seen, verdict=False, preset="sliced", **reading)
-    for method, pipeline in {"zero-shot": base, "fit": fit}.items():
+    for method, pipeline in {"zero-shot": zero_shot, "fit": fit}.items():
+        cells = pipeline.cells(seen, **reading)
         for damping in (1.0,) if task == "easy" else DAMPING:
             label = method if task == "easy" else f"{method}, {damping:g}"
-            result = pipeline.interpolate(seen, time, damping=damping, **reading)
+            result = pipeline.interpolate(cells, time, damping=damping)
             weights = result.obs["weight"].to_numpy()
             predicted[label] = (np.asarray(result.X), weights)
-            predicted[f"{label}, whole"] = (whole(pipeline, seen, result, reading), weights)
+            predicted[f"{label}, whole"] = (whole(seen, cells.states, result), weights)
     if task == "easy":
-        result = base.interpolate(seen, time, blend=True, **reading)
+        result = zero_shot.interpolate(seen, time, blend=True, **reading)
         predicted["half-way"] = (np.asarray(result.X), result.obs["weight"].to_numpy())
-    outcome = {"largest": float(max(np.abs(cells).max() for cells, _ in predicted.values()))}
+    outcome = {"largest": float(max(np.abs(each).max() for each, _ in predicted.values()))}
     outcome["largest_seen"] = float(np.abs(x).max())
-    for label, (cells, weights) in predicted.items():
-        outcome[f"sinkhorn {label}"] = sinkhorn(cells, truth, weights)
-        outcome[f"energy {label}"] = energy(cells, truth, weights)
+    for label, (expression, weights) in predicted.items():
+        outcome[f"sinkhorn {label}"] = sinkhorn(expression, truth, weights)
+        outcome[f"energy {label}"] = energy(expression, truth, weights)
     return outcome
 
 
@@ -134,15 +129,15 @@ def read(file: Path, values: str = "X") -> anndata.AnnData:
     return adata[np.sort(np.concatenate([rng.permutation(of)[:MOST_CELLS] for of in rows]))].copy()
 
 
-def whole(
-    pipeline: CellMNNPipeline, seen: anndata.AnnData, result: anndata.AnnData, reading: dict
-) -> NDArray:
-    """Predicted cells with what components leave out of the cells that they come from."""
+def whole(seen: anndata.AnnData, states: NDArray, result: anndata.AnnData) -> NDArray:
+    """Predicted cells with what components leave out of the cells that they come from.
+
+    Those have latent `states` (cells, latent_dim).
+    """
     rows = seen.obs_names.get_indexer(result.obs["source_cell"])
-    states = np.asarray(pipeline.annotate(seen, **reading).obsm["X_cellmnn"])[rows]
     loadings = result.varm["cellmnn_loadings"]
     dims = loadings.shape[1]
-    moved = (result.obsm["X_cellmnn"][:, :dims] - states[:, :dims]) @ loadings.T
+    moved = (result.obsm["X_cellmnn"][:, :dims] - states[rows, :dims]) @ loadings.T
     return np.asarray(seen[:, result.var_names].X)[rows] + moved
 
 

@@ -11,11 +11,12 @@ true edges whose sign is right. Result: results/grn_simulated.md, one JSON file 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 
 from cellmnn_fm.data.gene_networks import GeneNetwork, Topology
 from cellmnn_fm.data.subspace import Subspace
@@ -66,7 +67,7 @@ def estimates(topology: Topology, seed: int, noise: str) -> Iterator[tuple[str, 
     adata = network.to_anndata(seed=seed, counts=COUNTS[noise])
     x, times = np.asarray(adata.X, dtype=np.float64), adata.obs["time"].to_numpy()
     forms = [(frame, offset) for frame in (False, True) for offset in (True, False)]
-    fits = {form: fitted(adata, seed, *form) for form in forms}
+    fits = {form: fitted(np.asarray(adata.X), times, seed, *form) for form in forms}
     for (frame, offset), (dynamics, cells, subspace) in fits.items():
         about = subspace, network.names
         form = f"{', in the frame' if frame else ''}{'' if offset else ', b off'}"
@@ -91,9 +92,10 @@ def estimates(topology: Topology, seed: int, noise: str) -> Iterator[tuple[str, 
         yield name, baseline(x, times, seed)
 
 
-def fitted(adata: Any, seed: int, frame: bool, offset: bool) -> tuple:
-    """Dynamics, cells and subspace of a default fit."""
-    x, times = np.asarray(adata.X), adata.obs["time"].to_numpy()
+def fitted(
+    x: NDArray, times: NDArray, seed: int, frame: bool = False, offset: bool = True
+) -> tuple:
+    """Dynamics, cells and subspace of a default fit to `x` (cells, genes) at `times` (cells,)."""
     subspace = Subspace.pca(x, DIMS, seed)
     states = subspace.project(x)
     course = TimeCourse.from_cells(states, times)

@@ -11,18 +11,15 @@ another system (GROWING_SWITCH, see pretraining/LOG.md), which is here for compa
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import anndata
 import numpy as np
-import torch
 import typer
-from numpy.typing import NDArray
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.data.synthetic import GROWING_SWITCH
-from studies.data_sets import DATA
+from studies.data_sets import DATA, Data
 from studies.harness import Cell, run_cells
 from studies.results import Results
 from studies.tables import markdown
@@ -32,7 +29,7 @@ SEEDS = 3
 SYSTEMS = ("growth_gene_simulation", "growing switch")
 
 
-def main(processes: int = 1) -> None:
+def main(data: Data = DATA, processes: int = 1) -> None:
     """Run what is missing, and write the table."""
     run_cells(
         [
@@ -40,7 +37,7 @@ def main(processes: int = 1) -> None:
                 RESULTS,
                 (system, str(counted), str(seed)),
                 correlations,
-                (system, counted, seed),
+                (system, counted, seed, data),
                 20,
             )
             for system in SYSTEMS
@@ -52,18 +49,19 @@ def main(processes: int = 1) -> None:
     report()
 
 
-def correlations(system: str, counted: bool, seed: int) -> dict[str, float | list[float]]:
+def correlations(
+    system: str, counted: bool, seed: int, data: Path
+) -> dict[str, float | list[float]]:
     """Over all cells and within each time, with sizes of the population in the fit or without."""
-    torch.set_num_threads(1)
     if system == "growing switch":
         adata = GROWING_SWITCH.to_anndata(cells=400, seed=0)
         truth = GROWING_SWITCH.growth(np.asarray(adata.X))
+        first = GROWING_SWITCH.draw_initial(np.random.default_rng(1), 20_000)
         sizes = {
-            time: float(np.exp(GROWING_SWITCH.followed(_first(), time)[1]).mean())
+            time: float(np.exp(GROWING_SWITCH.followed(first, time)[1]).mean())
             for time in GROWING_SWITCH.times
         }
     else:
-        data = Path(os.environ.get("CELLMNN_DATA", DATA))
         adata = anndata.read_h5ad(data / "truth" / f"{system}.h5ad")
         truth = adata.obs["true_growth"].to_numpy(dtype=np.float64)
         sizes = adata.obs["time"].value_counts().to_dict()
@@ -81,11 +79,6 @@ def correlations(system: str, counted: bool, seed: int) -> dict[str, float | lis
             for time in np.unique(times)
         ],
     }
-
-
-def _first() -> NDArray[np.float64]:
-    """First cells (cells, dims) of the switch, to count how many they become."""
-    return GROWING_SWITCH.draw_initial(np.random.default_rng(1), 20_000)
 
 
 def report() -> None:

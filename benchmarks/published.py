@@ -11,17 +11,15 @@ two-sided is ours. The published figures are those of the data catalogue.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import anndata
 import numpy as np
-import torch
 import typer
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.evaluation.metrics import ot_interpolate, random_halves, wasserstein1
-from studies.data_sets import DATA
+from studies.data_sets import DATA, Data
 from studies.harness import Cell, run_cells
 from studies.results import Results
 from studies.tables import markdown
@@ -37,44 +35,39 @@ COURSES = {  # file, components
 PUBLISHED = {"emt_10d": "WFR-FM 0.298, VGFM 0.301, DeepRUOT 0.323, TIGON 0.360"}
 
 
-def main(processes: int = 1) -> None:
+def main(data: Data = DATA, processes: int = 1) -> None:
     """Run what is missing, and write the table."""
     cells = [
-        Cell(RESULTS, (name, f"{time:g}", str(seed)), distances, (name, time, seed), 20)
+        Cell(RESULTS, (name, f"{time:g}", str(seed)), distances, (name, time, seed, data), 20)
         for name in COURSES
-        for time in interior_times(name)
+        for time in interior_times(name, data)
         for seed in range(SEEDS)
     ]
     run_cells(cells, processes=processes)
     report()
 
 
-def course(name: str) -> anndata.AnnData:
+def course(name: str, data: Path) -> anndata.AnnData:
     """States in `X` and times in `obs["time"]`."""
     file, dims = COURSES[name]
-    adata = anndata.read_h5ad(Path(os.environ.get("CELLMNN_DATA", DATA)) / file)[:, :dims].copy()
+    adata = anndata.read_h5ad(data / file)[:, :dims].copy()
     adata.X = np.asarray(adata.X, dtype=np.float32)
     return adata
 
 
-def interior_times(name: str) -> list[float]:
+def interior_times(name: str, data: Path) -> list[float]:
     """All but the first and the last."""
-    return np.unique(course(name).obs["time"])[1:-1].tolist()
+    return np.unique(course(name, data).obs["time"])[1:-1].tolist()
 
 
-def distances(name: str, time: float, seed: int) -> dict[str, float]:
+def distances(name: str, time: float, seed: int, data: Path) -> dict[str, float]:
     """W1 of every prediction of a left-out time, by method and side."""
-    torch.set_num_threads(1)
-    adata = course(name)
+    adata = course(name, data)
     times = adata.obs["time"].to_numpy()
     truth, seen = np.asarray(adata.X)[times == time], adata[times != time].copy()
-    before, after = (
-        np.asarray(adata.X)[times == at]
-        for at in (times[times < time].max(), times[times > time].min())
-    )
-    share = (time - times[times < time].max()) / (
-        times[times > time].min() - times[times < time].max()
-    )
+    earlier, later = times[times < time].max(), times[times > time].min()
+    before, after = (np.asarray(adata.X)[times == at] for at in (earlier, later))
+    share = (time - earlier) / (later - earlier)
     rng = np.random.default_rng(seed)
     w1 = {
         "previous": wasserstein1(before, truth),
@@ -101,8 +94,11 @@ def distances(name: str, time: float, seed: int) -> dict[str, float]:
 def report() -> None:
     """Mean W1 over the interior times, and its spread over seeds, by course and method."""
     kept = RESULTS.read()
-    methods = [name for name in next(iter(kept.values())) if not name.startswith(("cell_", "mach"))]
-    methods = [name for name in methods if isinstance(next(iter(kept.values()))[name], float)]
+    methods = [
+        name
+        for name, value in next(iter(kept.values())).items()
+        if isinstance(value, float) and not name.startswith("cell_")
+    ]
     rows = []
     for method in methods:
         row = [method]
