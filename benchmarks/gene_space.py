@@ -1,6 +1,7 @@
 """Left-out snapshots in gene space, inner and last ones, as scTimeBench has them.
 
     python -m benchmarks.gene_space              # 15 minutes on one core; resumable
+    python -m benchmarks.gene_space --peers      # and methods of others that are installed; hours
 
 After its protocol (Osakwe et al. 2026, bioRxiv 2026.03.16.712069), on the gene-level sets of the
 catalogue: "easy" leaves one inner time out, "medium" the last one, "hard" the last two. Distances
@@ -18,7 +19,9 @@ time shares of the movement are tried; the package's was chosen on the developme
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import anndata
 import numpy as np
@@ -33,12 +36,21 @@ from studies.harness import Cell, run_cells
 from studies.results import Results
 from studies.tables import markdown
 
+from .peers import fit_peer, index_of, installed
+
 RESULTS = Results("gene_space")
 MOST_CELLS, MOST_INNER = 300, 2
 DAMPING = (0.0, 0.25, 0.5, 1.0)
 
 
-def main(data: Data = DATA, processes: int = 1) -> None:
+PEERS = ("mioflow",)
+
+
+def main(
+    data: Data = DATA,
+    processes: int = 1,
+    peers: Annotated[bool, typer.Option("--peers", help="Also run methods of others.")] = False,
+) -> None:
     """Run what is missing, and write the tables."""
     groups = groups_of(data)
     cells = [
@@ -48,8 +60,29 @@ def main(data: Data = DATA, processes: int = 1) -> None:
         for name in groups
         for task, at, values in tasks(data / f"{name}.h5ad")
     ]
+    if peers:
+        cells += [
+            Cell(RESULTS, (*key, method), peer_distances, (*key, method, data), 400)
+            for method in installed_peers()
+            for key in one_of_each(cells)
+        ]
     run_cells(cells, processes=processes)
     report(groups)
+
+
+def installed_peers() -> list[str]:
+    """Those whose packages are there."""
+    return [method for method in PEERS if method in installed()]
+
+
+def one_of_each(cells: Sequence[Cell]) -> list[tuple[str, str, float]]:
+    """Data set, difficulty and time: of each set the first inner one and the last, from `X`."""
+    wanted: dict[tuple[str, str], float] = {}
+    for cell in cells:
+        name, task, time, values, _ = cell.arguments
+        if values == "X" and task != "hard":
+            wanted.setdefault((name, task), time)
+    return [(*key, time) for key, time in wanted.items()]
 
 
 def tasks(file: Path) -> list[tuple[str, float, str]]:
@@ -76,14 +109,9 @@ def distances(name: str, task: str, time: float, values: str, data: Path) -> dic
     warnings.simplefilter("ignore")
     adata = read(data / f"{name}.h5ad", values)
     reading = {"time_key": "time", "layer": None if values == "X" else values}
-    times, x = adata.obs["time"].to_numpy(), np.asarray(adata.X)
-    out = np.unique(times)[-2:] if task == "hard" else [time]
-    kept = ~np.isin(times, out)
-    seen, truth, earlier = (
-        adata[kept].copy(),
-        x[times == time],
-        np.unique(times[kept & (times < time)]),
-    )
+    seen, truth = split(adata, task, time)
+    times, x = seen.obs["time"].to_numpy(), np.asarray(seen.X)
+    earlier = np.unique(times[times < time])
     last = x[times == earlier[-1]]
     predicted: dict[str, tuple[NDArray, NDArray | None]] = {"previous": (last, None)}
     if len(earlier) > 1:
@@ -91,7 +119,7 @@ def distances(name: str, task: str, time: float, values: str, data: Path) -> dic
         speed = (last.mean(axis=0) - before.mean(axis=0)) / (earlier[-1] - earlier[-2])
         predicted["mean moved on"] = (last + (time - earlier[-1]) * speed, None)
     if task == "easy":
-        later = times[kept & (times > time)].min()
+        later = times[times > time].min()
         share = (time - earlier[-1]) / (later - earlier[-1])
         rng = np.random.default_rng(0)
         between = ot_interpolate(last, x[times == later], share, rng)
@@ -110,11 +138,43 @@ def distances(name: str, task: str, time: float, values: str, data: Path) -> dic
         result = zero_shot.interpolate(seen, time, blend=True, **reading)
         predicted["half-way"] = (np.asarray(result.X), result.obs["weight"].to_numpy())
     outcome = {"largest": float(max(np.abs(each).max() for each, _ in predicted.values()))}
-    outcome["largest_seen"] = float(np.abs(x).max())
+    outcome["largest_seen"] = float(np.abs(np.asarray(adata.X)).max())
     for label, (expression, weights) in predicted.items():
         outcome[f"sinkhorn {label}"] = sinkhorn(expression, truth, weights)
         outcome[f"energy {label}"] = energy(expression, truth, weights)
     return outcome
+
+
+def split(
+    adata: anndata.AnnData, task: str, time: float
+) -> tuple[anndata.AnnData, NDArray[np.float32]]:
+    """What methods see, and the genes of the left-out snapshot (cells, genes)."""
+    times = adata.obs["time"].to_numpy()
+    out = np.unique(times)[-2:] if task == "hard" else [time]
+    return adata[~np.isin(times, out)].copy(), np.asarray(adata.X)[times == time]
+
+
+def peer_distances(name: str, task: str, time: float, method: str, data: Path) -> dict[str, float]:
+    """The same of a method of others, which sees the components that ours sees."""
+    warnings.simplefilter("ignore")
+    seen, truth = split(read(data / f"{name}.h5ad"), task, time)
+    base = CellMNNPipeline.from_pretrained("cellmnn-simulated")
+    cells = base.cells(seen, time_key="time")
+    course = cells.course
+    gaps = np.diff(course.times)
+    index = index_of(course, time)
+    if time > course.times[-1]:  # as far ahead as it is, in the last gap between snapshots
+        index = len(gaps) + (time - course.times[-1]) / gaps[-1]
+    before = int(np.searchsorted(course.times, time)) - 1
+    pushed = fit_peer(method, course, seed=0)(course.snapshots[before], float(before), index)
+    subspace = cells.fitted.subspace
+    padding = subspace.loadings.shape[1] - pushed.shape[1]
+    expression = subspace.reconstruct(np.pad(pushed, ((0, 0), (0, padding))))
+    return {
+        f"sinkhorn {method}": sinkhorn(expression, truth),
+        f"energy {method}": energy(expression, truth),
+        "largest": float(np.abs(expression).max()),
+    }
 
 
 def read(file: Path, values: str = "X") -> anndata.AnnData:
@@ -164,6 +224,7 @@ def report(groups: dict[str, str]) -> None:
     development = {groups[name] for name in DEVELOPMENT}
     parts = []
     raw = {key: outcome for key, outcome in kept.items() if key[3] == "counts"}
+    peers = {key: outcome for key, outcome in kept.items() if key[3] in PEERS}
     kept = {key: outcome for key, outcome in kept.items() if key[3] == "X"}
     for task in ("easy", "medium", "hard"):
         for chosen_on in (True, False):
@@ -177,6 +238,14 @@ def report(groups: dict[str, str]) -> None:
     for task in ("easy", "medium", "hard"):
         of_task = {key: outcome for key, outcome in raw.items() if key[1] == task}
         parts.append(f"{task}, raw counts\n\n{table(of_task, groups)}")
+    for task in ("easy", "medium"):
+        beside: dict[tuple, dict[str, float]] = {}
+        for key, outcome in peers.items():
+            if key[1] == task:
+                both = beside.setdefault(key[:3], dict(kept[*key[:3], "X"]))
+                both |= {name: outcome[name] for name in outcome if name != "largest"}
+        if beside:
+            parts.append(f"{task}, where others were run\n\n{table(beside, groups)}")
     worst, of_counts = (
         max(outcome["largest"] / outcome["largest_seen"] for outcome in outcomes.values())
         for outcomes in (kept, raw)
