@@ -62,17 +62,14 @@ def main(
     ]
     if peers:
         cells += [
-            Cell(RESULTS, (*key, method), peer_distances, (*key, method, data), 400)
-            for method in installed_peers()
+            Cell(RESULTS, (name, task, f"{at:g}", method), peer_distances, (*key, method, data), 90)
+            for method in PEERS
+            if method in installed()
             for key in one_of_each(cells)
+            for name, task, at in [key]
         ]
     run_cells(cells, processes=processes)
     report(groups)
-
-
-def installed_peers() -> list[str]:
-    """Those whose packages are there."""
-    return [method for method in PEERS if method in installed()]
 
 
 def one_of_each(cells: Sequence[Cell]) -> list[tuple[str, str, float]]:
@@ -241,7 +238,7 @@ def report(groups: dict[str, str]) -> None:
     for task in ("easy", "medium"):
         beside: dict[tuple, dict[str, float]] = {}
         for key, outcome in peers.items():
-            if key[1] == task:
+            if key[1] == task and (*key[:3], "X") in kept:
                 both = beside.setdefault(key[:3], dict(kept[*key[:3], "X"]))
                 both |= {name: outcome[name] for name in outcome if name != "largest"}
         if beside:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from .data.genes import GenePanel
 from .data.options import (
     BELIEVED_BEYOND,
+    NOISE,
     Decay,
     Estimator,
     EvaluatedPreset,
@@ -445,6 +446,9 @@ class CellMNNPipeline:
         level: float = 0.9,
         blend: bool = False,
         damping: float = BELIEVED_BEYOND,
+        n_paths: int | None = None,
+        noise: float = NOISE,
+        seed: int = 0,
         file: str | Path | None = None,
         **reading: Unpack[ReadingKeywords],
     ) -> AnnData:
@@ -472,6 +476,13 @@ class CellMNNPipeline:
             Beyond the observed times: the share of the movement that is believed, 1 for all. A
             quarter is what other data sets bear out; see
             :data:`cellmnn_fm.data.options.BELIEVED_BEYOND`.
+        n_paths : int, optional
+            Follow every cell along so many paths with noise, for where it may be as well.
+        noise : float
+            How far cells diffuse in the whole course, in spreads of the cells of one time, see
+            :class:`cellmnn_fm.dynamics.diffusion.Diffusion`.
+        seed : int
+            Of the paths.
         file : path, optional
             Where to write the result, as for :meth:`annotate`.
         **reading
@@ -486,7 +497,9 @@ class CellMNNPipeline:
             weigh more), "source_time" and "source_cell"; `uns["cellmnn"]`: settings and coverage.
             Where it is known how far such predictions are off (two-sided, between observed times,
             not with preset "paper"): `var["cellmnn_mean"]` and `var["cellmnn_margin"]`, the mean
-            of each gene and how far off it may be, and `uns["cellmnn"]["mean_radius"]`.
+            of each gene and how far off it may be, and `uns["cellmnn"]["mean_radius"]`. With
+            `n_paths` `obsm["cellmnn_low"]` and `obsm["cellmnn_high"]`: where each cell is, by
+            latent dimension, with probability `level`.
 
         Raises
         ------
@@ -502,6 +515,7 @@ class CellMNNPipeline:
         require_cells_file(file)
         how: dict[str, Any] = {"two_sided": two_sided, "n_steps": n_steps, "level": level}
         how |= {"blend": blend, "damping": damping}
+        how |= {"n_paths": n_paths, "noise": noise, "seed": seed}
         return interpolation(self.cells(adata, **reading), at, **how).given(file)
 
     @with_torch_defaults
@@ -515,6 +529,8 @@ class CellMNNPipeline:
         n_steps: int | None = None,
         rtol: float = DEFAULT_TOLERANCE,
         atol: float = DEFAULT_TOLERANCE,
+        n_paths: int | None = None,
+        noise: float = NOISE,
         seed: int = 0,
         file: str | Path | None = None,
         **reading: Unpack[ReadingKeywords],
@@ -535,8 +551,13 @@ class CellMNNPipeline:
             At most so many, drawn at random; all of a file, else 200.
         n_steps, rtol, atol
             See :func:`cellmnn_fm.dynamics.rollout.roll_out`.
+        n_paths : int, optional
+            So many paths of each cell, with noise: cells that are alike part. For observed cells;
+            with 2 steps between observed times where `n_steps` does not say otherwise.
+        noise : float
+            See :meth:`interpolate`.
         seed : int
-            Of the cells that are drawn.
+            Of the cells that are drawn, and of the paths.
         file : path, optional
             Where to write the result, as for :meth:`annotate`.
         **reading
@@ -545,7 +566,8 @@ class CellMNNPipeline:
         Returns
         -------
         AnnData
-            One row for each cell and time. `obs`: "time", "source_cell", with growth "descendants"
+            One row for each cell (or path) and time. `obs`: "time", "source_cell", with `n_paths`
+            the number of the "path", with growth "descendants"
             (relative to the mean of the cells) and, where steps were chosen by tolerance, "error";
             `X`: expression; `obsm["X_cellmnn"]`,
             `obsm["cellmnn_velocity"]`, `layers["cellmnn_velocity"]`; `uns["cellmnn"]`: settings.
@@ -557,6 +579,7 @@ class CellMNNPipeline:
         """
         require_cells_file(file)
         how: dict[str, Any] = {"n_steps": n_steps, "rtol": rtol, "atol": atol, "seed": seed}
+        how |= {"n_paths": n_paths, "noise": noise}
         asked = self.fitted if adata is None else self.cells(adata, **reading)
         return trajectory(asked, times, start=start, cells=cells, **how).given(file)
 
@@ -568,7 +591,11 @@ class CellMNNPipeline:
         *,
         start: float | None = None,
         end: float | None = None,
-        n_steps: int = STEPS_TO_END,
+        n_steps: int | None = None,
+        n_paths: int | None = None,
+        noise: float = NOISE,
+        seed: int = 0,
+        progress: bool = False,
         **reading: Unpack[ReadingKeywords],
     ) -> FateTable:
         """Follow cells to the end, and say in which group they are then.
@@ -580,13 +607,24 @@ class CellMNNPipeline:
         groups : str or int
             Column of `obs` with the groups at the end, such as cell types; cells without are left
             out there. Or how many clusters of them to make, see
-            :func:`cellmnn_fm.questions.fates.clusters`.
+            :func:`cellmnn_fm.questions.terminal_groups.clusters`.
         start : float, optional
             Only cells of this time are followed; all up to `end` by default.
         end : float, optional
             The time whose groups count; the last by default.
-        n_steps : int
-            Between two stops, see :func:`cellmnn_fm.dynamics.rollout.roll_out`.
+        n_steps : int, optional
+            Between two stops, see :func:`cellmnn_fm.dynamics.rollout.roll_out`; 4, and 2 along
+            many paths, which stop at all observed times.
+        n_paths : int, optional
+            Follow every cell along so many paths with noise: a fate is the share of its descendants
+            that end there, and has an interval. Along the single path without noise most cells look
+            decided; 30 paths give probabilities that come true on simulated systems.
+        noise : float
+            See :meth:`interpolate`.
+        seed : int
+            Of the paths.
+        progress : bool
+            Whether to show a progress bar.
         **reading
             Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
 
@@ -596,7 +634,9 @@ class CellMNNPipeline:
             On a column that is not there, and with less than two groups of 5 cells at the end.
         """
         cells = self.cells(adata, **reading)
-        return fates(cells, groups, start=start, end=end, n_steps=n_steps)
+        how: dict[str, Any] = {"start": start, "end": end, "n_steps": n_steps}
+        how |= {"n_paths": n_paths, "noise": noise, "seed": seed, "progress": progress}
+        return fates(cells, groups, **how)
 
     @with_torch_defaults
     def perturb(
@@ -643,6 +683,7 @@ class CellMNNPipeline:
         adata: AnnData | Cells,
         condition: str,
         *,
+        sample_key: str | None = None,
         groups: str | None = None,
         permutations: int = 200,
         seed: int = 0,
@@ -652,7 +693,8 @@ class CellMNNPipeline:
         """Where two conditions lead the same cells, with a permutation test.
 
         A pretrained pipeline adapts itself to the cells of either condition, in one latent space,
-        and to those of every permutation, which takes no training.
+        and to those of every permutation, which takes no training. Samples are exchanged, where
+        they are named; cells of a sample are no replicates of each other.
 
         Parameters
         ----------
@@ -660,6 +702,10 @@ class CellMNNPipeline:
             Observed cells of both conditions.
         condition : str
             Column of `obs` with two values.
+        sample_key : str, optional
+            Column of `obs` with the donor, animal or culture of each cell, see
+            :class:`cellmnn_fm.questions.replicates.Replicates`. One that has cells in both
+            conditions is a pair.
         groups : str, optional
             Column of `obs` with the groups at the last time, for the fates.
         permutations, seed, progress
@@ -671,18 +717,19 @@ class CellMNNPipeline:
         ------
         InputError
             On columns that are not there, and unless there are two conditions with two times in
-            common.
+            common, and enough samples.
         """
         require_seed(seed)
         require_count("permutations", permutations)
         obs = adata.adata.obs if isinstance(adata, Cells) else adata.obs
-        for column in (condition, *(() if groups is None else (groups,))):
-            if column not in obs:
+        for column in (condition, groups, sample_key):
+            if column is not None and column not in obs:
                 raise InputError("column", f"one of {listed(obs)}", column, "name one")
         if not self.is_pretrained:
             raise InputError("compare", "a pretrained pipeline", "another one", "load cellmnn-base")
         how: dict[str, Any] = {"permutations": permutations, "seed": seed, "progress": progress}
-        return compare(self.cells(adata, **reading), self.model, condition, groups=groups, **how)
+        how |= {"groups": groups, "sample_key": sample_key}
+        return compare(self.cells(adata, **reading), self.model, condition, **how)
 
     @with_torch_defaults
     def growth(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..data.files import read_file
-from ..data.options import BELIEVED_BEYOND
+from ..data.options import BELIEVED_BEYOND, NOISE
 from ..data.outputs import CELLS, FIGURES, TABLES, require_outputs, save_figure, save_table
 from .options import (
     Asked,
@@ -29,6 +29,13 @@ from .output import Columns, Terminal
 Groups = Annotated[
     str,
     typer.Option(help="Column of obs with the groups at the end, or how many clusters of them."),
+]
+Paths = Annotated[
+    int | None, typer.Option(help="Follow each cell along so many paths with noise; 30 will do.")
+]
+Noise = Annotated[
+    float,
+    typer.Option(help="How far cells diffuse in the whole course, in spreads of those of a time."),
 ]
 End = Annotated[float | None, typer.Option(help="When the groups count; the last time if absent.")]
 
@@ -56,6 +63,9 @@ def interpolate(
         float,
         typer.Option(help="Beyond the observed times: share of the movement that is believed."),
     ] = BELIEVED_BEYOND,
+    n_paths: Paths = None,
+    noise: Noise = NOISE,
+    seed: Annotated[int, typer.Option(help="Of the paths.")] = 0,
     figure: Annotated[
         Path | None, typer.Option(help="Predicted and observed snapshots as a figure.")
     ] = None,
@@ -74,6 +84,9 @@ def interpolate(
         level=level,
         blend=blend,
         damping=damping,
+        n_paths=n_paths,
+        noise=noise,
+        seed=seed,
         file=output,
     )
     if figure is not None:
@@ -116,7 +129,9 @@ def trajectory(
     n_steps: Annotated[
         int | None, typer.Option(help="So many steps between two times, in place of a tolerance.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the cells.")] = 0,
+    n_paths: Paths = None,
+    noise: Noise = NOISE,
+    seed: Annotated[int, typer.Option(help="Of the cells and paths.")] = 0,
     figure: Annotated[Path | None, typer.Option(help="The trajectories as a figure.")] = None,
     genes: Annotated[
         list[str] | None, typer.Option("--gene", help="To be drawn over time; may be repeated.")
@@ -135,6 +150,8 @@ def trajectory(
         n_steps=n_steps,
         rtol=rtol,
         atol=atol,
+        n_paths=n_paths,
+        noise=noise,
         seed=seed,
         file=output,
         **reading.keywords,
@@ -201,15 +218,30 @@ def fates(
         float | None, typer.Option(help="Only cells of this time; all if absent.")
     ] = None,
     end: End = None,
+    n_paths: Paths = None,
+    noise: Noise = NOISE,
+    seed: Annotated[int, typer.Option(help="Of the paths.")] = 0,
 ) -> None:
-    """Follow cells to the end, and say in which group they are then."""
+    """Follow cells to the end, and say in which group they are then.
+
+    With --n-paths a fate is a share of paths, and has an interval.
+    """
     tables = {"output": (output, TABLES), "drivers": (drivers, TABLES)}
     require_outputs([model, file, *reading.files], {**tables, "figure": (figure, FIGURES)})
     adata = read_file(file)
     pipeline = load_pipeline(model, dataset)
     cells = pipeline.cells(adata, **reading.keywords)
-    table = pipeline.fates(cells, column_or_count(groups, adata), start=start, end=end)
-    save_table(table.probabilities, output, index_label="cell")
+    table = pipeline.fates(
+        cells,
+        column_or_count(groups, adata),
+        start=start,
+        end=end,
+        n_paths=n_paths,
+        noise=noise,
+        seed=seed,
+        progress=terminal.progress,
+    )
+    save_table(table.with_intervals, output, index_label="cell")
     if drivers is not None:
         save_table(table.drivers, drivers, index_label="gene")
     if figure is not None:
@@ -326,13 +358,22 @@ def compare(
     condition: Annotated[str, typer.Option(help="Column of obs with two values.")],
     reading: OfCourse,
     terminal: Terminal,
+    sample_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of obs with the donor, animal or culture of each cell, which are "
+            "exchanged as a whole."
+        ),
+    ] = None,
     groups: Annotated[
         str | None, typer.Option(help="Column of obs with the groups at the end, for the fates.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Distance by time, .tsv.")
     ] = None,
-    permutations: Annotated[int, typer.Option(help="Of the labels, within times.")] = 200,
+    permutations: Annotated[
+        int, typer.Option(help="How often labels are exchanged, at most.")
+    ] = 200,
     seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
 ) -> None:
     """Compare two conditions: where they lead the same cells, and to which fates."""
@@ -341,6 +382,7 @@ def compare(
     compared = load_pipeline(base).compare(
         adata,
         condition,
+        sample_key=sample_key,
         groups=groups,
         permutations=permutations,
         seed=seed,
@@ -360,5 +402,7 @@ def compare(
             columns: Columns = {str(table.index.name): str}
             columns |= dict.fromkeys(table.columns, "{:.3f}".format)
             terminal.table(titles[name], content[name], columns)
-    if terminal.as_json:
-        terminal.say("", conditions=compared.conditions, **content)
+    about = compared.replicates.sentence
+    terminal.say(
+        about, conditions=compared.conditions, unit=compared.replicates.unit, about=about, **content
+    )

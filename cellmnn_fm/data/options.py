@@ -31,6 +31,13 @@ BELIEVED_BEYOND = 0.25
 What moved cells until the last snapshot rarely goes on: see `benchmarks/gene_space.py`.
 """
 
+NOISE = 0.6
+"""How far cells diffuse in the course of their time, in spreads of the cells of one time.
+
+Snapshots do not tell; it is what makes probabilities of fates right on simulated systems, see
+`studies/doubt.py`.
+"""
+
 
 class ReadingKeywords(TypedDict, total=False):
     """Keywords of :class:`ReadingOptions`, for signatures that take them flat."""

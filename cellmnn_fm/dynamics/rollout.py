@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +61,18 @@ class Trajectory:
     steps: NDArray[np.int64]
     log_growth: NDArray[np.float32]
     stopped: NDArray[np.bool_]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Trajectory]) -> Trajectory:
+        """Of cells that were followed in parts."""
+        whole: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts], axis=1)
+            for name in ("states", "velocity", "log_growth", "stopped")
+        }
+        errors = [part.error for part in parts if part.error is not None]
+        error = np.concatenate(errors, axis=1) if errors else None
+        steps = np.concatenate([part.steps for part in parts])
+        return replace(parts[0], **whole, error=error, steps=steps)
 
 
 def roll_out(
@@ -119,24 +132,18 @@ def roll_out(
         _roll_out_chunk(dynamics, chunk, time, times, n_steps, rtol, atol)
         for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK)))
     ]
-    followed, velocity, log_growth, stopped = (
-        np.concatenate([getattr(part, name) for part in parts], axis=1)
-        for name in ("states", "velocity", "log_growth", "stopped")
-    )
-    warn_of_stopped(stopped)
-    error = None
-    if n_steps is None:
-        error = np.concatenate([part.error for part in parts if part.error is not None], axis=1)
-        allowed = atol + rtol * np.linalg.norm(followed, axis=-1)
-        if (missed := ~(error <= allowed) & ~stopped).any():
+    whole = Trajectory.joined(parts)
+    warn_of_stopped(whole.stopped)
+    if whole.error is not None:
+        allowed = atol + rtol * np.linalg.norm(whole.states, axis=-1)
+        if (missed := ~(whole.error <= allowed) & ~whole.stopped).any():
             warnings.warn(
-                f"{missed.any(axis=0).sum()} of {error.shape[1]} cells are not followed to the "
+                f"{missed.any(axis=0).sum()} of {len(whole.steps)} cells are not followed to the "
                 f"tolerance within {_most_steps(dynamics.model)} steps: their error is up to "
-                f"{error[missed].max():.2g}",
+                f"{whole.error[missed].max():.2g}",
                 stacklevel=2,
             )
-    steps = np.concatenate([part.steps for part in parts])
-    return Trajectory(float(time), times, followed, velocity, error, steps, log_growth, stopped)
+    return whole
 
 
 @torch.no_grad()
@@ -173,6 +180,36 @@ def _roll_out_chunk(
             log_growth[:, active], stopped[:, active] = finer.log_growth, finer.stopped
             allowed = atol + rtol * torch.linalg.vector_norm(finer.states, dim=-1)
             active = active[~((distance <= allowed) | both_stopped).all(0)]
+    whole = Path(followed, log_growth, stopped)
+    found = trajectory_of(dynamics, whole, z, time, times, steps.cpu().numpy(), dims)
+    return found if error is None else replace(found, error=error.cpu().numpy())
+
+
+def trajectory_of(
+    dynamics: Dynamics,
+    followed: Path,
+    z: Tensor,
+    time: float,
+    times: NDArray,
+    steps: NDArray,
+    dims: int,
+) -> Trajectory:
+    """Cells that were followed, in the user's time, with their velocities.
+
+    Parameters
+    ----------
+    dynamics : Dynamics
+        Of one data set.
+    followed : Path
+        Of cells that were `z` (cells, latent_dim) at `time`, to `times` (times,).
+    z, time, times
+        See there.
+    steps : (cells,)
+        Between two stops.
+    dims : int
+        Dimensions that are no padding.
+    """
+    start, wanted = dynamics.time_scale.to_model(float(time)), dynamics.time_scale.to_model(times)
     region, _ = TrustRegion.around(dynamics.model, z, torch.tensor([start]).to(z))
     velocity = torch.stack(
         [
@@ -183,19 +220,19 @@ def _roll_out_chunk(
                 when[None],
             )
             for states_then, when, out in zip(
-                followed, torch.as_tensor(wanted).to(z), stopped, strict=True
+                followed.states, torch.as_tensor(wanted).to(z), followed.stopped, strict=True
             )
         ]
     )
     return Trajectory(
-        time,
+        float(time),
         times,
-        followed[..., :dims].cpu().numpy(),
+        followed.states[..., :dims].cpu().numpy(),
         (velocity[..., :dims] / dynamics.time_scale.unit).cpu().numpy(),
-        None if error is None else error.cpu().numpy(),
-        steps.cpu().numpy(),
-        log_growth.cpu().numpy(),
-        stopped.cpu().numpy(),
+        None,
+        steps,
+        followed.log_growth.cpu().numpy(),
+        followed.stopped.cpu().numpy(),
     )
 
 
@@ -229,10 +266,12 @@ def path(
     n_steps: int,
     *,
     halfway: bool = False,
+    disturb: Callable[[Tensor, float, float], Tensor] | None = None,
 ) -> Path:
     """Follow cells to model times, by `n_steps` steps between two stops.
 
-    Each takes the operator of where it begins, or that of `halfway`.
+    Each takes the operator of where it begins, or that of `halfway`; half of what is to `disturb`
+    cells (cells, latent_dim) at a model time, for so long, comes before it, and half after.
 
     A cell that would leave the trust region is stopped at its border. Differentiable in `z`
     (cells, latent_dim), but for cells that are stopped.
@@ -257,8 +296,13 @@ def path(
         for before, after in pairwise(stops):
             for begin, stop in pairwise(np.linspace(before, after, n_steps + 1)):
                 begin_time, stop_time = (torch.tensor([edge]).to(z) for edge in (begin, stop))
+                half = abs(stop - begin) / 2
+                if disturb is not None:
+                    walk = region.step(walk, disturb(walk.z, begin, half), begin_time)
                 pushed = step(model, memory, walk.z, begin_time, stop_time)
                 walk = region.step(walk, pushed[0], stop_time)
+                if disturb is not None:
+                    walk = region.step(walk, disturb(walk.z, stop, half), stop_time)
                 if pushed[1] is not None:
                     log_growth = torch.where(walk.stopped, log_growth, log_growth + pushed[1])
             visited[float(after)] = walk.z, log_growth, walk.stopped

@@ -149,10 +149,31 @@ def interpolate(
     nearest = times[np.abs(times - at).argmin()]
     if abs(nearest - at) <= 1e-9 * (times[-1] - times[0]):  # 0.1 + 0.2 is 0.3
         at = float(nearest)
-    beyond = warn_if_beyond([at], times)
+    warn_if_beyond([at], times)
+    predicted = mixture(dynamics, course, at, two_sided=two_sided, n_steps=n_steps)
+    warn_of_stopped(predicted.stopped[None])
+    return predicted
+
+
+def mixture(
+    dynamics: Dynamics,
+    course: TimeCourse,
+    at: float,
+    *,
+    two_sided: bool = True,
+    n_steps: int = 1,
+) -> Interpolation:
+    """As :func:`interpolate`, for who asks often: without any check or warning.
+
+    Parameters
+    ----------
+    dynamics, course, at, two_sided, n_steps
+        See there.
+    """
+    times = course.times
     before = max(int(np.searchsorted(times, at, side="right")) - 1, 0)
     shares = {before: 1.0}
-    if two_sided and not beyond and before + 1 < len(times):
+    if two_sided and times[0] <= at and before + 1 < len(times):
         progress = (at - times[before]) / (times[before + 1] - times[before])
         shares = {before: 1 - progress, before + 1: progress}
     parts = [(index, share) for index, share in shares.items() if share > 0]
@@ -167,7 +188,6 @@ def interpolate(
         weights.append(share * as_shares(log_growth[0]))
         stopped.append(out[0])
     sizes = [len(cells) for cells in states]
-    warn_of_stopped(np.concatenate(stopped)[None])
     return Interpolation(
         time=float(at),
         states=np.concatenate(states),

@@ -15,12 +15,12 @@ from rich.progress import track
 from ..data.time_course import TimeCourse
 from ..dynamics.rollout import roll_out
 from ..dynamics.snapshots import Dynamics
-from ..evaluation.metrics import permuted_within
 from ..fitted.fitted_model import Cells
 from ..model.errors import InputError, listed
 from ..model.modeling_cellmnn import CellMNNModel
 from ..training.adaptation import adapt
-from .fates import TerminalGroups
+from .replicates import Replicates
+from .terminal_groups import TerminalGroups
 
 FitCourse = Callable[[TimeCourse], CellMNNModel]
 
@@ -37,16 +37,21 @@ class ConditionComparison:
         Their names, in order.
     trajectories : DataFrame
         By time: "distance", how far apart the models of the two conditions lead the same cell, mean
-        over cells in standard deviations of the states; "p" (the share of permutations with as
-        large a distance at that time) and "p_adjusted" (at any time).
+        over cells in standard deviations of the states, with "low" and "high" of resampled units
+        (90 %); "null", its median where labels are exchanged; "p" (the share of arrangements with
+        as large a distance at that time) and "p_adjusted" (at any time).
     fates : DataFrame, optional
         By terminal group: mean probability in the "first" and the "second" condition, their
-        "difference" and "p".
+        "difference" with "low" and "high" (90 %), and "p".
+    replicates : Replicates
+        What was exchanged, and resampled: samples, pairs, or cells. Its `sentence` says what p is
+        about.
     """
 
     conditions: tuple[str, str]
     trajectories: pd.DataFrame
     fates: pd.DataFrame | None
+    replicates: Replicates
 
 
 def compare_conditions(
@@ -55,12 +60,13 @@ def compare_conditions(
     labels: NDArray,
     fit: FitCourse,
     *,
+    samples: NDArray | None = None,
     groups: NDArray | None = None,
     permutations: int = 200,
     seed: int = 0,
     progress: bool = False,
 ) -> ConditionComparison:
-    """Fit both conditions, follow the same cells in either, and permute the labels.
+    """Fit both conditions, follow the same cells in either, and exchange the labels.
 
     Parameters
     ----------
@@ -71,11 +77,13 @@ def compare_conditions(
     labels : (cells,)
         The condition of each cell, one of two.
     fit : callable
-        A model of a time course; called twice for each permutation.
+        A model of a time course; called twice for each arrangement.
+    samples : (cells,), optional
+        Donor, animal or culture of each cell, see :class:`Replicates`.
     groups : (cells,), optional
         Groups at the last time, for fates; empty where a cell has none.
     permutations : int
-        How often cells change conditions at random, within their times.
+        How often labels are exchanged at random, at most, and how often samples are drawn again.
     seed : int
         Of the permutations and of the cells that are followed.
     progress : bool
@@ -84,7 +92,7 @@ def compare_conditions(
     Raises
     ------
     InputError
-        Unless there are two conditions, with two times in common.
+        Unless there are two conditions, with two times in common, and enough samples.
     """
     names = np.unique(labels)
     if len(names) != 2:
@@ -102,6 +110,7 @@ def compare_conditions(
         )
     kept = np.isin(times, common)
     states, times, first = states[kept], times[kept], labels[kept] == names[0]
+    replicates = Replicates(first, times, None if samples is None else samples[kept])
     rng = np.random.default_rng(seed)
     start = rng.permutation(states[times == common[0]])[:_MAX_START]
     spread = np.where(states.std(axis=0) > 0, states.std(axis=0), 1.0)
@@ -110,54 +119,72 @@ def compare_conditions(
         last = (times == common[-1]) & (groups[kept] != "")
         terminal = TerminalGroups.fit(states[last], groups[kept][last].tolist())
 
-    def difference(mask: NDArray[np.bool_]) -> tuple[NDArray, list[NDArray]]:
+    def outcome(rows: NDArray, mask: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+        """Distance (times,) and mean fates (2, groups) of two sides of some rows."""
         ends = []
-        for side in (mask, ~mask):
+        for side in (rows[mask], rows[~mask]):
             course = TimeCourse.from_cells(states[side], times[side])
-            model = fit(course)
-            followed = roll_out(
-                Dynamics(model, course.time_scale), start, common[0], common[1:], n_steps=1
-            )
-            ends.append(followed.states)
+            dynamics = Dynamics(fit(course), course.time_scale)
+            ends.append(roll_out(dynamics, start, common[0], common[1:], n_steps=1).states)
         distance = np.linalg.norm((ends[0] - ends[1]) / spread, axis=-1).mean(axis=-1)
         if terminal is None:
-            return distance, []
+            return distance, np.zeros((2, 0))
         last_states = [torch.from_numpy(end[-1]) for end in ends]
-        return distance, [terminal.probabilities(end).mean(0).numpy() for end in last_states]
+        shares = [terminal.probabilities(end).mean(0).numpy() for end in last_states]
+        return distance, np.stack(shares)
 
-    distance, shares = difference(first)
-    change = shares[0] - shares[1] if shares else np.zeros(0)
-    as_large, any_as_large = np.ones(len(distance)), np.ones(len(distance))
-    as_different = np.ones(len(change))
-    rounds = track(
-        range(permutations), "permuting", console=Console(stderr=True), disable=not progress
-    )
-    for _ in rounds:
-        permuted, other = difference(permuted_within(first, times, rng))
-        as_large += permuted >= distance
-        any_as_large += permuted.max() >= distance
-        if shares:
-            as_different += np.abs(other[0] - other[1]) >= np.abs(change)
+    every = np.arange(len(states))
+    exchanged = [(every, mask) for mask in replicates.relabelled(permutations, rng)]
+    drawn = [(rows, first[rows]) for rows in replicates.resampled(permutations, rng)]
+    found = [
+        outcome(*which)
+        for which in track(
+            [(every, first), *exchanged, *drawn],
+            "exchanging and resampling",
+            console=Console(stderr=True),
+            disable=not progress,
+        )
+    ]
+    # what was observed is one of the arrangements that are as likely
+    distances, shares = (np.stack(part) for part in zip(*found, strict=True))
+    changes = shares[:, 0] - shares[:, 1]
+    under_null, resampled = slice(0, 1 + len(exchanged)), slice(1 + len(exchanged), None)
+    null, null_changes = distances[under_null], np.abs(changes[under_null])
+    low, high = _interval(distances[resampled], distances[0])
     table = pd.DataFrame(
         {
-            "distance": distance,
-            "p": as_large / (permutations + 1),
-            "p_adjusted": any_as_large / (permutations + 1),
+            "distance": distances[0],
+            "low": low,
+            "high": high,
+            "null": np.median(null, axis=0),
+            "p": (null >= distances[0]).mean(axis=0),
+            "p_adjusted": (null.max(axis=1)[:, None] >= distances[0]).mean(axis=0),
         },
         index=pd.Index(common[1:], name="time"),
     )
     fates = None
     if terminal is not None:
+        low, high = _interval(changes[resampled], changes[0])
         fates = pd.DataFrame(
             {
-                "first": shares[0],
-                "second": shares[1],
-                "difference": change,
-                "p": as_different / (permutations + 1),
+                "first": shares[0, 0],
+                "second": shares[0, 1],
+                "difference": changes[0],
+                "low": low,
+                "high": high,
+                "p": (null_changes >= null_changes[0]).mean(axis=0),
             },
             index=pd.Index(terminal.names, name="group"),
         )
-    return ConditionComparison((str(names[0]), str(names[1])), table, fates)
+    return ConditionComparison((str(names[0]), str(names[1])), table, fates, replicates)
+
+
+def _interval(drawn: NDArray, observed: NDArray) -> tuple[NDArray, NDArray]:
+    """90 % of what was `drawn` (draws, ...); unknown if nothing like `observed` (...) was."""
+    if not len(drawn):
+        return np.full_like(observed, np.nan), np.full_like(observed, np.nan)
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    return low, high
 
 
 def compare(
@@ -165,6 +192,7 @@ def compare(
     base: CellMNNModel,
     condition: str,
     *,
+    sample_key: str | None = None,
     groups: str | None = None,
     permutations: int = 200,
     seed: int = 0,
@@ -178,16 +206,26 @@ def compare(
         Of both.
     base : CellMNNModel
         The pretrained model.
-    condition, groups : str
+    condition, sample_key, groups : str
         Columns of `obs`, see :meth:`CellMNNPipeline.compare`.
     permutations, seed, progress
         See :func:`compare_conditions`.
+
+    Raises
+    ------
+    InputError
+        If a cell has no sample.
     """
+    samples = None if sample_key is None else cells.labels(sample_key)
+    if samples is not None and (samples == "").any():
+        missing = f"none for {(samples == '').sum()} cells"
+        raise InputError(str(sample_key), "a sample for every cell", missing, "name it")
     return compare_conditions(
         cells.states,
         cells.times,
         cells.adata.obs[condition].astype(str).to_numpy(),
         lambda course: adapt(base, course),
+        samples=samples,
         groups=None if groups is None else cells.labels(groups),
         permutations=permutations,
         seed=seed,

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.linear_model import LogisticRegression
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
-from ..data.reading import observed_time
+from ..data.options import NOISE
 from ..data.subspace import Subspace
+from ..dynamics.diffusion import STEPS, Diffusion
 from ..dynamics.rollout import path
-from ..dynamics.snapshots import Dynamics, as_shares, padded
+from ..dynamics.snapshots import Dynamics, padded
 from ..fitted.fitted_model import Cells
-from ..model.errors import InputError, listed, require_count, require_number
+from ..model.errors import InputError, require_count, require_number, require_seed
+from .terminal_groups import TerminalGroups, fate_question
 
 STEPS_TO_END = 4  # between two stops, see `roll_out`
 
-_MIN_CELLS = 5  # of a terminal group
 _CHUNK = 4_096  # cells followed at once, with all that their gradients need
+_PATHS = 16_384  # followed between two steps of a progress bar
+_RESAMPLED = 100  # cells at the end, for the doubt about their groups
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class FateTable:
         model without growth.
     rows : (cells,)
         Which of the cells of the file these are.
+    low, high : DataFrame, optional
+        Of cells that were followed along many paths: where each probability is with other paths
+        and other cells at the end (90 %).
     """
 
     probabilities: pd.DataFrame
@@ -52,124 +58,22 @@ class FateTable:
     accuracy: float
     descendants: pd.Series
     rows: NDArray[np.int64]
+    low: pd.DataFrame | None = None
+    high: pd.DataFrame | None = None
+
+    @property
+    def with_intervals(self) -> pd.DataFrame:
+        """The probabilities, and "GROUP low" and "GROUP high" beside them, where there are any."""
+        if self.low is None or self.high is None:
+            return self.probabilities
+        ends = [self.low.add_suffix(" low"), self.high.add_suffix(" high")]
+        return self.probabilities.join(ends)
 
     @property
     def shares(self) -> pd.Series:
         """Of the descendants at the end, those in each group."""
         weighted = self.probabilities.mul(self.descendants, axis=0)
         return weighted.sum() / self.descendants.sum()
-
-
-@dataclass(frozen=True)
-class TerminalGroups:
-    """Groups of cells at the end, told apart by their latent states.
-
-    A multinomial logistic regression, ``P_k(z) = softmax(W z + c)_k``.
-
-    Attributes
-    ----------
-    names : tuple of str
-        Of the groups.
-    weights, intercept : (groups, latent_dim) and (groups,)
-        W and c.
-    accuracy : float
-        Of the cells that it was fitted to.
-    """
-
-    names: tuple[str, ...]
-    weights: NDArray[np.float64]
-    intercept: NDArray[np.float64]
-    accuracy: float
-
-    @classmethod
-    def fit(cls, states: NDArray, labels: Sequence[str]) -> TerminalGroups:
-        """Tell labelled cells (cells, latent_dim) apart.
-
-        `states` (cells, latent_dim), with a label each.
-
-        Raises
-        ------
-        InputError
-            With less than two groups of 5 cells.
-        """
-        names_of_cells = np.asarray(labels, dtype=str)
-        names, counts = np.unique(names_of_cells, return_counts=True)
-        kept = names[counts >= _MIN_CELLS]
-        if len(kept) < 2:
-            sizes = listed(f"{name}: {n}" for name, n in zip(names, counts, strict=True))
-            raise InputError(
-                "terminal groups", f"2 or more of {_MIN_CELLS} or more cells", sizes, "merge some"
-            )
-        rows = np.isin(names_of_cells, kept)
-        spread = states[rows].std(axis=0)
-        spread = np.where(spread > 0, spread, 1.0)
-        model = LogisticRegression(max_iter=2000).fit(states[rows] / spread, names_of_cells[rows])
-        weights, intercept = model.coef_ / spread, model.intercept_
-        if len(kept) == 2:  # scikit-learn gives the odds of the second
-            weights, intercept = (
-                np.vstack([-weights, weights]) / 2,
-                np.r_[-intercept, intercept] / 2,
-            )
-        accuracy = float(model.score(states[rows] / spread, names_of_cells[rows]))
-        return cls(tuple(map(str, model.classes_)), weights, intercept, accuracy)
-
-    def probabilities(self, z: Tensor) -> Tensor:
-        """P of every group, (..., groups), for latent states (..., latent_dim).
-
-        `z` (..., latent_dim).
-        """
-        dims = self.weights.shape[1]
-        weights, intercept = (
-            torch.as_tensor(part, dtype=z.dtype, device=z.device)
-            for part in (self.weights, self.intercept)
-        )
-        return torch.softmax(z[..., :dims] @ weights.T + intercept, dim=-1)
-
-
-def clusters(
-    states: NDArray, subspace: Subspace, genes: Sequence[str], count: int, seed: int = 0
-) -> list[str]:
-    """k-means clusters of cells at the end, each named by the genes that mark it.
-
-    Parameters
-    ----------
-    states : (cells, latent_dim)
-        Latent states of the cells.
-    subspace : Subspace
-        Over `genes`; cells are as far apart as their expression is.
-    genes : sequence of str
-        Their names.
-    count : int
-        How many clusters.
-    seed : int
-        Of k-means.
-
-    Returns
-    -------
-    list of str
-        For each cell, such as "1: HAND1 GATA4": the cluster, largest first, and the two genes that
-        are highest in it over their mean, in standard deviations.
-
-    Raises
-    ------
-    InputError
-        Unless there are 2 or more clusters, of 5 or more cells on the mean.
-    """
-    if not 2 <= count <= len(states) // _MIN_CELLS:
-        most = len(states) // _MIN_CELLS
-        raise InputError("groups", f"2 to {most} clusters of the last cells", count, "change it")
-    # distances of expression are those of Rz where D = QR
-    _, triangle = np.linalg.qr(subspace.loadings.astype(np.float64))
-    cluster_of_cell = KMeans(count, n_init=10, random_state=seed).fit_predict(states @ triangle.T)
-    # expression is linear in the states: means of clusters need no matrix of cells and genes
-    spread = np.maximum(subspace.spread(states), 1e-9)
-    order = np.argsort(-np.bincount(cluster_of_cell, minlength=count), kind="stable")
-    names = np.empty(count, dtype=object)
-    for rank, cluster in enumerate(order):
-        away = states[cluster_of_cell == cluster].mean(axis=0) - states.mean(axis=0)
-        marks = np.argsort(-(subspace.loadings @ away) / spread, kind="stable")[:2]
-        names[cluster] = f"{rank + 1}: {' '.join(genes[gene] for gene in marks)}"
-    return names[cluster_of_cell].tolist()
 
 
 @dataclass(frozen=True)
@@ -306,109 +210,17 @@ def driver_genes(
     return pd.DataFrame(effect, index=list(genes), columns=list(groups.names))
 
 
-@dataclass(frozen=True)
-class FateQuestion:
-    """Which cells are followed, and the groups that they may end in.
-
-    Attributes
-    ----------
-    cells : Cells
-        All of a file.
-    rows : (followed,)
-        Those that are followed.
-    groups : TerminalGroups
-        Told apart by their states.
-    end : float
-        When the groups count.
-    """
-
-    cells: Cells
-    rows: NDArray[np.int64]
-    groups: TerminalGroups
-    end: float
-
-    @property
-    def states(self) -> NDArray[np.float32]:
-        """Of the cells that are followed, (followed, latent_dim)."""
-        return self.cells.states[self.rows]
-
-    @property
-    def times(self) -> NDArray[np.float64]:
-        """Of the cells that are followed, (followed,)."""
-        return self.cells.times[self.rows]
-
-    def only(self, kept: NDArray[np.bool_]) -> FateQuestion:
-        """Without the cells that run away, which are not in the mask (followed,); with a warning.
-
-        The mask is `kept` (followed,).
-
-        Raises
-        ------
-        InputError
-            If none is left.
-        """
-        if kept.all():
-            return self
-        lost = int((~kept).sum())
-        if lost == len(kept):
-            raise InputError("cells", "some that can be followed", "none", "fit in a frame")
-        warnings.warn(
-            f"{lost} of {len(kept)} cells run away in this model, and are left out",
-            stacklevel=3,
-        )
-        return replace(self, rows=self.rows[kept])
-
-    def relative(self, log_growth: NDArray) -> NDArray[np.float64]:
-        """Descendants of the cells that are followed, relative to the mean of their time.
-
-        Both (followed,); from the log of their numbers.
-
-        `log_growth` (followed,).
-        """
-        descendants = np.empty(len(log_growth))
-        for time in np.unique(self.times):
-            same = self.times == time
-            descendants[same] = as_shares(log_growth[same]) * same.sum()
-        return descendants
-
-
-def fate_question(
-    cells: Cells, groups: str | int, start: float | None, end: float | None
-) -> FateQuestion:
-    """Find the cells that are followed and the groups at the end, see :func:`fates`.
-
-    Raises
-    ------
-    InputError
-        On a column or time that is not there, and with less than two groups of 5 cells at the end.
-    """
-    fitted, times, obs = cells.fitted, cells.times, cells.adata.obs
-    if isinstance(groups, str) and groups not in obs:
-        actual = f"{groups}; columns {listed(obs)}"
-        raise InputError("groups", "a column of obs, or how many clusters", actual, "name one")
-    end = float(
-        times.max() if end is None else observed_time(require_number("end", end), times, "end")
-    )
-    last = times == end
-    if isinstance(groups, int):
-        labels = clusters(cells.states[last], fitted.subspace, fitted.panel.names, groups)
-    else:
-        last &= obs[groups].notna().to_numpy()
-        labels = obs[groups][last].astype(str).tolist()
-    terminal = TerminalGroups.fit(cells.states[last], labels)
-    if start is not None:
-        start = observed_time(require_number("start", start), times, "start")
-    rows = np.flatnonzero(times <= end if start is None else times == start)
-    return FateQuestion(cells, rows, terminal, end)
-
-
 def fates(
     cells: Cells,
     groups: str | int,
     *,
     start: float | None = None,
     end: float | None = None,
-    n_steps: int = STEPS_TO_END,
+    n_steps: int | None = None,
+    n_paths: int | None = None,
+    noise: float = NOISE,
+    seed: int = 0,
+    progress: bool = False,
 ) -> FateTable:
     """Follow cells to the end, and say in which group they are then.
 
@@ -416,7 +228,7 @@ def fates(
     ----------
     cells : Cells
         Observed, as a fitted model reads them.
-    groups, start, end, n_steps
+    groups, start, end, n_steps, n_paths, noise, seed, progress
         See :meth:`CellMNNPipeline.fates`.
 
     Raises
@@ -424,22 +236,124 @@ def fates(
     InputError
         On a column that is not there, and with less than two groups of 5 cells at the end.
     """
-    require_count("n_steps", n_steps)
+    require_seed(seed)
+    if n_steps is not None:
+        require_count("n_steps", n_steps)
+    if n_paths is not None:
+        require_count("n_paths", n_paths)
+        require_number("noise", noise, 0)
     fitted, asked = cells.fitted, fate_question(cells, groups, start, end)
-    ends = cell_fates(
-        fitted.dynamics, asked.states, asked.times, asked.groups, asked.end, n_steps=n_steps
-    )
+    to_end = (asked.times, asked.groups, asked.end)
+    ends = cell_fates(fitted.dynamics, asked.states, *to_end, n_steps=n_steps or STEPS_TO_END)
     kept = ends.followed
     asked, ends = asked.only(kept), Fates(*(part[kept] for part in vars(ends).values()))
     spread = fitted.subspace.spread(asked.states)
     drivers = driver_genes(ends, asked.groups, fitted.subspace, fitted.panel.names, spread)
-    index = cells.adata.obs_names[asked.rows]
+    index, names = cells.adata.obs_names[asked.rows], list(asked.groups.names)
+    found: dict[str, NDArray] = {"probabilities": ends.probabilities}
+    log_growth = ends.log_growth.astype(np.float64)
+    if n_paths is not None:
+        diffusion = Diffusion.of(fitted.dynamics, cells.course, noise, seed)
+        others = asked.groups.resampled(
+            cells.states[asked.last], asked.labels, _RESAMPLED, np.random.default_rng(seed)
+        )
+        followed = (asked.states, asked.times, asked.end, asked.groups)
+        how: dict[str, Any] = {"n_paths": n_paths, "n_steps": n_steps or STEPS}
+        how["progress"] = progress
+        parts, log_growth = fates_of_paths(diffusion, *followed, others=others, **how)
+        found |= parts
     return FateTable(
-        probabilities=pd.DataFrame(
-            ends.probabilities, index=index, columns=list(asked.groups.names)
-        ),
         drivers=drivers,
         accuracy=asked.groups.accuracy,
-        descendants=pd.Series(asked.relative(ends.log_growth), index=index, name="descendants"),
+        descendants=pd.Series(asked.relative(log_growth), index=index, name="descendants"),
         rows=asked.rows,
+        **{name: pd.DataFrame(part, index, names) for name, part in found.items()},
     )
+
+
+def fates_of_paths(
+    diffusion: Diffusion,
+    states: NDArray,
+    times: NDArray,
+    end: float,
+    groups: TerminalGroups,
+    *,
+    others: Sequence[TerminalGroups] = (),
+    n_paths: int,
+    n_steps: int = STEPS,
+    progress: bool = False,
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+    """Fates as shares of the descendants along many paths.
+
+    Parameters
+    ----------
+    diffusion : Diffusion
+        Of one data set.
+    states : (cells, latent_dim)
+        Latent states of the cells.
+    times : (cells,)
+        When they were taken, in the user's time; none after `end`.
+    end : float
+        When the groups are looked at.
+    groups : TerminalGroups
+        Told apart by their states.
+    others : sequence of TerminalGroups
+        The same, of other cells at the end: how far that is in doubt.
+    n_paths, n_steps : int
+        For each cell, and between two stops.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    parts : dict of (cells, groups)
+        "probabilities"; and with `others` "low" and "high" of 90 %, where paths are drawn again
+        too.
+    log_growth : (cells,)
+        Log of the mean number of descendants of each cell.
+    """
+    rng = np.random.default_rng(diffusion.seed)
+    found = {"probabilities": np.empty((len(states), len(groups.names)))}
+    if others:
+        found |= {name: np.empty_like(found["probabilities"]) for name in ("low", "high")}
+    log_growth = np.empty(len(states))
+    chunks = [
+        rows
+        for of_time in (np.flatnonzero(times == time) for time in np.unique(times))
+        for rows in np.array_split(of_time, -(-len(of_time) * n_paths // _PATHS))
+    ]
+    for rows in track(chunks, "paths", console=Console(stderr=True), disable=not progress):
+        paths = diffusion.roll_out(
+            states[rows],
+            float(times[rows[0]]),
+            np.array([end]),
+            n_paths=n_paths,
+            n_steps=n_steps,
+        )
+        shape = (len(rows), n_paths)
+        # of paths that leave what snapshots show nobody knows where they end
+        out = paths.stopped[0].reshape(shape)
+        mass = np.exp(paths.log_growth[0].reshape(shape).astype(np.float64))
+        mass = np.where(out & ~out.all(axis=1, keepdims=True), 0.0, mass)
+        log_growth[rows] = np.log(mass.sum(axis=1) / (mass > 0).sum(axis=1))
+        last = torch.from_numpy(paths.states[0].astype(np.float64)).unflatten(0, shape)
+        found["probabilities"][rows] = _shares(mass, groups, last)
+        if others:
+            drawn = []
+            for other in others:
+                times_drawn = rng.multinomial(n_paths, np.full(n_paths, 1 / n_paths), len(rows))
+                again = mass * times_drawn
+                drawn.append(
+                    _shares(np.where(again.any(axis=1, keepdims=True), again, mass), other, last)
+                )
+            found["low"][rows], found["high"][rows] = np.quantile(drawn, [0.05, 0.95], axis=0)
+    return found, log_growth
+
+
+def _shares(mass: NDArray, groups: TerminalGroups, last: Tensor) -> NDArray[np.float64]:
+    """Mean probability (cells, groups) of paths of some `mass` (cells, paths).
+
+    That end at `last` (cells, paths, latent_dim).
+    """
+    probabilities = groups.probabilities(last).numpy()
+    return np.einsum("cp,cpg->cg", mass / mass.sum(axis=1, keepdims=True), probabilities)

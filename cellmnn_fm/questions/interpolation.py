@@ -10,12 +10,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..data.options import BELIEVED_BEYOND
+from ..data.options import BELIEVED_BEYOND, NOISE
 from ..data.subspace import Subspace
-from ..dynamics.snapshots import Interpolation, blended, interpolate, velocity_at, warn_if_beyond
+from ..data.time_course import TimeCourse
+from ..dynamics.diffusion import Diffusion
+from ..dynamics.snapshots import (
+    Interpolation,
+    blended,
+    interpolate,
+    push,
+    velocity_at,
+    warn_if_beyond,
+)
 from ..fitted.fitted_model import Cells
 from ..fitted.record import Recipe
-from ..model.errors import InputError, require_number
+from ..model.errors import InputError, require_count, require_number, require_seed
 from ..training.configs import preset_configs
 from ..training.one_course import train
 from .result import Result, written_coverage
@@ -34,6 +43,9 @@ def interpolation(
     level: float = 0.9,
     blend: bool = False,
     damping: float = BELIEVED_BEYOND,
+    n_paths: int | None = None,
+    noise: float = NOISE,
+    seed: int = 0,
 ) -> Result:
     """The predicted snapshot at time `at`; see :meth:`CellMNNPipeline.interpolate`.
 
@@ -43,7 +55,7 @@ def interpolation(
         Observed, around that time.
     at : float
         In the user's time.
-    two_sided, n_steps, level, blend, damping
+    two_sided, n_steps, level, blend, damping, n_paths, noise, seed
         See there.
 
     Raises
@@ -54,6 +66,10 @@ def interpolation(
     quantile(known_errors("scratch"), level)  # refuses what is no level
     if not 0 <= require_number("damping", damping) <= 1:
         raise InputError("damping", "a share from 0 to 1", damping, "1 believes the model")
+    require_seed(seed)
+    if n_paths is not None:
+        require_count("n_paths", n_paths)
+        require_number("noise", noise, 0)
     fitted, course, record = cells.fitted, cells.course, cells.fitted.record
     record.require_near("at", [at])
     inside = course.times[0] <= at <= course.times[-1]
@@ -88,7 +104,36 @@ def interpolation(
         region = mean_region(course, predicted, recipe, level)
         if region is not None:
             _add_region(result.cells, region, fitted.subspace)
+    if n_paths is not None:
+        diffusion = Diffusion.of(fitted.dynamics, course, noise, seed)
+        low, high = _intervals(predicted, course, diffusion, n_paths, level)
+        result.cells.obsm["cellmnn_low"], result.cells.obsm["cellmnn_high"] = low, high
+        result.cells.uns["cellmnn"] |= {"n_paths": n_paths, "noise": noise, "level": level}
     return result
+
+
+def _intervals(
+    predicted: Interpolation,
+    course: TimeCourse,
+    diffusion: Diffusion,
+    n_paths: int,
+    level: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where each predicted cell is, of so many paths, by dimension, (cells, latent_dim) twice.
+
+    As far from where it is predicted as paths are from the one without noise.
+    """
+    ends = np.stack([predicted.states, predicted.states])
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    for index in np.unique(predicted.source_index):
+        rows = predicted.source_index == index
+        states = course.snapshots[index][predicted.source_cell[rows]]
+        start, at = float(course.times[index]), np.array([predicted.time])
+        paths = diffusion.roll_out(states, start, at, n_paths=n_paths).states[0]
+        alone = push(diffusion.dynamics, states, start, predicted.time)
+        away = paths.reshape(len(states), n_paths, -1) - alone[:, None]
+        ends[:, rows] += np.quantile(away, tails, axis=1).astype(np.float32)
+    return ends[0], ends[1]
 
 
 def _predicted_snapshot(predicted: Interpolation, velocity: NDArray, cells: Cells) -> Result:

@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..dynamics.snapshots import Dynamics, padded
 from ..fitted.fitted_model import Cells
 from ..model.errors import InputError, listed, require_count, require_number, require_seed
-from .fates import STEPS_TO_END, FateQuestion, fate_question, paths_to
+from .fates import STEPS_TO_END, paths_to
+from .terminal_groups import FateQuestion, fate_question
 
 _DRAWS = 200
 _OVER_EXPRESSED = 0.99  # quantile of a gene's expression

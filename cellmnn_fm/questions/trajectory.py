@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..data.options import NOISE
 from ..data.reading import observed_time
+from ..dynamics.diffusion import STEPS, Diffusion
 from ..dynamics.rollout import DEFAULT_TOLERANCE, Trajectory, roll_out
 from ..dynamics.snapshots import as_shares, warn_if_beyond
 from ..fitted.fitted_model import Cells, FittedModel
@@ -27,6 +29,8 @@ def trajectory(
     n_steps: int | None = None,
     rtol: float = DEFAULT_TOLERANCE,
     atol: float = DEFAULT_TOLERANCE,
+    n_paths: int | None = None,
+    noise: float = NOISE,
     seed: int = 0,
 ) -> Result:
     """Follow cells through time; see :meth:`CellMNNPipeline.trajectory`.
@@ -36,12 +40,22 @@ def trajectory(
     asked : Cells or FittedModel
         Observed cells; or a model with a Gaussian frame, from whose first distribution cells are
         drawn.
-    times, start, cells, n_steps, rtol, atol, seed
+    times, start, cells, n_steps, rtol, atol, n_paths, noise, seed
         See there.
+
+    Raises
+    ------
+    InputError
+        On cells or times that are not there, and on many paths without observed cells.
     """
     require_seed(seed)
     if cells is not None:
         require_count("cells", cells)
+    if n_paths is not None:
+        require_count("n_paths", n_paths)
+        require_number("noise", noise, 0)
+        if not isinstance(asked, Cells):
+            raise InputError("adata", "observed cells, for many paths", "none", "give them")
     fitted = asked.fitted if isinstance(asked, Cells) else asked
     record, rng = fitted.record, np.random.default_rng(seed)
     start = record.times[0] if start is None else require_number("start", start)
@@ -60,18 +74,16 @@ def trajectory(
     if wanted_times is None:
         wanted_times = [time for time in record.times if time >= start] or [start]
     warn_if_beyond(wanted_times, record.times)
-    followed = roll_out(
-        fitted.dynamics,
-        states,
-        start,
-        np.asarray(wanted_times, dtype=np.float64),
-        n_steps=n_steps,
-        rtol=rtol,
-        atol=atol,
-    )
-    settings: dict[str, Any] = {"dataset": record.name, "rtol": rtol, "atol": atol}
-    if n_steps is not None:
-        settings = {"dataset": record.name, "n_steps": n_steps}
+    at = np.asarray(wanted_times, dtype=np.float64)
+    settings: dict[str, Any] = {"dataset": record.name}
+    if n_paths is not None and isinstance(asked, Cells):
+        steps = STEPS if n_steps is None else n_steps
+        diffusion = Diffusion.of(fitted.dynamics, asked.course, noise, seed)
+        followed = diffusion.roll_out(states, start, at, n_paths=n_paths, n_steps=steps)
+        settings |= {"n_steps": steps, "n_paths": n_paths, "noise": noise}
+        return _followed_cells(followed, names, fitted, settings, n_paths)
+    settings |= {"rtol": rtol, "atol": atol} if n_steps is None else {"n_steps": n_steps}
+    followed = roll_out(fitted.dynamics, states, start, at, n_steps=n_steps, rtol=rtol, atol=atol)
     return _followed_cells(followed, names, fitted, settings)
 
 
@@ -88,17 +100,28 @@ def _wanted_times(fitted: FittedModel, times: Sequence[float] | None) -> list[fl
 
 
 def _followed_cells(
-    trajectory: Trajectory, names: Sequence[str], fitted: FittedModel, settings: dict[str, Any]
+    trajectory: Trajectory,
+    names: Sequence[str],
+    fitted: FittedModel,
+    settings: dict[str, Any],
+    n_paths: int | None = None,
 ) -> Result:
-    """In gene space: one row for each cell and time, cells by their names."""
+    """In gene space: one row for each cell and time, or path and time, cells by their names."""
     import anndata
 
     count, cells, dims = trajectory.states.shape
     flat, velocity = (part.reshape(-1, dims) for part in (trajectory.states, trajectory.velocity))
+    sources = np.repeat(names, n_paths or 1)
+    labels = sources
+    if n_paths is not None:
+        numbers = np.tile(np.arange(n_paths), len(names))
+        labels = np.array([f"{name}/{path}" for name, path in zip(sources, numbers, strict=True)])
     obs = pd.DataFrame(
-        {"time": np.repeat(trajectory.times, cells), "source_cell": np.tile(names, count)},
-        index=[f"{name}@{time:g}" for time in trajectory.times for name in names],
+        {"time": np.repeat(trajectory.times, cells), "source_cell": np.tile(sources, count)},
+        index=[f"{label}@{time:g}" for time in trajectory.times for label in labels],
     )
+    if n_paths is not None:
+        obs["path"] = np.tile(numbers, count)
     if trajectory.log_growth.any():
         obs["descendants"] = (cells * as_shares(trajectory.log_growth)).ravel()
     obs["stopped"] = trajectory.stopped.ravel()

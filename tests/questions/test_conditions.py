@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.cli.app import app
+from cellmnn_fm.questions.replicates import Replicates
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,72 @@ def test_a_difference_is_found_where_it_is(base):
     np.testing.assert_allclose(
         found.fates["difference"], found.fates["first"] - found.fates["second"], atol=1e-6
     )
+
+
+def of_donors(adata, number, paired=False):
+    """The same cells, as those of so many donors in each condition, or of so many in both."""
+    adata, rng = adata.copy(), np.random.default_rng(0)
+    donor = rng.integers(number, size=adata.n_obs).astype(str)
+    side = "" if paired else adata.obs["condition"].str[0].to_numpy().astype(str)
+    adata.obs["donor"] = np.char.add(donor, side)
+    return adata
+
+
+def test_samples_are_exchanged_as_a_whole(base):
+    pipeline, adata = CellMNNPipeline.from_pretrained(base), make_course(3.0)
+    how = {"time_key": "day", "groups": "type", "permutations": 60}
+    by_cells = pipeline.compare(adata, "condition", **how)
+    assert by_cells.replicates.unit == "cells"
+    assert "no replicates" in by_cells.replicates.sentence
+    for paired, ways, unit in ((False, 20, "samples"), (True, 32, "pairs")):
+        donors = of_donors(adata, 5 if paired else 3, paired)
+        found = pipeline.compare(donors, "condition", sample_key="donor", **how)
+        assert found.replicates.unit == unit
+        assert f"p is {1 / ways:.2g} at the least" in found.replicates.sentence
+        # the arrangement that was observed, and the one with all labels exchanged
+        assert found.trajectories.loc[2.0, "p"] == pytest.approx(2 / ways)
+        for name in ("distance", "p"):  # what is exchanged does not change what is seen
+            same = found.trajectories[name], by_cells.trajectories[name]
+            assert name == "p" or np.allclose(*same)
+        effect = found.fates.loc["up"]
+        assert effect["low"] <= effect["difference"] <= effect["high"] < 0
+        assert (found.trajectories["low"] < found.trajectories["high"]).all()
+        assert found.trajectories.loc[2.0, "null"] < found.trajectories.loc[2.0, "low"]
+
+
+def test_who_is_exchanged_with_whom():
+    times = np.repeat([0.0, 1.0], 8)
+    animals = np.repeat(np.arange(8), 2).astype(str)  # two and two at each time
+    first = np.tile(np.repeat([True, False], 4), 2)
+    replicates = Replicates(first, times, animals)
+    assert replicates.arrangements == 6 * 6
+    masks = list(replicates.relabelled(100, np.random.default_rng(0)))
+    assert len(masks) == 35
+    assert len({mask.tobytes() for mask in masks}) == 35
+    for mask in masks:
+        assert [mask[times == time].sum() for time in (0.0, 1.0)] == [4, 4]
+        assert all(len(np.unique(mask[animals == name])) == 1 for name in "01234567")
+    few = list(replicates.relabelled(10, np.random.default_rng(0)))
+    assert len(few) == 10
+    for rows in replicates.resampled(5, np.random.default_rng(0)):
+        for time in (0.0, 1.0):
+            assert first[rows][times[rows] == time].sum() == 4
+
+    mixed = np.where(animals == "7", "0", animals)  # one animal is at both times, in both
+    assert Replicates(first, times, mixed).unit == "pairs and samples"
+    with pytest.raises(InputError, match="samples: expected 3 or more ways to exchange them"):
+        Replicates(first, times, first.astype(str))
+
+
+def test_few_samples_cannot_be_significant(base):
+    """Each time has cells of both conditions in every arrangement: there may be no other one."""
+    pipeline, adata = CellMNNPipeline.from_pretrained(base), make_course(3.0)
+    adata.obs["donor"] = adata.obs["condition"]
+    with pytest.raises(InputError, match="samples: expected 3 or more ways"):
+        pipeline.compare(adata, "condition", sample_key="donor", time_key="day")
+    adata.obs.loc[adata.obs_names[0], "donor"] = None
+    with pytest.raises(InputError, match="donor: expected a sample for every cell, found none for"):
+        pipeline.compare(adata, "condition", sample_key="donor", time_key="day")
 
 
 @pytest.mark.slow
@@ -96,4 +163,5 @@ def test_the_command(base, tmp_path):
     assert result.exit_code == 0, result.output
     assert "control and treated" in result.output
     assert "fates" in result.output
+    assert "no replicates" in " ".join(result.output.split())
     assert len(pd.read_csv(tmp_path / "distance.tsv", sep="\t")) == 2

@@ -11,8 +11,9 @@ from cellmnn_fm.cli.app import app
 from cellmnn_fm.data.gene_networks import GeneNetwork
 from cellmnn_fm.dynamics.rollout import roll_out
 from cellmnn_fm.questions import fates, perturbation
-from cellmnn_fm.questions.fates import TerminalGroups, cell_fates
+from cellmnn_fm.questions.fates import cell_fates
 from cellmnn_fm.questions.perturbation import compared, linear_response
+from cellmnn_fm.questions.terminal_groups import TerminalGroups
 from cellmnn_fm.report.figures import (
     embedded_velocity,
     plot_embedded_velocity,

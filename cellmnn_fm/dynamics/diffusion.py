@@ -1,0 +1,255 @@
+"""Cells that start alike and end apart: noise on the way that leaves the snapshots as they are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.time_course import TimeCourse
+from ..model.errors import InputError, require_count, require_number, require_seed
+from .rollout import Path, Trajectory, path, trajectory_of
+from .snapshots import Dynamics, mixture, padded, warn_of_stopped
+
+STEPS = 2  # between two stops, which are many: all observed times
+
+_MOST_COMPONENTS = 300  # cells of a snapshot that its density is made of
+_CHUNK = 16_384  # paths followed at once
+_FLATNESS = 1e-6  # smallest variance, relative to the largest
+_TINY = 1e-12
+_MOST_DECAY = 0.2  # κΔ of a step
+_SAME = 1e-9  # times so near each other, in durations of the course
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """Noise of a time course, and the drift that makes up for it.
+
+    The model knows the velocity v(z, t) by which one snapshot becomes the next one. Any noise goes
+    along with that, if cells also drift up the density p of the cells of their time:
+
+        dz = (v + ½ D ∇log p) dt + D^½ dW
+
+    has the same snapshots for every D, forward and (with -v) backward in time. Snapshots therefore
+    do not say how large D is. Here it is constant, a share of the mean covariance W of cells of one
+    time: D = noise² W / (duration of the time course).
+
+    A step is split: one of the model's linear ODE, and half a step of noise before and after it.
+    There p is a mixture of Gaussian kernels around the cells of the interpolated snapshot, drawn
+    together so that its covariance S is theirs; with the weights of the kernels held, the noise is
+    an Ornstein-Uhlenbeck process towards their weighted mean c, which has a closed form: with
+    D = S^½ Q diag(λ) Qᵀ S^½ and bandwidth h, in the coordinates u = Qᵀ S^-½ z
+
+        u(t + Δ) ~ N(c + e^-κΔ (u - c), h² (1 - e^-2κΔ)),    κ = λ / 2h²
+
+    Parameters
+    ----------
+    dynamics : Dynamics
+        Of one data set.
+    course : TimeCourse
+        Its observed snapshots.
+    covariance : (latent_dim, latent_dim)
+        D, per unit of the user's time.
+    seed : int
+        Of all draws.
+
+    Examples
+    --------
+    >>> from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS
+    >>> from cellmnn_fm.training.configs import preset_configs
+    >>> from cellmnn_fm.training.one_course import train
+    >>> course = KNOWN_SYSTEMS["bistable"].course(cells=50, seed=0)
+    >>> dynamics = train(course, *preset_configs("default", course)).dynamics
+    >>> diffusion = Diffusion.of(dynamics, course, noise=0.6)
+    >>> followed = diffusion.roll_out(course.snapshots[0], 0.0, np.array([3.0]), n_paths=20)
+    >>> followed.states.shape  # of one cell after the other
+    (1, 1000, 2)
+
+    References
+    ----------
+    Song et al. 2021, ICLR (the ODE with the snapshots of an SDE); Anderson 1982, Stoch Proc Appl
+    12:313 (backward in time); Silverman 1986, Density Estimation (bandwidth).
+    """
+
+    dynamics: Dynamics
+    course: TimeCourse
+    covariance: NDArray[np.float64]
+    seed: int = 0
+    _densities: dict[float, _Density] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(cls, dynamics: Dynamics, course: TimeCourse, noise: float, seed: int = 0) -> Diffusion:
+        """With D = noise² W / duration.
+
+        Parameters
+        ----------
+        dynamics, course, seed
+            See there.
+        noise : float
+            How far cells diffuse in the whole course, in spreads of the cells of one time.
+
+        Raises
+        ------
+        InputError
+            On noise below 0.
+        """
+        require_seed(seed)
+        require_number("noise", noise, 0)
+        within = [np.cov(cells.T.astype(np.float64), ddof=0) for cells in course.snapshots]
+        dims = course.latent_dim
+        spread = np.mean(within, axis=0).reshape(dims, dims)
+        duration = course.times[-1] - course.times[0]
+        rng = np.random.default_rng(seed)
+        thinned = [
+            cells[np.sort(rng.permutation(len(cells))[:_MOST_COMPONENTS])]
+            for cells in course.snapshots
+        ]
+        some = TimeCourse(thinned, course.times)
+        return cls(dynamics, some, noise**2 * spread / duration, seed)
+
+    def roll_out(
+        self,
+        states: NDArray,
+        time: float,
+        times: NDArray,
+        *,
+        n_paths: int,
+        n_steps: int = STEPS,
+    ) -> Trajectory:
+        """Follow cells along many paths each.
+
+        Parameters
+        ----------
+        states : (cells, latent_dim)
+            Latent states of the cells.
+        time : float
+            When they were taken, in the user's time.
+        times : (times,)
+            Where to follow them to, in any order, earlier or later.
+        n_paths : int
+            Of every cell.
+        n_steps : int
+            Between two stops, which are `times` and the observed ones.
+
+        Returns
+        -------
+        Trajectory
+            Of (cells · n_paths) paths, those of a cell one after the other.
+
+        Warns
+        -----
+        UserWarning
+            If paths are stopped.
+        """
+        require_count("n_paths", n_paths)
+        require_count("n_steps", n_steps)
+        times = np.atleast_1d(np.asarray(times, dtype=np.float64))
+        if not len(times) or not np.isfinite([*times, time]).all():
+            raise InputError("times", "finite ones", times.tolist(), "correct them")
+        repeated = np.repeat(states, n_paths, axis=0)
+        generator = torch.Generator(self.dynamics.model.device).manual_seed(self.seed)
+        parts = [
+            self._followed(chunk, time, times, n_steps, generator)
+            for chunk in np.array_split(repeated, max(1, -(-len(repeated) // _CHUNK)))
+        ]
+        whole = Trajectory.joined(parts)
+        warn_of_stopped(whole.stopped)
+        return whole
+
+    @torch.no_grad()
+    def _followed(
+        self,
+        states: NDArray,
+        time: float,
+        times: NDArray,
+        n_steps: int,
+        generator: torch.Generator,
+    ) -> Trajectory:
+        """As :meth:`roll_out`, for paths that are followed at once."""
+        model, scale = self.dynamics.model, self.dynamics.time_scale
+        dims = states.shape[-1]
+
+        def disturb(z: Tensor, when: float, span: float) -> Tensor:
+            moved = self._density(when).disturbed(
+                z[:, :dims], self.covariance * scale.unit * span, generator
+            )
+            return torch.cat([moved, z[:, dims:]], dim=-1)
+
+        start, wanted = scale.to_model(float(time)), scale.to_model(times)
+        low, high = min(start, wanted.min()), max(start, wanted.max())
+        observed = scale.to_model(self.course.times)
+        stops = np.unique([*wanted, *observed[(low < observed) & (observed < high)]])
+        z = padded(model, states)
+        every = path(model, z, start, stops, n_steps, disturb=disturb)
+        asked = torch.from_numpy(np.searchsorted(stops, wanted)).to(z.device)
+        followed = Path(*(part[asked] for part in every))
+        steps = np.full(len(states), n_steps)
+        return trajectory_of(self.dynamics, followed, z, time, times, steps, dims)
+
+    def _density(self, when: float) -> _Density:
+        """Of the cells at a model time, which paths share."""
+        if when not in self._densities:
+            at = float(self.dynamics.time_scale.to_user(np.array([when]))[0])
+            observed = self.course.times
+            nearest = float(observed[np.abs(observed - at).argmin()])
+            if abs(nearest - at) < _SAME * (observed[-1] - observed[0]):  # but for rounding
+                at = nearest
+            snapshot = mixture(self.dynamics, self.course, at)
+            self._densities[when] = _Density.around(snapshot.states, snapshot.weights)
+        return self._densities[when]
+
+
+@dataclass(frozen=True)
+class _Density:
+    """Gaussian kernels around cells, drawn towards their mean so that the covariance stays."""
+
+    mean: NDArray[np.float64]  # (d,)
+    root: NDArray[np.float64]  # (d, d), S^½
+    kernels: NDArray[np.float64]  # (kernels, d), of mean 0 in the coordinates S^-½ z
+    log_weights: NDArray[np.float64]  # (kernels,)
+    bandwidth: float
+
+    @classmethod
+    def around(cls, states: NDArray, weights: NDArray) -> _Density:
+        """Of cells (cells, d) with weights (cells,)."""
+        kept = weights > 0
+        states, weights = states[kept].astype(np.float64), weights[kept] / weights[kept].sum()
+        mean = weights @ states
+        centred = states - mean
+        variances, axes = np.linalg.eigh((centred * weights[:, None]).T @ centred)
+        roots = np.sqrt(np.maximum(variances, _FLATNESS * variances.max() + _TINY))
+        dims, effective = states.shape[1], 1 / np.square(weights).sum()
+        bandwidth = (4 / (dims + 2) / effective) ** (1 / (dims + 4))
+        bandwidth = min(1.0, bandwidth)
+        drawn = math.sqrt(1 - bandwidth**2) * centred @ (axes / roots) @ axes.T
+        return cls(mean, (axes * roots) @ axes.T, drawn, np.log(weights), bandwidth)
+
+    def disturbed(self, z: Tensor, covariance: NDArray, generator: torch.Generator) -> Tensor:
+        """Cells `z` (cells, d) after noise of a `covariance` (d, d), and the drift against it."""
+        inverse = np.linalg.inv(self.root)
+        shares, axes = np.linalg.eigh(inverse @ covariance @ inverse)
+        rates = np.maximum(shares, 0) / (2 * self.bandwidth**2)
+        # kernels change their weights on the way
+        parts = max(1, math.ceil(rates.max() / _MOST_DECAY))
+        into, out, kernels, mean, log_weights, kept = (
+            torch.as_tensor(part).to(z)
+            for part in (
+                inverse @ axes,
+                axes.T @ self.root,
+                self.kernels @ axes,
+                self.mean,
+                self.log_weights,
+                np.exp(-rates / parts),
+            )
+        )
+        u, spread = (z - mean) @ into, self.bandwidth * (1 - kept.square()).sqrt()
+        for _ in range(parts):
+            nearness = torch.cdist(u, kernels).square() / (2 * self.bandwidth**2)
+            centre = torch.softmax(log_weights - nearness, dim=-1) @ kernels
+            noise = torch.randn(u.shape, generator=generator, device=z.device, dtype=z.dtype)
+            u = centre + kept * (u - centre) + spread * noise
+        return mean + u @ out
