@@ -27,6 +27,7 @@ from .data.options import (
     Protocol,
     ReadingKeywords,
     ReadingOptions,
+    Response,
     Start,
 )
 from .data.subspace import Subspace
@@ -54,11 +55,13 @@ from .questions.growth import GrowthTable, growth, require_growth
 from .questions.interpolation import interpolation
 from .questions.perturbation import Perturbation, perturb
 from .questions.result import require_cells_file
+from .questions.screen import screen
 from .questions.trajectory import trajectory
 from .training.finetuning import DEFAULT_ANCHOR, DEFAULT_STEPS, finetuning_config
 from .training.loop import remove_training_state
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 # what comes of files that somebody else may have written
@@ -403,6 +406,7 @@ class CellMNNPipeline:
         adata: AnnData | Cells,
         *,
         layers: bool = True,
+        ahead: bool = False,
         file: str | Path | None = None,
         **reading: Unpack[ReadingKeywords],
     ) -> AnnData:
@@ -414,6 +418,9 @@ class CellMNNPipeline:
             Observed cells, with genes of the fit.
         layers : bool
             Whether to add what needs a dense array of cells and genes.
+        ahead : bool
+            Whether to say how far each cell is ahead of its time, or behind, see
+            :func:`cellmnn_fm.questions.ahead.ahead`.
         file : path, optional
             Where to write the result (.h5ad or .zarr), a few cells at a time; what is returned then
             lacks the matrices of cells and genes, which would take much memory.
@@ -425,7 +432,8 @@ class CellMNNPipeline:
         AnnData
             A copy, with `obsm["X_cellmnn"]` (latent states), `obsm["cellmnn_velocity"]` (dz/dt per
             unit of time), in a model with growth `obs["cellmnn_growth"]` (per unit of time,
-            relative to the cells of the same time) and, unless the fit is to an embedding of `obsm`
+            relative to the cells of the same time), with `ahead` `obs["cellmnn_ahead"]` (in units
+            of time) and, unless the fit is to an embedding of `obsm`
             or to `.raw`, `varm["cellmnn_loadings"]`, `var["cellmnn_inferred"]` (genes that the fit
             did not have: their loadings are those of a regression), `layers["cellmnn_expression"]`
             (expression as the latent states have it) and `layers["cellmnn_velocity"]` (dx/dt).
@@ -433,7 +441,8 @@ class CellMNNPipeline:
         require_cells_file(file)
         to_h5ad = file is not None and Path(file).suffix == ".h5ad"
         cells = self.cells(adata, **reading)
-        return annotation(cells, layers=layers, to_h5ad=to_h5ad).given(file)
+        how: dict[str, Any] = {"layers": layers, "with_ahead": ahead, "to_h5ad": to_h5ad}
+        return annotation(cells, **how).given(file)
 
     @with_torch_defaults
     def interpolate(
@@ -647,16 +656,18 @@ class CellMNNPipeline:
         *,
         start: float | None = None,
         end: float | None = None,
+        response: Response = "network",
         n_steps: int = STEPS_TO_END,
         seed: int = 0,
         **reading: Unpack[ReadingKeywords],
     ) -> Perturbation:
         """Set genes to values: how fates and expression at the end shift.
 
-        Cells are moved in latent space by Σ E_j (value - x_j); what becomes of that until the end
-        is the linear response of the model along each cell's own path. A prediction of a model that
-        knows associations, so that a gene which merely goes along with a fate shifts it too: to be
-        tested in cells.
+        Genes are held at these values from `start` on. What becomes of the others is the response
+        of the network of production rates that :meth:`grn` finds, along each cell's own path; see
+        :class:`cellmnn_fm.questions.network_response.NetworkResponse`. On simulated networks it has
+        the sign of nine in ten shifts right (`benchmarks/knockouts.py`). It is a prediction of a
+        model that knows associations, to be tested in cells.
 
         Parameters
         ----------
@@ -664,7 +675,12 @@ class CellMNNPipeline:
             As for :meth:`fates`; without `start` the cells of the first time are followed.
         genes : mapping
             For each gene its expression, or "knock-out" (its lowest value) or "over-express" (its
-            99 % quantile). Genes that the fit did not have are placed by regression, and flagged.
+            99 % quantile).
+        response : {"network", "flow"}
+            "flow" moves cells at once by Σ E_j (value - x_j) and lets them go: the linear response
+            of the model along their paths. There a gene that merely goes along with a fate shifts
+            it too; genes that the fit did not have can be asked about, are placed by regression,
+            and flagged.
         seed : int
             Of the resampled cells.
 
@@ -675,7 +691,50 @@ class CellMNNPipeline:
         """
         require_seed(seed)
         how: dict[str, Any] = {"start": start, "end": end, "n_steps": n_steps, "seed": seed}
+        how["response"] = response
         return perturb(self.cells(adata, **reading), genes, groups, **how)
+
+    @with_torch_defaults
+    def screen(
+        self,
+        adata: AnnData | Cells,
+        groups: str | int,
+        regulators: Sequence[str] | None = None,
+        *,
+        start: float | None = None,
+        end: float | None = None,
+        n_steps: int = STEPS_TO_END,
+        seed: int = 0,
+        progress: bool = False,
+        **reading: Unpack[ReadingKeywords],
+    ) -> pd.DataFrame:
+        """Knock out every regulator by itself, as :meth:`perturb` does, and test the shifts.
+
+        Parameters
+        ----------
+        adata, groups, start, end, n_steps, **reading
+            As for :meth:`perturb`.
+        regulators : sequence of str, optional
+            Genes of the model to be knocked out, such as its transcription factors; all by default.
+        seed : int
+            Of the shadows, see :func:`cellmnn_fm.questions.screen.screen`.
+        progress : bool
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        DataFrame
+            "gene", "group", "shift" of the group's share at the end, "p" against genes that
+            regulate nothing, and "q" over all genes; the largest shift first.
+
+        Raises
+        ------
+        InputError
+            On regulators that the model does not have.
+        """
+        how: dict[str, Any] = {"start": start, "end": end, "n_steps": n_steps, "seed": seed}
+        cells = self.cells(adata, **reading)
+        return screen(cells, groups, regulators, progress=progress, **how)
 
     @with_torch_defaults
     def compare(

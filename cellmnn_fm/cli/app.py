@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from .ask import annotate, compare, fates, growth, interpolate, perturb, trajectory
+from .ask import annotate, compare, fates, growth, interpolate, perturb, screen, trajectory
 from .demo import demo
 from .evaluate import evaluate, report
 from .fit import adapt, finetune, fit
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 _PANELS = {
     "Models": (fit, finetune, adapt),
-    "Questions": (interpolate, trajectory, annotate, fates, growth, perturb, compare, grn),
+    "Questions": (interpolate, trajectory, annotate, fates, growth, perturb, screen, compare, grn),
     "How good is it?": (evaluate, grn_evaluate, report, demo),
     "Sharing": (push, pull, models),
 }

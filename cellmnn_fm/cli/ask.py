@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..data.files import read_file
-from ..data.options import BELIEVED_BEYOND, NOISE
+from ..data.options import BELIEVED_BEYOND, NOISE, Response
 from ..data.outputs import CELLS, FIGURES, TABLES, require_outputs, save_figure, save_table
 from .options import (
     Asked,
@@ -183,6 +183,9 @@ def annotate(
     layers: Annotated[
         bool, typer.Option(help="Add expression and velocity of every gene, dense.")
     ] = True,
+    ahead: Annotated[
+        bool, typer.Option("--ahead", help="Add how far each cell is ahead of its time.")
+    ] = False,
     figure: Annotated[Path | None, typer.Option(help="The velocities as a figure.")] = None,
     basis: Annotated[
         str, typer.Option(help="Key of obsm with the embedding of the figure.")
@@ -193,7 +196,8 @@ def annotate(
     require_outputs([model, file, *reading.files], outputs)
     adata = read_file(file)
     pipeline = load_pipeline(model, dataset)
-    annotated = pipeline.annotate(adata, layers=layers, file=output, **reading.keywords)
+    how: dict[str, Any] = {"layers": layers, "ahead": ahead, "file": output}
+    annotated = pipeline.annotate(adata, **how, **reading.keywords)
     if figure is not None:
         from ..report.figures import plot_embedded_velocity
 
@@ -321,6 +325,12 @@ def perturb(
         float | None, typer.Option(help="The time whose cells are perturbed; the first if absent.")
     ] = None,
     end: End = None,
+    response: Annotated[
+        Response,
+        typer.Option(
+            help="By the network of genes, which are held; or by the flow, once they were moved."
+        ),
+    ] = "network",
     seed: Annotated[int, typer.Option(help="Of the resampled cells.")] = 0,
 ) -> None:
     """Set genes to values, and say how fates and expression at the end shift.
@@ -337,6 +347,7 @@ def perturb(
         column_or_count(groups, adata),
         start=start,
         end=end,
+        response=response,
         seed=seed,
         **reading.keywords,
     )
@@ -349,6 +360,53 @@ def perturb(
         terminal.say("", fates=rows, inferred=shifts.inferred)
     elif shifts.inferred:
         terminal.say(f"placed by regression: {', '.join(shifts.inferred)}")
+
+
+@command
+def screen(
+    model: Model,
+    file: File,
+    groups: Groups,
+    reading: Asked,
+    terminal: Terminal,
+    regulators: Annotated[
+        list[str] | None,
+        typer.Option("--gene", help="To be knocked out; repeat. All genes of the model if absent."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Shift, p and q of every gene and group, .tsv.")
+    ] = Path("screen.tsv"),
+    dataset: Dataset = None,
+    start: Annotated[
+        float | None, typer.Option(help="The time whose cells are followed; the first if absent.")
+    ] = None,
+    end: End = None,
+    seed: Annotated[int, typer.Option(help="Of the genes that regulate nothing.")] = 0,
+) -> None:
+    """Knock out every gene by itself, and say which of them shift where cells end.
+
+    p and q are against genes that regulate nothing.
+    """
+    require_outputs([model, file, *reading.files], {"output": (output, TABLES)})
+    adata = read_file(file)
+    table = load_pipeline(model, dataset).screen(
+        adata,
+        column_or_count(groups, adata),
+        regulators,
+        start=start,
+        end=end,
+        seed=seed,
+        progress=terminal.progress,
+        **reading.keywords,
+    )
+    save_table(table.set_index("gene"), output, index_label="gene")
+    found = int((table["q"] <= 0.1).sum())
+    rows = table.head(10).to_dict("records")
+    columns: Columns = {"gene": str, "group": str, "shift": "{:+.3f}".format}
+    columns |= dict.fromkeys(("p", "q"), "{:.3f}".format)
+    terminal.table(f"{found} of {len(table)} shifts with q ≤ 0.1; the largest", rows, columns)
+    if terminal.as_json:
+        terminal.say("", output=str(output), found=found, rows=table.to_dict("records"))
 
 
 @command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,8 @@ class BooleanNetwork:
         Until when cells are followed.
     start : mapping
         Levels x of the genes that are on at the beginning; empty where all of them are at 1.
+    may_fall_silent : bool
+        Whether cells none of whose genes is on are cells all the same.
 
     Examples
     --------
@@ -60,6 +62,7 @@ class BooleanNetwork:
     rules: Mapping[str, str]
     duration: float
     start: Mapping[str, float] = field(default_factory=dict)
+    may_fall_silent: bool = False
 
     @classmethod
     def named(cls, name: str) -> BooleanNetwork:
@@ -78,6 +81,18 @@ class BooleanNetwork:
     def names(self) -> tuple[str, ...]:
         """Of the genes."""
         return tuple(self.rules)
+
+    def without(self, gene: str) -> BooleanNetwork:
+        """The same with a gene knocked out, from the beginning."""
+        if gene not in self.rules:
+            raise InputError("gene", f"one of {listed(self.rules)}", gene, "name one")
+        start = self.start or dict.fromkeys(self.rules, 1.0)
+        return replace(
+            self,
+            rules={**self.rules, gene: f"{gene} and not {gene}"},
+            start={name: level for name, level in start.items() if name != gene},
+            may_fall_silent=True,
+        )
 
     def reference(self) -> pd.DataFrame:
         """Every regulator of every gene: "source", "target" and "sign"."""
@@ -130,7 +145,8 @@ class BooleanNetwork:
             )
             x, p = (_stepped(level, rate, rng) for level, rate in zip((x, p), drift, strict=True))
             levels[stops == step] = x[stops == step]
-            sound &= (x.max(axis=1) >= _SILENT) | (step > stops)
+            if not self.may_fall_silent:
+                sound &= (x.max(axis=1) >= _SILENT) | (step > stops)
         return levels, sound
 
     def to_anndata(self, times: int = 8, cells: int = 250, seed: int = 0) -> AnnData:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -44,6 +44,8 @@ class GeneNetwork:
         +1 or -1 where the column regulates the row; a gene may regulate itself.
     topology : str
         That it was drawn from.
+    silent : tuple of int
+        Genes that are knocked out.
 
     Examples
     --------
@@ -55,6 +57,7 @@ class GeneNetwork:
     names: tuple[str, ...]
     edges: NDArray[np.int64]
     topology: Topology
+    silent: tuple[int, ...] = ()
 
     @classmethod
     def make(cls, topology: Topology, genes: int = 20, seed: int = 0) -> GeneNetwork:
@@ -98,6 +101,12 @@ class GeneNetwork:
                 chain(fate, list(range(fate + len(fates), genes, len(fates))))
         return cls(tuple(f"G{gene}" for gene in range(genes)), edges, topology)
 
+    def without(self, gene: str) -> GeneNetwork:
+        """The same with a gene knocked out, from the beginning."""
+        if gene not in self.names:
+            raise InputError("gene", f"one of {', '.join(self.names)}", gene, "name one")
+        return replace(self, silent=(*self.silent, self.names.index(gene)))
+
     def production(self, x: NDArray) -> NDArray:
         """How far each gene is on, from 0 to 1, (cells, genes).
 
@@ -118,10 +127,14 @@ class GeneNetwork:
         x = _BASAL * np.exp(0.3 * rng.normal(size=(len(times), cells, genes)))
         x[..., 0] = np.exp(0.1 * rng.normal(size=x.shape[:2]))
         size = np.exp(0.15 * rng.normal(size=(len(times), cells, 1)))
+        x[..., list(self.silent)] = 0.0
+        made_at_all = np.ones(genes)
+        made_at_all[list(self.silent)] = 0.0
         for snapshot, time in enumerate(times):
             y = x[snapshot]
             for _ in range(round((time - times[0]) / _STEP)):
                 made = DECAY * (_BASAL + (1 - _BASAL) * self.production(y)) * size[snapshot]
+                made *= made_at_all
                 noise = np.sqrt(_BURST * (made + DECAY * y) * _STEP) * rng.normal(size=y.shape)
                 y = np.maximum(y + (made - DECAY * y) * _STEP + noise, 0.0)
             x[snapshot] = y

@@ -22,6 +22,7 @@ Start = Literal["inferred", "mean"]
 Protocol = Literal["strict", "published"]
 Estimator = Literal["production", "operator", "jacobian"]
 Part = Literal["learned", "frame", "all"]
+Response = Literal["network", "flow"]
 Decay = float | Mapping[str, float] | Literal["data"] | None
 
 

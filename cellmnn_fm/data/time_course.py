@@ -172,6 +172,16 @@ class TimeCourse:
         """The observed times in model time, from 0 to n - 1."""
         return self.time_scale.to_model(self.times)
 
+    def thinned(self, most: int, seed: int = 0) -> TimeCourse:
+        """With at most so many cells of each snapshot, drawn at random."""
+        if max(len(snapshot) for snapshot in self.snapshots) <= most:
+            return self
+        rng = np.random.default_rng(seed)
+        some = [
+            snapshot[np.sort(rng.permutation(len(snapshot))[:most])] for snapshot in self.snapshots
+        ]
+        return TimeCourse(some, self.times, self.subspace)
+
     @classmethod
     def from_cells(
         cls,

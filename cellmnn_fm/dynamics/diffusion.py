@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,16 +11,13 @@ from torch import Tensor
 
 from ..data.time_course import TimeCourse
 from ..model.errors import InputError, require_count, require_number, require_seed
+from .kernel_density import MOST_KERNELS, KernelDensity
 from .rollout import Path, Trajectory, path, trajectory_of
 from .snapshots import Dynamics, mixture, padded, warn_of_stopped
 
 STEPS = 2  # between two stops, which are many: all observed times
 
-_MOST_COMPONENTS = 300  # cells of a snapshot that its density is made of
 _CHUNK = 16_384  # paths followed at once
-_FLATNESS = 1e-6  # smallest variance, relative to the largest
-_TINY = 1e-12
-_MOST_DECAY = 0.2  # κΔ of a step
 _SAME = 1e-9  # times so near each other, in durations of the course
 
 
@@ -38,13 +34,9 @@ class Diffusion:
     do not say how large D is. Here it is constant, a share of the mean covariance W of cells of one
     time: D = noise² W / (duration of the time course).
 
-    A step is split: one of the model's linear ODE, and half a step of noise before and after it.
-    There p is a mixture of Gaussian kernels around the cells of the interpolated snapshot, drawn
-    together so that its covariance S is theirs; with the weights of the kernels held, the noise is
-    an Ornstein-Uhlenbeck process towards their weighted mean c, which has a closed form: with
-    D = S^½ Q diag(λ) Qᵀ S^½ and bandwidth h, in the coordinates u = Qᵀ S^-½ z
-
-        u(t + Δ) ~ N(c + e^-κΔ (u - c), h² (1 - e^-2κΔ)),    κ = λ / 2h²
+    A step is split: one of the model's linear ODE, and half a step of noise before and after it,
+    an Ornstein-Uhlenbeck process in the density of the interpolated snapshot, see
+    :class:`cellmnn_fm.dynamics.kernel_density.KernelDensity`.
 
     Parameters
     ----------
@@ -72,14 +64,14 @@ class Diffusion:
     References
     ----------
     Song et al. 2021, ICLR (the ODE with the snapshots of an SDE); Anderson 1982, Stoch Proc Appl
-    12:313 (backward in time); Silverman 1986, Density Estimation (bandwidth).
+    12:313 (backward in time).
     """
 
     dynamics: Dynamics
     course: TimeCourse
     covariance: NDArray[np.float64]
     seed: int = 0
-    _densities: dict[float, _Density] = field(default_factory=dict, init=False, repr=False)
+    _densities: dict[float, KernelDensity] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, dynamics: Dynamics, course: TimeCourse, noise: float, seed: int = 0) -> Diffusion:
@@ -103,12 +95,7 @@ class Diffusion:
         dims = course.latent_dim
         spread = np.mean(within, axis=0).reshape(dims, dims)
         duration = course.times[-1] - course.times[0]
-        rng = np.random.default_rng(seed)
-        thinned = [
-            cells[np.sort(rng.permutation(len(cells))[:_MOST_COMPONENTS])]
-            for cells in course.snapshots
-        ]
-        some = TimeCourse(thinned, course.times)
+        some = course.thinned(MOST_KERNELS, seed)
         return cls(dynamics, some, noise**2 * spread / duration, seed)
 
     def roll_out(
@@ -190,7 +177,7 @@ class Diffusion:
         steps = np.full(len(states), n_steps)
         return trajectory_of(self.dynamics, followed, z, time, times, steps, dims)
 
-    def _density(self, when: float) -> _Density:
+    def _density(self, when: float) -> KernelDensity:
         """Of the cells at a model time, which paths share."""
         if when not in self._densities:
             at = float(self.dynamics.time_scale.to_user(np.array([when]))[0])
@@ -199,57 +186,5 @@ class Diffusion:
             if abs(nearest - at) < _SAME * (observed[-1] - observed[0]):  # but for rounding
                 at = nearest
             snapshot = mixture(self.dynamics, self.course, at)
-            self._densities[when] = _Density.around(snapshot.states, snapshot.weights)
+            self._densities[when] = KernelDensity.around(snapshot.states, snapshot.weights)
         return self._densities[when]
-
-
-@dataclass(frozen=True)
-class _Density:
-    """Gaussian kernels around cells, drawn towards their mean so that the covariance stays."""
-
-    mean: NDArray[np.float64]  # (d,)
-    root: NDArray[np.float64]  # (d, d), S^½
-    kernels: NDArray[np.float64]  # (kernels, d), of mean 0 in the coordinates S^-½ z
-    log_weights: NDArray[np.float64]  # (kernels,)
-    bandwidth: float
-
-    @classmethod
-    def around(cls, states: NDArray, weights: NDArray) -> _Density:
-        """Of cells (cells, d) with weights (cells,)."""
-        kept = weights > 0
-        states, weights = states[kept].astype(np.float64), weights[kept] / weights[kept].sum()
-        mean = weights @ states
-        centred = states - mean
-        variances, axes = np.linalg.eigh((centred * weights[:, None]).T @ centred)
-        roots = np.sqrt(np.maximum(variances, _FLATNESS * variances.max() + _TINY))
-        dims, effective = states.shape[1], 1 / np.square(weights).sum()
-        bandwidth = (4 / (dims + 2) / effective) ** (1 / (dims + 4))
-        bandwidth = min(1.0, bandwidth)
-        drawn = math.sqrt(1 - bandwidth**2) * centred @ (axes / roots) @ axes.T
-        return cls(mean, (axes * roots) @ axes.T, drawn, np.log(weights), bandwidth)
-
-    def disturbed(self, z: Tensor, covariance: NDArray, generator: torch.Generator) -> Tensor:
-        """Cells `z` (cells, d) after noise of a `covariance` (d, d), and the drift against it."""
-        inverse = np.linalg.inv(self.root)
-        shares, axes = np.linalg.eigh(inverse @ covariance @ inverse)
-        rates = np.maximum(shares, 0) / (2 * self.bandwidth**2)
-        # kernels change their weights on the way
-        parts = max(1, math.ceil(rates.max() / _MOST_DECAY))
-        into, out, kernels, mean, log_weights, kept = (
-            torch.as_tensor(part).to(z)
-            for part in (
-                inverse @ axes,
-                axes.T @ self.root,
-                self.kernels @ axes,
-                self.mean,
-                self.log_weights,
-                np.exp(-rates / parts),
-            )
-        )
-        u, spread = (z - mean) @ into, self.bandwidth * (1 - kept.square()).sqrt()
-        for _ in range(parts):
-            nearness = torch.cdist(u, kernels).square() / (2 * self.bandwidth**2)
-            centre = torch.softmax(log_weights - nearness, dim=-1) @ kernels
-            noise = torch.randn(u.shape, generator=generator, device=z.device, dtype=z.dtype)
-            u = centre + kept * (u - centre) + spread * noise
-        return mean + u @ out

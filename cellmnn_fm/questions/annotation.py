@@ -6,10 +6,13 @@ from pathlib import Path
 
 from ..dynamics.snapshots import growth_rates
 from ..fitted.fitted_model import Cells
+from .ahead import ahead
 from .result import Result, written_coverage
 
 
-def annotation(cells: Cells, *, layers: bool = True, to_h5ad: bool = False) -> Result:
+def annotation(
+    cells: Cells, *, layers: bool = True, with_ahead: bool = False, to_h5ad: bool = False
+) -> Result:
     """Where observed cells are, and where they are going; see :meth:`CellMNNPipeline.annotate`.
 
     Parameters
@@ -18,6 +21,8 @@ def annotation(cells: Cells, *, layers: bool = True, to_h5ad: bool = False) -> R
         Observed.
     layers : bool
         Whether to add matrices of cells and genes: expression and velocity.
+    with_ahead : bool
+        Whether to say how far each cell is ahead of its time.
     to_h5ad : bool
         Whether matrices of a file on disk stay there, to be copied from file to file.
     """
@@ -41,6 +46,8 @@ def annotation(cells: Cells, *, layers: bool = True, to_h5ad: bool = False) -> R
     if fitted.model.config.growth:
         rates = growth_rates(fitted.dynamics, cells.states, cells.times)
         result.obs["cellmnn_growth"] = rates
+    if with_ahead:
+        result.obs["cellmnn_ahead"] = ahead(cells)
     result.uns["cellmnn"] = {"coverage": written_coverage(cells.coverage)}
     if genes is None:
         return Result(result, None, source=source)

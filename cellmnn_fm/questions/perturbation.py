@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..data.options import Response
+from ..data.reading import Source
+from ..dynamics.rollout import roll_out
 from ..dynamics.snapshots import Dynamics, padded
-from ..fitted.fitted_model import Cells
-from ..model.errors import InputError, listed, require_count, require_number, require_seed
+from ..fitted.fitted_model import Cells, FittedModel
+from ..model.errors import (
+    InputError,
+    listed,
+    require_count,
+    require_known,
+    require_number,
+    require_seed,
+)
 from .fates import STEPS_TO_END, paths_to
+from .grn.question import network
+from .network_response import NetworkResponse
 from .terminal_groups import FateQuestion, fate_question
 
 _DRAWS = 200
@@ -152,6 +165,7 @@ def perturb(
     *,
     start: float | None = None,
     end: float | None = None,
+    response: Response = "network",
     n_steps: int = STEPS_TO_END,
     seed: int = 0,
 ) -> Perturbation:
@@ -161,7 +175,7 @@ def perturb(
     ----------
     cells : Cells
         Observed, as a fitted model reads them.
-    genes, groups, start, end, n_steps, seed
+    genes, groups, start, end, response, n_steps, seed
         See :meth:`CellMNNPipeline.perturb`.
 
     Raises
@@ -171,35 +185,102 @@ def perturb(
     """
     require_seed(seed)
     require_count("n_steps", n_steps)
+    require_known("response", response, get_args(Response))
     fitted = cells.fitted
     start = fitted.record.times[0] if start is None else start
+    if not genes:
+        raise InputError("genes", "one or more", "none", "name those to be set")
     asked = fate_question(cells, groups, start, end)
-    moves, inferred = _moves(asked, genes)
-    response = linear_response(
-        fitted.dynamics, asked.states, moves, asked.times, asked.end, n_steps=n_steps
-    )
-    kept = response.followed
-    asked, response = asked.only(kept), LinearResponse._make(part[kept] for part in response)
-    before, after = response.final, response.final + response.moved
+    inferred: list[str] = []
+    if response == "network":
+        values = _held_values(cells, genes)
+        wild = followed_genes(asked, n_steps)
+        by_network = NetworkResponse(network(cells), wild.times)
+        held = [by_network.network.genes.index(gene) for gene in genes]
+        away = [value - wild.gene(fitted, gene) for value, gene in zip(values, held, strict=True)]
+        moved = by_network.deviations(held, np.stack(away, axis=-1))
+        before, asked = wild.final, wild.asked
+        after = before + np.float32(moved @ fitted.subspace.projection)
+        log_growth, more = wild.log_growth, 0 * wild.log_growth
+    else:
+        moves, inferred = _moves(asked, genes)
+        linear = linear_response(
+            fitted.dynamics, asked.states, moves, asked.times, asked.end, n_steps=n_steps
+        )
+        kept = linear.followed
+        asked, linear = asked.only(kept), LinearResponse._make(part[kept] for part in linear)
+        before, after = linear.final, linear.final + linear.moved
+        moved = np.float64(linear.moved) @ fitted.subspace.loadings.T
+        log_growth, more = linear.log_growth, linear.log_growth_moved
     # moved cells may have more descendants, relative to as many before
-    descendants = asked.relative(response.log_growth)
-    weights = descendants, descendants * np.exp(response.log_growth_moved)
+    descendants = asked.relative(log_growth)
+    weights = descendants, descendants * np.exp(more)
     shares = [
         asked.groups.probabilities(torch.from_numpy(states)).numpy() for states in (before, after)
     ]
     shifts = compared(shares[0], shares[1], asked.groups.names, seed, weights)
-    ends = [fitted.subspace.reconstruct(states) for states in (before, after)]
-    changes = compared(ends[0], ends[1], fitted.panel.names, seed, weights)
+    expression = fitted.subspace.reconstruct(before)
+    changes = compared(expression, expression + moved, fitted.panel.names, seed, weights)
     order = changes["shift"].abs().sort_values(ascending=False, kind="stable").index
     return Perturbation(shifts, changes.loc[order], inferred)
+
+
+class FollowedGenes(NamedTuple):
+    """Cells that nothing was done to, until the end."""
+
+    asked: FateQuestion  # without those that run away
+    times: NDArray[np.float64]  # (times,) at which they are looked at
+    states: NDArray[np.float32]  # (times, cells, latent_dim)
+    log_growth: NDArray[np.float32]  # (cells,) at the last one
+
+    @property
+    def final(self) -> NDArray[np.float32]:
+        """Their states at the end, (cells, latent_dim)."""
+        return self.states[-1]
+
+    def gene(self, fitted: FittedModel, number: int) -> NDArray[np.float64]:
+        """Its expression in every cell, (cells, times)."""
+        loadings = fitted.subspace.loadings[number].astype(np.float64)
+        return (self.states @ loadings).T + float(fitted.subspace.gene_mean[number])
+
+
+def followed_genes(asked: FateQuestion, n_steps: int = STEPS_TO_END) -> FollowedGenes:
+    """Follow the cells of a question, all of one time, through the observed times."""
+    fitted, start = asked.cells.fitted, float(asked.times[0])
+    between = [time for time in fitted.record.times if start < time < asked.end]
+    times = np.array([start, *between, asked.end])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those that are stopped are left out, with a warning
+        followed = roll_out(fitted.dynamics, asked.states, start, times, n_steps=n_steps)
+    kept = np.array(~followed.stopped.any(axis=0))
+    states, log_growth = followed.states[:, kept], followed.log_growth[-1, kept]
+    return FollowedGenes(asked.only(kept), times, states, log_growth)
+
+
+def _held_values(cells: Cells, genes: Mapping[str, float | str]) -> list[float]:
+    """At which genes are held; the network must have them."""
+    columns = list(cells.source.names)
+    if unknown := [gene for gene in genes if gene not in columns]:
+        raise InputError("genes", "genes of the data", listed(unknown), "correct them")
+    values = [_value(gene, wanted, _varying(cells.source, gene)) for gene, wanted in genes.items()]
+    if missing := [gene for gene in genes if gene not in cells.fitted.panel.names]:
+        actual = f"{listed(missing)}, which it was not fitted to"
+        raise InputError("genes", "genes of the model", actual, 'take response="flow"')
+    return values
+
+
+def _varying(source: Source, gene: str) -> NDArray:
+    """Expression (cells,) of a gene, which must vary."""
+    x = source.column(list(source.names).index(gene))
+    if x.var() == 0:
+        raise InputError("genes", "genes that vary between cells", gene, "leave it out")
+    return x
 
 
 def _moves(
     asked: FateQuestion, genes: Mapping[str, float | str]
 ) -> tuple[NDArray[np.float32], list[str]]:
     """How far each cell is moved, Σ E_j (value - x_j), and the genes whose E is a regression."""
-    if not genes:
-        raise InputError("genes", "one or more", "none", "name those to be set")
     fitted, source, states = asked.cells.fitted, asked.cells.source, asked.cells.states
     subspace, panel = fitted.subspace, list(fitted.panel.names)
     columns = list(source.names)
@@ -207,9 +288,7 @@ def _moves(
         raise InputError("genes", "genes of the data", listed(unknown), "correct them")
     moves, inferred = np.zeros_like(states), []
     for gene, wanted in genes.items():
-        x = source.column(columns.index(gene))
-        if x.var() == 0:
-            raise InputError("genes", "genes that vary between cells", gene, "leave it out")
+        x = _varying(source, gene)
         if gene in panel:
             direction = subspace.projection[panel.index(gene)]
         else:

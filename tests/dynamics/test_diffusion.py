@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.cli.app import app
 from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS
 from cellmnn_fm.data.time_course import TimeCourse
-from cellmnn_fm.dynamics.diffusion import Diffusion, _Density
+from cellmnn_fm.dynamics.diffusion import Diffusion
+from cellmnn_fm.dynamics.kernel_density import KernelDensity
 from cellmnn_fm.dynamics.rollout import roll_out
 from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.model.gaussian_frame import fit_frame
@@ -47,8 +49,8 @@ def relaxing():
 def test_an_ornstein_uhlenbeck_step_in_closed_form():
     """Towards the mean of one kernel: e^-κΔ of the distance is left, and 1 - e^-2κΔ of S comes."""
     states = np.random.default_rng(1).normal(size=(50, 3)) @ np.diag([1.0, 2.0, 0.5])
-    density = _Density.around(states, np.ones(50))
-    wide = _Density(density.mean, density.root, 0 * density.kernels, density.log_weights, 1.0)
+    density = KernelDensity.around(states, np.ones(50))
+    wide = KernelDensity(density.mean, density.root, 0 * density.kernels, density.log_weights, 1.0)
     covariance, steps = np.diag([0.3, 0.1, 0.2]), 3
     z = torch.tensor(states[:1]).repeat(200_000, 1)
     generator = torch.Generator().manual_seed(0)
@@ -66,7 +68,7 @@ def test_an_ornstein_uhlenbeck_step_in_closed_form():
 def test_kernels_have_the_mean_and_covariance_of_the_cells():
     rng = np.random.default_rng(2)
     states, weights = rng.normal(size=(80, 3)) ** 3, rng.random(80)
-    density = _Density.around(states, weights)
+    density = KernelDensity.around(states, weights)
     share = weights / weights.sum()
     mean, log_share = share @ states, np.exp(density.log_weights)
     np.testing.assert_allclose(density.mean, mean)
@@ -76,6 +78,19 @@ def test_kernels_have_the_mean_and_covariance_of_the_cells():
     np.testing.assert_allclose(
         density.root @ density.root, np.cov(states.T, aweights=share, ddof=0)
     )
+
+
+def test_the_density_is_that_of_its_kernels():
+    rng = np.random.default_rng(3)
+    states, weights, asked = rng.normal(size=(20, 2)), rng.random(20), rng.normal(size=(5, 2))
+    density = KernelDensity.around(states, weights)
+    spread = density.root @ density.root
+    places = density.mean + density.kernels @ density.root
+    expected = sum(
+        weight * multivariate_normal(place, density.bandwidth**2 * spread).pdf(asked)
+        for weight, place in zip(weights / weights.sum(), places, strict=True)
+    )
+    np.testing.assert_allclose(np.exp(density.log_density(asked)), expected)
 
 
 def test_no_noise_is_the_single_path(relaxing):

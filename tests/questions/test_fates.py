@@ -103,7 +103,11 @@ def test_genes_outside_the_fit_are_flagged(simulated):
         time_key="time",
         verdict=False,
     )
-    found = some.perturb(adata, {"G2": "knock-out"}, "fate", start=1.0)
+    with pytest.raises(
+        InputError, match="genes of the model, found G2, which it was not fitted to"
+    ):
+        some.perturb(adata, {"G2": "knock-out"}, "fate", start=1.0)
+    found = some.perturb(adata, {"G2": "knock-out"}, "fate", start=1.0, response="flow")
     assert found.inferred == ["G2"]
     assert found.fates.loc["first", "shift"] > 0.05
 
@@ -172,8 +176,9 @@ def test_cells_that_run_away_are_left_out(simulated, monkeypatch):
     assert len(found.probabilities) == 199
     assert adata.obs_names[last] not in found.probabilities.index
     assert np.isfinite(found.drivers.to_numpy()).all()
+    how = {"start": 1.0, "response": "flow"}
     with pytest.warns(UserWarning, match="1 of 200 cells run away in this model"):
-        shift = fitted.perturb(adata, {"G1": "knock-out"}, "fate", start=1.0)
+        shift = fitted.perturb(adata, {"G1": "knock-out"}, "fate", **how)
     assert np.isfinite(shift.genes.to_numpy()).all()
 
 
