@@ -16,7 +16,8 @@ MOST_KERNELS = 300  # cells of a snapshot that a density is made of
 
 _FLATNESS = 1e-6  # smallest variance, relative to the largest
 _TINY = 1e-12
-_MOST_DECAY = 0.2  # κΔ of a step: the shares of kernels change on the way
+_MOST_DECAY = 0.2  # κΔ of a part of a step: the shares of kernels change on the way
+_MOST_PARTS = 16  # in which cells forget where they were, all the same
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class KernelDensity:
         inverse = np.linalg.inv(self.root)
         shares, axes = np.linalg.eigh(inverse @ covariance @ inverse)
         rates = np.maximum(shares, 0) / (2 * self.bandwidth**2)
-        parts = max(1, math.ceil(rates.max() / _MOST_DECAY))
+        parts = min(max(1, math.ceil(rates.max() / _MOST_DECAY)), _MOST_PARTS)
         into, out, kernels, mean, log_weights, kept = (
             torch.as_tensor(part).to(z)
             for part in (

@@ -43,14 +43,14 @@ class NetworkResponse:
     ... )
     >>> response = NetworkResponse(network, np.array([0.0, 20.0]))
     >>> response.deviations([0], -np.ones((1, 2, 1))).round(3)  # B loses 3 A / k
-    array([[-1., -3.]])
+    array([[ 0., -3.]])
     """
 
     network: GeneRegulatoryNetwork
     times: NDArray[np.float64]
 
     def deviations(self, held: list[int], changes: NDArray) -> NDArray[np.float64]:
-        """How far genes are from their course at the last time, (cells, genes).
+        """How far other genes are from their course at the last time, (cells, genes); held ones 0.
 
         Parameters
         ----------
@@ -63,9 +63,7 @@ class NetworkResponse:
         spread, left, right = self.network.spread, self.network.left.copy(), self.network.right
         driven = self.driven(right[:, held], left[held], changes / spread[held])
         left[held] = 0.0
-        moved = driven @ left.T * spread
-        moved[:, held] = changes[:, -1]
-        return moved
+        return driven @ left.T * spread
 
     def driven(self, into: NDArray, rows: NDArray, changes: NDArray) -> NDArray[np.float64]:
         """Variables q (cells, rank) at the last time.

@@ -197,10 +197,13 @@ def perturb(
         wild = followed_genes(asked, n_steps)
         by_network = NetworkResponse(network(cells), wild.times)
         held = [by_network.network.genes.index(gene) for gene in genes]
-        away = [value - wild.gene(fitted, gene) for value, gene in zip(values, held, strict=True)]
-        moved = by_network.deviations(held, np.stack(away, axis=-1))
+        each = [value - wild.gene(fitted, gene) for value, gene in zip(values, held, strict=True)]
+        away = np.stack(each, axis=-1)
+        moved = by_network.deviations(held, away)
         before, asked = wild.final, wild.asked
+        # a gene that is low does not make another fate of a cell whose other genes are as before
         after = before + np.float32(moved @ fitted.subspace.projection)
+        moved[:, held] = away[:, -1]
         log_growth, more = wild.log_growth, 0 * wild.log_growth
     else:
         moves, inferred = _moves(asked, genes)
