@@ -123,15 +123,23 @@ def _figure(seed: int) -> Figure:
     said = ahead_of(dynamics, drawn, np.concatenate(drawn.snapshots), times).reshape(come.shape)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    states = np.concatenate(drawn.snapshots)
-    shown = left.scatter(*states[:, :2].T, c=said.ravel(), s=6, cmap="coolwarm", rasterized=True)
+    middle = len(drawn.times) // 2
+    others = np.concatenate(drawn.snapshots)
+    left.scatter(*others[:, :2].T, s=4, color="0.85", rasterized=True)
+    snapshot, most = drawn.snapshots[middle], np.abs(said[middle]).max()
+    shown = left.scatter(
+        *snapshot[:, :2].T, c=said[middle], s=12, cmap="coolwarm", vmin=-most, vmax=most
+    )
     figure.colorbar(shown, ax=left, label="ahead of its time")
-    left.set(xlabel="component 1", ylabel="component 2", title="cells of all snapshots")
+    title = f"cells of time {drawn.times[middle]:g}, and of other times in grey"
+    left.set(xlabel="component 1", ylabel="component 2")
+    left.set_title(title, fontsize=11)
     for time, values, true in list(zip(drawn.times, said, come, strict=True))[1:]:
         right.scatter(true, time + values, s=6, label=f"time {time:g}", rasterized=True)
     right.plot([0, MOMENTS], [0, MOMENTS], color="0.6", lw=1)
     right.set(xlabel="how far a cell has come", ylabel="where such cells are expected")
     right.legend(frameon=False, fontsize=8, markerscale=2)
+    right.set_title("cells of all other times", fontsize=11)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -504,9 +504,10 @@ class CellMNNPipeline:
             latent states; `obsm["cellmnn_velocity"]` and `layers["cellmnn_velocity"]`: dz/dt and
             dx/dt; `varm["cellmnn_loadings"]`; `obs`: "time", "weight" (sums to 1; nearer snapshots
             weigh more), "source_time" and "source_cell"; `uns["cellmnn"]`: settings and coverage.
-            Where it is known how far such predictions are off (two-sided, between observed times,
-            not with preset "paper"): `var["cellmnn_mean"]` and `var["cellmnn_margin"]`, the mean
-            of each gene and how far off it may be, and `uns["cellmnn"]["mean_radius"]`. With
+            Where it is known how far such predictions are off (two-sided, not with preset "paper";
+            beyond the last time with the default damping, and neither fine-tuned nor blended):
+            `var["cellmnn_mean"]` and `var["cellmnn_margin"]`, the mean of each gene and how far
+            off it may be, and `uns["cellmnn"]["mean_radius"]`. With
             `n_paths` `obsm["cellmnn_low"]` and `obsm["cellmnn_high"]`: where each cell is, by
             latent dimension, with probability `level`.
 

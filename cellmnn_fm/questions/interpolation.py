@@ -100,7 +100,7 @@ def interpolation(
     settings = {"two_sided": two_sided, "n_steps": n_steps, "blend": blend, "damping": damping}
     result.cells.uns["cellmnn"] |= settings
     recipe: Recipe | None = "blend" if blend else record.recipe
-    if two_sided and recipe is not None:
+    if two_sided and recipe is not None and (inside or damping == BELIEVED_BEYOND):
         region = mean_region(course, predicted, recipe, level)
         if region is not None:
             _add_region(result.cells, region, fitted.subspace)

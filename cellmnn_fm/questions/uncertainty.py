@@ -62,14 +62,17 @@ class MeanRegion:
 def mean_region(
     course: TimeCourse, predicted: Interpolation, recipe: Recipe, level: float = 0.9
 ) -> MeanRegion | None:
-    """The region of the mean of a two-sided interpolation; none beyond the observed times.
+    """The region of the mean of a prediction, between observed times two-sided.
+
+    None before the first time, and beyond the last one where it is not known how far off such
+    models are.
 
     Parameters
     ----------
     course : TimeCourse
         That was interpolated.
     predicted : Interpolation
-        Two-sided.
+        Two-sided; beyond the last time with the default damping.
     recipe : {"zero_shot", "fine_tuned", "scratch", "sliced", "blend"}
         How the model came about; each has errors of its own.
     level : float
@@ -81,24 +84,27 @@ def mean_region(
         On a level that is too high for as many errors as were measured.
     """
     difficulty = expected_error(course, predicted.time)
-    if difficulty is None:
+    errors = known_errors(recipe, beyond=predicted.time > course.times[-1])
+    if difficulty is None or not len(errors):
         return None
     mean = predicted.weights @ predicted.states.astype(np.float64)
-    return MeanRegion(mean, quantile(known_errors(recipe), level) * difficulty, level)
+    return MeanRegion(mean, quantile(errors, level) * difficulty, level)
 
 
 def expected_error(course: TimeCourse, at: float) -> float | None:
     """S of :class:`MeanRegion`, up to the factor q the error of the mean at time `at`."""
     times = course.times
-    if not times[0] <= at <= times[-1]:
+    if at < times[0]:
         return None
     left = int(np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2))
     ends = [snapshot.astype(np.float64) for snapshot in course.snapshots[left : left + 2]]
     share = (at - times[left]) / (times[left + 1] - times[left])
-    sides = np.array([1 - share, share])
     step2 = ((ends[1].mean(axis=0) - ends[0].mean(axis=0)) ** 2).sum()
     traces = np.array([snapshot.var(axis=0).sum() for snapshot in ends])
     cells = np.array([len(snapshot) for snapshot in ends])
+    if share > 1:
+        return math.sqrt((share - 1) ** 2 * step2 + 2 * traces[1] / cells[1])
+    sides = np.array([1 - share, share])
     sampling = (sides**2 * traces / cells).sum() + sides @ traces * (1 / cells).mean()
     return math.sqrt(4 * share * (1 - share) * step2 + sampling)
 
@@ -119,7 +125,8 @@ def quantile(errors: NDArray, level: float) -> float:
 
 
 @cache
-def known_errors(recipe: Recipe) -> NDArray[np.float64]:
-    """(Error / s) on each left-out time of data sets that a model had not seen."""
-    by_group = json.loads(CALIBRATION_FILE.read_text())["errors"][recipe]
+def known_errors(recipe: Recipe, *, beyond: bool = False) -> NDArray[np.float64]:
+    """(Error / s) on each left-out time of data sets that a model had not seen, or last ones."""
+    known = json.loads(CALIBRATION_FILE.read_text())
+    by_group = known["beyond" if beyond else "errors"].get(recipe, {})
     return np.array([error for errors in by_group.values() for error in errors])
