@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
 from .data.genes import GenePanel
 from .data.options import (
@@ -36,13 +35,14 @@ from .dynamics.rollout import DEFAULT_TOLERANCE
 from .evaluation.candidates import blend_candidate, foundation_candidate, preset_candidates
 from .evaluation.evaluation import Evaluation, evaluate
 from .fitted.card import card_of_fit, card_of_foundation
-from .fitted.fitted_model import RECORD_FILE, Cells, FittedModel
+from .fitted.fitted_model import Cells, FittedModel
 from .fitted.fitting import Run, adapt_base, dataset_of, finetune_base, fit_from_scratch, name_of
-from .fitted.foundation import FOUNDATION_FILE, GENES_FILE, Foundation
+from .fitted.foundation import Foundation
+from .fitted.loading import load_content
 from .fitted.record import FitRecord
-from .model.checkpoint import locked, require_replaceable, whole_or_nothing
+from .model.checkpoint import whole_or_nothing
 from .model.errors import InputError, listed, require_count, require_number, require_seed
-from .model.hub import locate, origin, upload
+from .model.hub import upload
 from .model.modeling_cellmnn import CellMNNModel
 from .model.torch_defaults import with_torch_defaults
 from .questions.annotation import annotation
@@ -63,12 +63,6 @@ from .training.loop import remove_training_state
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-
-# what comes of files that somebody else may have written
-_FOREIGN_ERRORS = (
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError),
-    *(OSError, OverflowError, RecursionError, SafetensorError),
-)
 
 
 class CellMNNPipeline:
@@ -112,7 +106,6 @@ class CellMNNPipeline:
     def __init__(
         self,
         content: FittedModel | Foundation | None = None,
-        *,
         origin: dict[str, str | None] | None = None,
         card: str | None = None,
     ):
@@ -226,7 +219,7 @@ class CellMNNPipeline:
             raise InputError("adata", "one AnnData", "several", "fine-tune a pretrained pipeline")
         if steps is not None:
             require_count("steps", steps, 0)
-        run, name = _run(seed, verdict, folder, progress), name or name_of(adata)
+        run, name = Run.checked(seed, verdict, folder, progress), name or name_of(adata)
         how: dict[str, Any] = {"preset": preset, "frame": frame, "steps": steps, "name": name}
         return CellMNNPipeline(fit_from_scratch(adata, FitReading(**reading), run, **how))
 
@@ -285,7 +278,7 @@ class CellMNNPipeline:
         if name is not None and isinstance(adata, Mapping):
             raise InputError("name", "none with several data sets", name, "they have theirs")
         require_count("steps", steps, 0)
-        run = _run(seed, verdict, folder, progress)
+        run = Run.checked(seed, verdict, folder, progress)
         adatas = adata if isinstance(adata, Mapping) else {name or name_of(adata): adata}
         if verdict:
             for course in adatas.values():
@@ -1014,27 +1007,7 @@ class CellMNNPipeline:
         InputError
             If a file of it is missing or does not load.
         """
-        folder, revision = locate(name_or_path, **download)
-        with locked(folder.parent, shared=True):  # so that all files are of one save
-            kind: Any = Foundation if (folder / FOUNDATION_FILE).is_file() else FittedModel
-            # a base may know no genes, which its own file says
-            needed = [FOUNDATION_FILE] if kind is Foundation else [RECORD_FILE, GENES_FILE]
-            for name in ("config.json", *needed):
-                if not (folder / name).is_file():
-                    fix = "fit one there, or correct the path"
-                    raise InputError(str(folder), "a saved pipeline", f"no {name}", fix)
-            try:
-                base = origin(name_or_path, folder, revision)
-                readme = folder / "README.md"
-                card = readme.read_text() if readme.is_file() else None
-                loaded = cls(kind.load(folder), origin=base, card=card)
-            except InputError:
-                raise
-            except _FOREIGN_ERRORS as error:
-                actual = f"files that do not load ({error})"
-                raise InputError(
-                    str(folder), "a saved pipeline", actual, "save it again"
-                ) from error
+        loaded = cls(*load_content(name_or_path, **download))
         return loaded if dataset is None else loaded.of_dataset(dataset)
 
     def save_pretrained(self, folder: str | Path, *, with_code: bool = False) -> None:
@@ -1080,12 +1053,3 @@ class CellMNNPipeline:
         return upload(
             lambda folder: self.save_pretrained(folder, with_code=True), repo_id, **options
         )
-
-
-def _run(seed: int, verdict: bool, folder: str | Path | None, progress: bool) -> Run:
-    """Checked before any computation."""
-    require_seed(seed)
-    if folder is not None:
-        folder = Path(folder)
-        require_replaceable(folder)
-    return Run(seed, verdict, folder, progress)

@@ -87,7 +87,8 @@ def main(
             if recipe in outcome:
                 by_group.setdefault(of_sets[name], []).append(outcome[recipe])
     CALIBRATION_FILE.write_text(json.dumps({"errors": recipes, "beyond": beyond}, indent=1))
-    report({"between times": recipes, "last time": beyond})
+    report(RESULTS, recipes)
+    report(BEYOND, beyond)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -178,23 +179,21 @@ def errors_beyond(name: str, file: Path) -> dict[str, float]:
 # All groups
 
 
-def report(every: dict[str, dict[str, dict[str, list[float]]]]) -> None:
+def report(results: Results, recipes: dict[str, dict[str, list[float]]]) -> None:
     """Print how often regions hold, each group with those of the others, and write it beside."""
     rows = []
-    for where, recipes in every.items():
-        for recipe, groups in recipes.items():
-            everything = np.concatenate([np.array(errors) for errors in groups.values()])
-            row = [where, recipe.replace("_", " "), str(len(everything))]
-            row.append(f"{quantile(everything, 0.9):.2f}")
-            for level in LEVELS:
-                held = []
-                for group, errors in groups.items():
-                    others = [error for name in groups if name != group for error in groups[name]]
-                    held += [error <= quantile(np.array(others), level) for error in errors]
-                row.append(f"{np.mean(held):.1%}")
-            rows.append(row)
-    head = ["where", "model", "left-out times", "factor q at 90 %"]
-    RESULTS.show(markdown([*head, *(f"{level:.0%}" for level in LEVELS)], rows))
+    for recipe, groups in recipes.items():
+        everything = np.concatenate([np.array(errors) for errors in groups.values()])
+        row = [recipe.replace("_", " "), str(len(everything)), f"{quantile(everything, 0.9):.2f}"]
+        for level in LEVELS:
+            held = []
+            for group, errors in groups.items():
+                others = [error for name in groups if name != group for error in groups[name]]
+                held += [error <= quantile(np.array(others), level) for error in errors]
+            row.append(f"{np.mean(held):.1%}")
+        rows.append(row)
+    head = ["model", "left-out times", "factor q at 90 %", *(f"{level:.0%}" for level in LEVELS)]
+    results.show(markdown(head, rows))
 
 
 if __name__ == "__main__":

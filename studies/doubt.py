@@ -249,10 +249,11 @@ def report() -> None:
                 if (name := f"{model} {noise:g}") in of[0]:
                     predicted = np.concatenate([one[name] for one in of])
                     sure = (np.maximum(predicted, 1 - predicted) > 0.9).mean()
-                    inside = [one[f"{name} inside"] for one in of] if noise else [np.nan]
+                    inside = [one[f"{name} inside"] for one in of] if noise else []
+                    held = f"{np.mean(inside):.0%}" if inside else ""
                     error, brier = calibration_error(predicted, true), (predicted - true) ** 2
                     numbers_shown = [f"{error:.3f}", f"{brier.mean():.3f}", f"{sure:.0%}"]
-                    rows.append([model, f"{noise:g}", *numbers_shown, f"{np.mean(inside):.0%}"])
+                    rows.append([model, f"{noise:g}", *numbers_shown, held])
         head = [f"{title} {len(of)} systems", "noise", "calibration error", "Brier score"]
         parts.append(markdown([*head, "P > 0.9", "cells in their 90 %"], rows))
     rows = [

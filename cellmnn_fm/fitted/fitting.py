@@ -21,7 +21,8 @@ from ..dynamics.snapshots import Dynamics
 from ..evaluation.candidates import fit_preset
 from ..evaluation.folds import FitFold, Fold
 from ..evaluation.verdict import judge
-from ..model.errors import InputError, require_known
+from ..model.checkpoint import require_replaceable
+from ..model.errors import InputError, require_known, require_seed
 from ..model.modeling_cellmnn import CellMNNModel
 from ..training.adaptation import adapt, extended, of_dataset
 from ..training.configs import TrainingConfig, preset_configs
@@ -57,6 +58,15 @@ class Run:
     verdict: bool = True
     folder: Path | None = None
     progress: bool = False
+
+    @classmethod
+    def checked(cls, seed: int, verdict: bool, folder: str | Path | None, progress: bool) -> Run:
+        """With a seed and a folder that can be used, before any computation."""
+        require_seed(seed)
+        if folder is not None:
+            folder = Path(folder)
+            require_replaceable(folder)
+        return cls(seed, verdict, folder, progress)
 
     def judge(self, adata: AnnData, fit: FitFold, reading: FitReading) -> dict[str, Any] | None:
         """See :func:`cellmnn_fm.evaluation.verdict.judge`; None if nobody asked."""

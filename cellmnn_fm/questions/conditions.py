@@ -136,7 +136,7 @@ def compare_conditions(
     every = np.arange(len(states))
     exchanged = [(every, mask) for mask in replicates.relabelled(permutations, rng)]
     drawn = [(rows, first[rows]) for rows in replicates.resampled(permutations, rng)]
-    found = [
+    outcomes = [
         outcome(*which)
         for which in track(
             [(every, first), *exchanged, *drawn],
@@ -146,7 +146,7 @@ def compare_conditions(
         )
     ]
     # what was observed is one of the arrangements that are as likely
-    distances, shares = (np.stack(part) for part in zip(*found, strict=True))
+    distances, shares = (np.stack(part) for part in zip(*outcomes, strict=True))
     changes = shares[:, 0] - shares[:, 1]
     under_null, resampled = slice(0, 1 + len(exchanged)), slice(1 + len(exchanged), None)
     null, null_changes = distances[under_null], np.abs(changes[under_null])

@@ -250,7 +250,7 @@ def fates(
     spread = fitted.subspace.spread(asked.states)
     drivers = driver_genes(ends, asked.groups, fitted.subspace, fitted.panel.names, spread)
     index, names = cells.adata.obs_names[asked.rows], list(asked.groups.names)
-    found: dict[str, NDArray] = {"probabilities": ends.probabilities}
+    tables: dict[str, NDArray] = {"probabilities": ends.probabilities}
     log_growth = ends.log_growth.astype(np.float64)
     if n_paths is not None:
         diffusion = Diffusion.of(fitted.dynamics, cells.course, noise, seed)
@@ -261,13 +261,13 @@ def fates(
         how: dict[str, Any] = {"n_paths": n_paths, "n_steps": n_steps or STEPS}
         how["progress"] = progress
         parts, log_growth = fates_of_paths(diffusion, *followed, others=others, **how)
-        found |= parts
+        tables |= parts
     return FateTable(
         drivers=drivers,
         accuracy=asked.groups.accuracy,
         descendants=pd.Series(asked.relative(log_growth), index=index, name="descendants"),
         rows=asked.rows,
-        **{name: pd.DataFrame(part, index, names) for name, part in found.items()},
+        **{name: pd.DataFrame(part, index, names) for name, part in tables.items()},
     )
 
 
@@ -313,9 +313,9 @@ def fates_of_paths(
         Log of the mean number of descendants of each cell.
     """
     rng = np.random.default_rng(diffusion.seed)
-    found = {"probabilities": np.empty((len(states), len(groups.names)))}
+    parts = {"probabilities": np.empty((len(states), len(groups.names)))}
     if others:
-        found |= {name: np.empty_like(found["probabilities"]) for name in ("low", "high")}
+        parts |= {name: np.empty_like(parts["probabilities"]) for name in ("low", "high")}
     log_growth = np.empty(len(states))
     chunks = [
         rows
@@ -337,7 +337,7 @@ def fates_of_paths(
         mass = np.where(out & ~out.all(axis=1, keepdims=True), 0.0, mass)
         log_growth[rows] = np.log(mass.sum(axis=1) / (mass > 0).sum(axis=1))
         last = torch.from_numpy(paths.states[0].astype(np.float64)).unflatten(0, shape)
-        found["probabilities"][rows] = _shares(mass, groups, last)
+        parts["probabilities"][rows] = _shares(mass, groups, last)
         if others:
             drawn = []
             for other in others:
@@ -346,8 +346,8 @@ def fates_of_paths(
                 drawn.append(
                     _shares(np.where(again.any(axis=1, keepdims=True), again, mass), other, last)
                 )
-            found["low"][rows], found["high"][rows] = np.quantile(drawn, [0.05, 0.95], axis=0)
-    return found, log_growth
+            parts["low"][rows], parts["high"][rows] = np.quantile(drawn, [0.05, 0.95], axis=0)
+    return parts, log_growth
 
 
 def _shares(mass: NDArray, groups: TerminalGroups, last: Tensor) -> NDArray[np.float64]:

@@ -58,8 +58,8 @@ class Replicates:
     def __post_init__(self) -> None:
         if self.samples is None or self.arrangements > 2:
             return
-        found = f"{listed(self._rows)}: {self.arrangements}"
-        raise InputError("samples", "3 or more ways to exchange them", found, "add some")
+        ways = f"{listed(self._rows)}: {self.arrangements}"
+        raise InputError("samples", "3 or more ways to exchange them", ways, "add some")
 
     @property
     def unit(self) -> str:
@@ -67,7 +67,7 @@ class Replicates:
         if self.samples is None:
             return "cells"
         kinds = {"pairs": self._pairs, "samples": self._strata}
-        return " and ".join(name for name, some in kinds.items() if some)
+        return " and ".join(name for name, members in kinds.items() if members)
 
     @property
     def sentence(self) -> str:

@@ -74,16 +74,18 @@ def trajectory(
     if wanted_times is None:
         wanted_times = [time for time in record.times if time >= start] or [start]
     warn_if_beyond(wanted_times, record.times)
-    at = np.asarray(wanted_times, dtype=np.float64)
+    targets = np.asarray(wanted_times, dtype=np.float64)
     settings: dict[str, Any] = {"dataset": record.name}
     if n_paths is not None and isinstance(asked, Cells):
         steps = STEPS if n_steps is None else n_steps
         diffusion = Diffusion.of(fitted.dynamics, asked.course, noise, seed)
-        followed = diffusion.roll_out(states, start, at, n_paths=n_paths, n_steps=steps)
+        followed = diffusion.roll_out(states, start, targets, n_paths=n_paths, n_steps=steps)
         settings |= {"n_steps": steps, "n_paths": n_paths, "noise": noise}
         return _followed_cells(followed, names, fitted, settings, n_paths)
     settings |= {"rtol": rtol, "atol": atol} if n_steps is None else {"n_steps": n_steps}
-    followed = roll_out(fitted.dynamics, states, start, at, n_steps=n_steps, rtol=rtol, atol=atol)
+    followed = roll_out(
+        fitted.dynamics, states, start, targets, n_steps=n_steps, rtol=rtol, atol=atol
+    )
     return _followed_cells(followed, names, fitted, settings)
 
 

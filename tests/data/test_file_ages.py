@@ -138,7 +138,7 @@ def test_files_of_every_age(file_of_age, expected):
     course, now = (TimeCourse.from_anndata(one, time_key="stage") for one in (adata, expected))
     np.testing.assert_array_equal(course.times, [7, 8, 9])
     for snapshot, today in zip(course.snapshots, now.snapshots, strict=True):
-        np.testing.assert_allclose(snapshot, today, atol=1e-5)
+        np.testing.assert_allclose(snapshot, today, atol=1e-4)
 
 
 KINDS = {"dense": np.asarray, "csr": sparse.csr_matrix, "csc": sparse.csc_matrix}
@@ -190,4 +190,4 @@ def test_results_survive_concat_write_and_read(tmp_path, expected):
             back.obsm[key], np.concatenate([np.asarray(annotated.obsm[key])] * 2)
         )
     again = pipeline.annotate(back[back.obs["half"] == "a"])
-    np.testing.assert_allclose(again.obsm["X_cellmnn"], annotated.obsm["X_cellmnn"], atol=1e-5)
+    np.testing.assert_allclose(again.obsm["X_cellmnn"], annotated.obsm["X_cellmnn"], atol=1e-4)
