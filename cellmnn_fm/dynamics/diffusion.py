@@ -106,6 +106,7 @@ class Diffusion:
         *,
         n_paths: int,
         n_steps: int = STEPS,
+        part: int = 0,
     ) -> Trajectory:
         """Follow cells along many paths each.
 
@@ -121,6 +122,8 @@ class Diffusion:
             Of every cell.
         n_steps : int
             Between two stops, which are `times` and the observed ones.
+        part : int
+            Which of several that are followed one after the other: each has draws of its own.
 
         Returns
         -------
@@ -138,7 +141,8 @@ class Diffusion:
         if not len(times) or not np.isfinite([*times, time]).all():
             raise InputError("times", "finite ones", times.tolist(), "correct them")
         repeated = np.repeat(states, n_paths, axis=0)
-        generator = torch.Generator(self.dynamics.model.device).manual_seed(self.seed)
+        draws = int(np.random.SeedSequence((self.seed, part)).generate_state(1)[0])
+        generator = torch.Generator(self.dynamics.model.device).manual_seed(draws)
         parts = [
             self._followed(chunk, time, times, n_steps, generator)
             for chunk in np.array_split(repeated, max(1, -(-len(repeated) // _CHUNK)))

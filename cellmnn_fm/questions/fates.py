@@ -322,13 +322,15 @@ def fates_of_paths(
         for of_time in (np.flatnonzero(times == time) for time in np.unique(times))
         for rows in np.array_split(of_time, -(-len(of_time) * n_paths // _PATHS))
     ]
-    for rows in track(chunks, "paths", console=Console(stderr=True), disable=not progress):
+    bar = track(chunks, "paths", console=Console(stderr=True), disable=not progress)
+    for part, rows in enumerate(bar):
         paths = diffusion.roll_out(
             states[rows],
             float(times[rows[0]]),
             np.array([end]),
             n_paths=n_paths,
             n_steps=n_steps,
+            part=part,
         )
         shape = (len(rows), n_paths)
         # of paths that leave what snapshots show nobody knows where they end

@@ -129,7 +129,7 @@ def _intervals(
         rows = predicted.source_index == index
         states = course.snapshots[index][predicted.source_cell[rows]]
         start, at = float(course.times[index]), np.array([predicted.time])
-        paths = diffusion.roll_out(states, start, at, n_paths=n_paths).states[0]
+        paths = diffusion.roll_out(states, start, at, n_paths=n_paths, part=int(index)).states[0]
         alone = push(diffusion.dynamics, states, start, predicted.time)
         away = paths.reshape(len(states), n_paths, -1) - alone[:, None]
         ends[:, rows] += np.quantile(away, tails, axis=1).astype(np.float32)

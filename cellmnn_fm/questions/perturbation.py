@@ -33,6 +33,7 @@ from .network_response import NetworkResponse
 from .terminal_groups import FateQuestion, fate_question
 
 _DRAWS = 200
+_LITTLE = 0.1  # of the standard deviation of a gene, by which it is changed
 _OVER_EXPRESSED = 0.99  # quantile of a gene's expression
 
 
@@ -182,6 +183,11 @@ def perturb(
     ------
     InputError
         On genes that are not there or do not vary, by name.
+
+    Warns
+    -----
+    UserWarning
+        If a gene is near its value in these cells anyway.
     """
     require_seed(seed)
     require_count("n_steps", n_steps)
@@ -199,6 +205,7 @@ def perturb(
         held = [by_network.network.genes.index(gene) for gene in genes]
         each = [value - wild.gene(fitted, gene) for value, gene in zip(values, held, strict=True)]
         away = np.stack(each, axis=-1)
+        _warn_if_held_already(cells, list(genes), away)
         moved = by_network.deviations(held, away)
         before, asked = wild.final, wild.asked
         # a gene that is low does not make another fate of a cell whose other genes are as before
@@ -258,6 +265,20 @@ def followed_genes(asked: FateQuestion, n_steps: int = STEPS_TO_END) -> Followed
     kept = np.array(~followed.stopped.any(axis=0))
     states, log_growth = followed.states[:, kept], followed.log_growth[-1, kept]
     return FollowedGenes(asked.only(kept), times, states, log_growth)
+
+
+def _warn_if_held_already(cells: Cells, genes: Sequence[str], away: NDArray) -> None:
+    """Say of which genes there is little to change in `away` (cells, times, genes)."""
+    for gene, change in zip(genes, np.abs(away).mean(axis=(0, 1)), strict=True):
+        x = cells.source.column(list(cells.source.names).index(gene))
+        if change < _LITTLE * x.std():
+            means = [x[cells.times == time].mean() for time in cells.course.times]
+            highest = cells.course.times[int(np.argmax(means))]
+            warnings.warn(
+                f"{gene} is near that value in the cells that are followed: little changes; its "
+                f"mean is highest at time {highest:g}",
+                stacklevel=4,
+            )
 
 
 def _held_values(cells: Cells, genes: Mapping[str, float | str]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -76,29 +76,36 @@ def screen(
         raise InputError("screen", "a fit to genes", f"one to {cells.source.name}", "fit one")
     expression = np.asarray(observed.expression, dtype=np.float64)
     lowest, rows = expression.min(axis=0), [panel.index(name) for name in names]
-    about = (fitted.subspace, tuple(panel), fitted.record.time_scale)
-    response = NetworkResponse(production_network(observed, *about), wild.times)
     away = {row: lowest[row] - wild.gene(fitted, row) for row in rows}
-    shifts = np.array([_shift(response, row, away[row], wild) for row in rows])
+    rng, rounds = np.random.default_rng(seed), math.ceil(_LEAST_SHADOWS / len(rows))
 
-    rng, shadows = np.random.default_rng(seed), []
-    rounds = range(math.ceil(_LEAST_SHADOWS / len(rows)))
-    for _ in track(rounds, "shadows", console=Console(stderr=True), disable=not progress):
-        order = permuted_within(np.arange(len(expression)), observed.times, rng)
-        # all of them by one order: they regulate nothing, but know each other as genes do
-        offered = replace(observed, expression=np.hstack([expression, expression[order][:, rows]]))
-        network = production_network(
-            offered,
-            _with_silent(fitted.subspace, len(rows)),
-            (*panel, *(f"shadow of {name}" for name in names)),
-            fitted.record.time_scale,
-            seed=seed,
-        )
-        with_shadows = NetworkResponse(network, wild.times)
-        for number, row in enumerate(rows):
-            given = away[row][rng.permutation(len(away[row]))]
-            shadows.append(_shift(with_shadows, len(panel) + number, given, wild))
-    return _table(names, shifts, np.array(shadows), list(wild.asked.groups.names))
+    def knock_outs() -> Iterator[NDArray[np.float64]]:
+        """The shift by every gene, and then by the shadows of all genes, round after round."""
+        about = (fitted.subspace, tuple(panel), fitted.record.time_scale)
+        response = NetworkResponse(production_network(observed, *about), wild.times)
+        yield from (_shift(response, row, away[row], wild) for row in rows)
+        shadows = tuple(f"shadow of {name}" for name in names)
+        about = (_with_silent(fitted.subspace, len(rows)), (*about[1], *shadows), about[2])
+        for _ in range(rounds):
+            # all of them by one order: they regulate nothing, but know each other as genes do
+            order = permuted_within(np.arange(len(expression)), observed.times, rng)
+            joined = np.hstack([expression, expression[order][:, rows]])
+            offered = production_network(replace(observed, expression=joined), *about, seed=seed)
+            response = NetworkResponse(offered, wild.times)
+            for number, row in enumerate(rows, start=len(panel)):
+                given = away[row][rng.permutation(len(away[row]))]
+                yield _shift(response, number, given, wild)
+
+    every = track(
+        knock_outs(),
+        "knock-outs",
+        total=len(rows) * (1 + rounds),
+        console=Console(stderr=True),
+        disable=not progress,
+    )
+    shifts = np.array(list(every))
+    shadows = shifts[len(rows) :]
+    return _table(names, shifts[: len(rows)], shadows, list(wild.asked.groups.names))
 
 
 def _shift(

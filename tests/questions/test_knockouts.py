@@ -94,6 +94,16 @@ def test_knock_outs_go_the_way_of_the_simulation(chain):
     assert np.mean(right) > 0.75
 
 
+def test_a_value_that_a_gene_has_anyway_changes_nothing(chain):
+    """And that is said, with the time at which it would."""
+    _, adata, fitted = chain
+    times = sorted(adata.obs["time"].unique())
+    late = np.asarray(adata[adata.obs["time"] >= times[-2], "g1"].X)
+    with pytest.warns(UserWarning, match="g1 is near that value .* highest at time 0.666667"):
+        found = fitted.perturb(adata, {"g1": float(late.mean())}, "fate", start=times[-2])
+    assert found.fates["shift"].abs().max() < 0.02
+
+
 def test_a_screen_finds_the_switch(chain):
     _, adata, fitted = chain
     table = fitted.screen(adata, "fate")
