@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -179,6 +180,34 @@ def report() -> None:
         f"{found[large].mean():.0%} of those that do are found."
     )
     RESULTS.show("\n\n".join(parts))
+    RESULTS.draw(_figure(kept))
+
+
+def _figure(kept: dict) -> Figure:
+    """Predicted and true shifts of all other genes, by what leads to them."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, method in zip(figure.subplots(1, 3, sharey=True), METHODS, strict=True):
+        values = np.concatenate([np.array(run["shifts"], dtype=float) for run in kept.values()])
+        predicted, true = values[:, 4 + METHODS.index(method)], values[:, 3]
+        for reached, colour in ((1, "tab:blue"), (0, "tab:orange")):
+            rows = values[:, 2] == reached
+            label = "genes that it leads to" if reached else "other genes"
+            axes.plot(
+                true[rows].clip(-3, 3),
+                predicted[rows].clip(-3, 3),
+                ".",
+                ms=3,
+                alpha=0.4,
+                color=colour,
+                label=label,
+                rasterized=True,
+            )
+        axes.plot([-3, 3], [-3, 3], color="0.6", lw=1)
+        axes.set(xlabel="true shift (sd)", title=method)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("predicted shift (sd)")
+    figure.axes[0].legend(frameon=False, fontsize=8, markerscale=3)
+    return figure
 
 
 def _scores(outcome: dict[str, Any], method: str) -> dict[str, float]:

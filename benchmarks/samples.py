@@ -24,7 +24,9 @@ import anndata
 import numpy as np
 import torch
 import typer
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.questions.conditions import compare_conditions
@@ -40,6 +42,7 @@ EFFECTS = {0.0: 60, 1.0: 20}  # how many simulations of each
 CELLS, TIMES, DIMS = 20, 3, 3
 OF_SAMPLE = 0.5
 PERMUTATIONS = 19
+COLOURS = {"cells": "tab:orange", "samples": "tab:blue"}
 SPECIES = ("human", "cynomolgus", "gorilla")
 
 
@@ -139,6 +142,33 @@ def report() -> None:
                     rows.append([" and ".join(key[1:]), unit, interval, null, p])
     parts.append(markdown(["species", "exchanged", "distance", "exchanged labels", "p"], rows))
     RESULTS.show("\n\n".join(parts))
+    RESULTS.draw(_figure(kept))
+
+
+def _figure(kept: dict) -> Figure:
+    """How often a difference is found, by what is exchanged, with 95 % of the binomial."""
+    titles = {
+        "animals": "other animals\nat each time",
+        "donors": "donors, followed",
+        "pairs": "donors in\nboth",
+    }
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    for axes, effect in zip(figure.subplots(1, 2, sharey=True), EFFECTS, strict=True):
+        for shift, (unit, colour) in zip((-0.18, 0.18), COLOURS.items(), strict=True):
+            for place, design in enumerate(titles):
+                runs = [kept[key][unit] for key in kept if key[:2] == (design, f"{effect:g}")]
+                share = np.mean(np.array(runs) <= 0.05)
+                test = binomtest(round(share * len(runs)), len(runs)).proportion_ci()
+                label = f"{unit} exchanged" if not place else None
+                axes.bar(place + shift, share, 0.34, color=colour, label=label)
+                axes.vlines(place + shift, test.low, test.high, color="0.2", lw=1)
+        axes.axhline(0.05, color="0.3", lw=1, ls=":")
+        axes.set_xticks(range(len(titles)), titles.values())
+        axes.set_title("no effect of the condition" if not effect else "an effect", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("share of courses\nwith p ≤ 0.05")
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    return figure
 
 
 if __name__ == "__main__":
