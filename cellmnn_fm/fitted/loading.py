@@ -45,9 +45,10 @@ def load_content(
                 fix = "fit one there, or correct the path"
                 raise InputError(str(folder), "a saved pipeline", f"no {name}", fix)
         try:
+            base = origin(name_or_path, folder, revision)
             readme = folder / "README.md"
             card = readme.read_text() if readme.is_file() else None
-            return kind.load(folder), origin(name_or_path, folder, revision), card
+            return kind.load(folder), base, card
         except InputError:
             raise
         except _FOREIGN_ERRORS as error:

@@ -393,7 +393,7 @@ def missing_shard(hub, fitted, monkeypatch, tmp_path):
     sharded(hub, fitted, tmp_path)
     files = hub.files("me/model")
     files.pop(next(name for name in files if name.startswith("model-00002")))
-    monkeypatch.setattr("cellmnn_fm.pipeline.origin", lambda *arguments: {})
+    monkeypatch.setattr("cellmnn_fm.fitted.loading.origin", lambda *arguments: {})
     load()
 
 
