@@ -111,6 +111,9 @@ class CellMNNPipeline:
     ):
         self._content, self.origin, self._card = content, origin, card
 
+    def __repr__(self) -> str:
+        return f"CellMNNPipeline {self._content or 'without a model: fit, or from_pretrained'}"
+
     @property
     def is_pretrained(self) -> bool:
         """Whether it is a pipeline of many data sets, that adapts itself to cells."""

@@ -262,3 +262,25 @@ def test_cells_of_a_single_time_may_be_asked_about(adata, fitted):
     )
     with pytest.raises(InputError, match="times: expected 2 or more different ones, found 1"):
         fitted.interpolate(some, 1.0)
+
+
+def test_objects_introduce_themselves(adata):
+    """In a line or two, with what to do next."""
+    assert "fit, or from_pretrained" in repr(CellMNNPipeline())
+    fitted = CellMNNPipeline().fit(adata, time_key="day", steps=2, verdict=False)
+    lines = repr(fitted).splitlines()
+    assert len(lines) == 2
+    assert f"{adata.n_obs:,} cells" in lines[0]
+    assert "without a verdict" in lines[1]
+    base = CellMNNPipeline.from_pretrained("cellmnn-base")
+    assert "pretrained on 29 data sets" in repr(base)
+    adata.obs["side"] = np.where(np.arange(adata.n_obs) % 2, "left", "right")
+    table = fitted.fates(adata, "side")
+    assert "along one path each: left" in repr(table)
+    gene = fitted.panel.names[0]
+    shift = fitted.perturb(adata, {gene: "knock-out"}, "side")
+    compared = base.compare(adata, "side", permutations=2, time_key="day")
+    for answer, words in ((shift, "shifts fates by left"), (compared, "left and right")):
+        assert words in repr(answer)
+        assert len(repr(answer).splitlines()) == 2
+    assert "not shown to be causes" in repr(fitted.grn(adata))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from .ask import annotate, compare, fates, growth, interpolate, perturb, screen, trajectory
@@ -14,12 +16,33 @@ from .subspace import subspace_app
 
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Single-cell dynamics from snapshots: fit a time course, predict what was not measured."
     "\n\nStart with: cellmnn report cellmnn-base FILE.h5ad --time-key day. Commands have --help. "
     "Bad input ends in one line and exit code 2, an interruption in 130; what was trained is kept.",
 )
+
+
+def _say_version(wanted: bool) -> None:
+    """The version alone."""
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"cellmnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Of the package."),
+    ] = False,
+) -> None:
+    """Options of no command."""
+
 
 _PANELS = {
     "Models": (fit, finetune, adapt),

@@ -57,6 +57,16 @@ class FittedModel:
     record: FitRecord
     panel: GenePanel
 
+    def __repr__(self) -> str:
+        record = self.record
+        unit = record.time_unit or "units of time"
+        verdict = (record.verdict or {}).get("sentence", "without a verdict on left-out times")
+        return (
+            f"of {record.name}: {sum(record.cells):,} cells, {len(self.panel):,} genes, "
+            f"{len(record.times)} times from {record.times[0]:g} to {record.times[-1]:g} {unit}\n"
+            f"{verdict}"
+        )
+
     @cached_property
     def subspace(self) -> Subspace:
         """The map between genes and latent states, as stored with the weights."""

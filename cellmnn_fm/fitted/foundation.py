@@ -89,6 +89,13 @@ class Foundation:
     datasets: dict[str, KnownDataset]
     record: dict[str, Any]
 
+    def __repr__(self) -> str:
+        known = f"pretrained on {len(self.datasets)} data sets" if self.datasets else "pretrained"
+        return (
+            f"{known}, up to {self.model.config.latent_dim} latent dimensions\n"
+            "adapts itself to the AnnData that it is asked about: base.interpolate(adata, at=...)"
+        )
+
     def dataset(self, name: str) -> KnownDataset:
         """A data set by name.
 

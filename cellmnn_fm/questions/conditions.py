@@ -53,6 +53,14 @@ class ConditionComparison:
     fates: pd.DataFrame | None
     replicates: Replicates
 
+    def __repr__(self) -> str:
+        last, names = self.trajectories.iloc[-1], " and ".join(self.conditions)
+        return (
+            f"ConditionComparison of {names}: {last['distance']:.2f} sd apart at time "
+            f"{last.name:g}, {last['null']:.2f} by chance, p = {last['p']:.3f}\n"
+            f"{self.replicates.sentence}"
+        )
+
 
 def compare_conditions(
     states: NDArray,

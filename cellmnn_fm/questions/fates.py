@@ -25,6 +25,7 @@ from .terminal_groups import TerminalGroups, fate_question
 
 STEPS_TO_END = 4  # between two stops, see `roll_out`
 
+_SURE = 0.9
 _CHUNK = 4_096  # cells followed at once, with all that their gradients need
 _PATHS = 16_384  # followed between two steps of a progress bar
 _RESAMPLED = 100  # cells at the end, for the doubt about their groups
@@ -60,6 +61,15 @@ class FateTable:
     rows: NDArray[np.int64]
     low: pd.DataFrame | None = None
     high: pd.DataFrame | None = None
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+        sure = (self.probabilities.max(axis=1) > _SURE).mean()
+        doubt = "along one path each" if self.low is None else "along many paths, with low and high"
+        return (
+            f"FateTable of {len(self.probabilities):,} cells, {doubt}: {shares}\n"
+            f"{sure:.0%} have P > {_SURE:g} for one of them; probabilities, drivers, descendants"
+        )
 
     @property
     def with_intervals(self) -> pd.DataFrame:

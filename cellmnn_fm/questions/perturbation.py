@@ -119,6 +119,14 @@ class Perturbation:
     genes: pd.DataFrame
     inferred: list[str]
 
+    def __repr__(self) -> str:
+        shifts = ", ".join(
+            f"{group} {row['shift']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+            for group, row in self.fates.iterrows()
+        )
+        most = ", ".join(map(str, self.genes.index[:5]))
+        return f"Perturbation that shifts fates by {shifts}\nand genes such as {most}; fates, genes"
+
 
 def compared(
     before: NDArray,

@@ -65,6 +65,17 @@ class GeneRegulatoryNetwork:
     members: Sequence[Factors] = ()
     record: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        strongest = self.to_dataframe(top_k=3).itertuples() if len(self.genes) > 1 else ()
+        edges = ", ".join(
+            f"{e.source} {'-|' if e.sign < 0 else '->'} {e.target}" for e in strongest
+        )
+        how = self.record.get("estimator", "")
+        return (
+            f"GeneRegulatoryNetwork of {len(self.genes):,} genes, {how}: {edges}, ...\n"
+            "associations, not shown to be causes; to_dataframe(top_k=...)"
+        )
+
     def interaction(self, source: str, target: str) -> float:
         """The weight of one edge."""
         (row,), (column,) = self._positions([target], "target"), self._positions([source], "source")
