@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -28,15 +29,13 @@ app = typer.Typer(
 def _say_version(wanted: bool) -> None:
     """The version alone."""
     if wanted:
-        from .. import __version__
-
-        typer.echo(f"cellmnn {__version__}")
+        typer.echo(f"cellmnn {version('cellmnn-fm')}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[
+    shown: Annotated[
         bool,
         typer.Option("--version", callback=_say_version, is_eager=True, help="Of the package."),
     ] = False,
