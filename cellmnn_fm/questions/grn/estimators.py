@@ -15,9 +15,9 @@ from ...data.options import Decay, Part
 from ...data.subspace import Subspace
 from ...data.time_course import TimeScale
 from ...dynamics.snapshots import Dynamics, padded
-from ...evaluation.metrics import permuted_within
 from ...model.errors import InputError, listed, require_number
 from ...model.modeling_cellmnn import CellMNNModel
+from ..replicates import Replicates
 from .network import Factors, GeneRegulatoryNetwork
 
 DEFAULT_DECAY = 2.4  # per mean gap between snapshots
@@ -297,6 +297,7 @@ def differences(
     genes: tuple[str, ...],
     time_scale: TimeScale,
     *,
+    samples: NDArray | None = None,
     sources: Sequence[str] | None = None,
     targets: Sequence[str] | None = None,
     permutations: int = 200,
@@ -315,10 +316,14 @@ def differences(
         Those of the first group.
     subspace, genes, time_scale, decay, ridge
         As for :func:`production_network`.
+    samples : (cells,), optional
+        Donor, animal or culture of each cell: these change groups as a whole, see
+        :class:`cellmnn_fm.questions.replicates.Replicates`. Without them cells do, within their
+        times where a time has both groups; p then says that these cells differ.
     sources, targets : sequence of str, optional
         All genes by default; at most 3,000 by 3,000 are compared.
     permutations : int
-        How often cells change groups at random: within their times, where a time has both groups.
+        How often groups are changed at random, at most.
     top_k : int
         How many edges are returned.
     seed : int
@@ -342,6 +347,8 @@ def differences(
         actual = f"{len(columns):,} sources by {len(rows):,} targets"
         raise InputError("genes", "3,000 by 3,000 at most", actual, "name sources or targets")
 
+    replicates = Replicates(in_first, cells.times, samples)
+
     def difference(first: NDArray[np.bool_]) -> tuple[NDArray, NDArray, NDArray]:
         of_groups = []
         for group in (np.flatnonzero(first), np.flatnonzero(~first)):
@@ -358,9 +365,10 @@ def differences(
     size = np.abs(change)
     edges = np.argsort(-size, axis=None, kind="stable")[:top_k]
     row, column = np.unravel_index(edges, size.shape)
-    as_large, any_as_large = np.ones(len(row)), np.ones(len(row))
-    for _ in range(permutations):
-        actual = np.abs(difference(permuted_within(in_first, cells.times, rng))[0])
+    as_large, any_as_large, arrangements = np.ones(len(row)), np.ones(len(row)), 1
+    for exchanged in replicates.relabelled(permutations, rng):
+        arrangements += 1
+        actual = np.abs(difference(exchanged)[0])
         as_large += actual[row, column] >= size[row, column]
         any_as_large += actual.max() >= size[row, column]
     names = np.array(genes)
@@ -371,8 +379,8 @@ def differences(
             "first": first[row, column],
             "second": second[row, column],
             "difference": change[row, column],
-            "p": as_large / (permutations + 1),
-            "p_adjusted": any_as_large / (permutations + 1),
+            "p": as_large / arrangements,
+            "p_adjusted": any_as_large / arrangements,
         }
     )
 

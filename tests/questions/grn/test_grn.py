@@ -318,6 +318,11 @@ def test_differences_between_groups(simulated):
     some = differences(cells, late, *about, permutations=30, top_k=10)
     assert some["p_adjusted"].iloc[0] <= 2 / 31
     np.testing.assert_allclose(some["difference"], some["first"] - some["second"])
+    donors = np.random.default_rng(0).integers(4, size=len(odd)).astype(str)
+    by_pair = differences(cells, odd, *about, samples=donors, permutations=30, top_k=5)
+    assert (by_pair["p"] * 16 % 1 < 1e-9).all()  # of 2⁴ arrangements
+    with pytest.raises(InputError, match="samples: expected 3 or more ways to exchange them"):
+        differences(cells, odd, *about, samples=np.where(odd, "a", "b"))
     picked = differences(cells, late, *about, sources=["G1"], permutations=5)
     assert set(picked["source"]) == {"G1"}
     with pytest.raises(
