@@ -22,16 +22,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import spearmanr
 
-from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.data.simulated_systems import draw_system
 from cellmnn_fm.data.time_course import TimeCourse
 from cellmnn_fm.dynamics.kernel_density import KernelDensity
-from cellmnn_fm.dynamics.snapshots import Dynamics
 from cellmnn_fm.evaluation.metrics import with_interval
 from cellmnn_fm.questions.ahead import ahead_of
-from cellmnn_fm.training.adaptation import adapt
-from cellmnn_fm.training.configs import preset_configs
-from cellmnn_fm.training.one_course import train
+from studies.doubt import component_axes, dynamics_of
 from studies.harness import Cell, run_cells
 from studies.results import Results
 from studies.tables import markdown
@@ -66,8 +62,7 @@ def course(seed: int) -> tuple[TimeCourse, NDArray]:
     come = np.clip(times[:, None] - delays, 0, None).round().astype(int)
     x = followed[come, np.arange(CELLS)]
     flat = x.reshape(-1, x.shape[-1])
-    _, lengths, axes = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
-    axes = axes[: min(dims, MOST_DIMS)].T / (lengths[0] / np.sqrt(len(flat)))
+    axes = component_axes(flat, min(dims, MOST_DIMS))
     return TimeCourse(list((x - flat.mean(axis=0)) @ axes), times), come
 
 
@@ -75,15 +70,12 @@ def correlations(seed: int) -> dict[str, float]:
     """Of every method, the mean over snapshots."""
     warnings.simplefilter("ignore")
     drawn, come = course(seed)
-    base = CellMNNPipeline.from_pretrained("cellmnn-simulated").model
     states = np.concatenate(drawn.snapshots)
     cell_times = np.repeat(drawn.times, CELLS)
-    models = {
-        "cellmnn-simulated": Dynamics(adapt(base, drawn), drawn.time_scale),
-        "default fit": train(drawn, *preset_configs("default", drawn)).dynamics,
-    }
+    models = {"cellmnn-simulated": "cellmnn-simulated", "default fit": "fit"}
     found = {
-        name: ahead_of(dynamics, drawn, states, cell_times) for name, dynamics in models.items()
+        name: ahead_of(dynamics_of(model, drawn), drawn, states, cell_times)
+        for name, model in models.items()
     }
     weights = np.ones(CELLS)
     log_density = [KernelDensity.around(z, weights).log_density(states) for z in drawn.snapshots]
@@ -118,7 +110,7 @@ def report() -> None:
 def _figure(seed: int) -> Figure:
     """Cells of one system by what is said and what is true."""
     drawn, come = course(seed)
-    dynamics = train(drawn, *preset_configs("default", drawn)).dynamics
+    dynamics = dynamics_of("fit", drawn)
     times = np.repeat(drawn.times, CELLS)
     said = ahead_of(dynamics, drawn, np.concatenate(drawn.snapshots), times).reshape(come.shape)
     figure = Figure(figsize=(9, 3.6), layout="constrained")

@@ -158,10 +158,7 @@ def peer_distances(name: str, task: str, time: float, method: str, data: Path) -
     base = CellMNNPipeline.from_pretrained("cellmnn-simulated")
     cells = base.cells(seen, time_key="time")
     course = cells.course
-    gaps = np.diff(course.times)
     index = index_of(course, time)
-    if time > course.times[-1]:  # as far ahead as it is, in the last gap between snapshots
-        index = len(gaps) + (time - course.times[-1]) / gaps[-1]
     before = int(np.searchsorted(course.times, time)) - 1
     pushed = fit_peer(method, course, seed=0)(course.snapshots[before], float(before), index)
     subspace = cells.fitted.subspace

@@ -36,6 +36,7 @@ from sklearn.metrics import roc_auc_score
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.data.boolean_networks import BOOLEAN_NETWORKS
 from cellmnn_fm.data.gene_networks import GeneNetwork
+from cellmnn_fm.questions.terminal_groups import FateQuestion, fate_question
 from studies.harness import Cell, run_cells
 from studies.results import Results
 from studies.tables import markdown
@@ -73,6 +74,7 @@ def knocked_out(model: str, seed: int) -> dict[str, Any]:
     cells = pipeline.cells(adata)
     table = pipeline.fates(cells, 2)  # two clusters at the end
     first = table.probabilities.columns[0]
+    asked = fate_question(cells, 2, None, None)
     correlation = np.corrcoef(x.T)
     reach = _reached(network.reference(), names)
     rows = []
@@ -84,7 +86,7 @@ def knocked_out(model: str, seed: int) -> dict[str, Any]:
         predicted = {"correlation": correlation[:, number] * lowest}
         others = without.copy()
         others[:, number] = wild[-1, :, number].mean()  # of which no fate is made
-        fates[gene] = {"true": _share(pipeline, cells, others, first)}
+        fates[gene] = {"true": _share(asked, others, first)}
         for response in ("network", "flow"):
             shift = pipeline.perturb(cells, {gene: "knock-out"}, 2, response=response)
             predicted[response] = shift.genes.loc[names, "shift"].to_numpy() / spread
@@ -110,17 +112,14 @@ def _network(model: str, seed: int) -> tuple[Any, NDArray[np.float64]]:
     return GeneNetwork.make(model, seed=seed), np.arange(5.0)  # type: ignore[arg-type]
 
 
-def _share(pipeline: CellMNNPipeline, cells: Any, without: NDArray, first: str) -> float:
+def _share(asked: FateQuestion, without: NDArray, first: str) -> float:
     """By how much the share of the first fate is higher in cells (cells, genes) of a knock-out."""
-    from cellmnn_fm.questions.terminal_groups import fate_question
-
-    asked = fate_question(cells, 2, None, None)
-    subspace = pipeline.fitted.subspace
+    subspace = asked.cells.fitted.subspace
     states = (without - subspace.gene_mean) @ subspace.projection
     number = asked.groups.names.index(first)
     shares = [
         float(asked.groups.probabilities(torch.as_tensor(z))[:, number].mean())
-        for z in (states, cells.states[asked.last])
+        for z in (states, asked.cells.states[asked.last])
     ]
     return shares[0] - shares[1]
 
@@ -227,5 +226,4 @@ def _scores(outcome: dict[str, Any], method: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     typer.run(main)

@@ -92,8 +92,10 @@ def fit_peer(name: str, course: TimeCourse, seed: int, observe: Observer | None 
 
 
 def index_of(course: TimeCourse, time: float) -> float:
-    """A time in indices of the snapshots, linear in between."""
-    return float(np.interp(time, course.times, np.arange(len(course.times))))
+    """A time in indices of the snapshots, linear in between, and beyond the last as before it."""
+    last, gap = course.times[-1], course.times[-1] - course.times[-2]
+    beyond = max(time - last, 0.0) / gap
+    return float(np.interp(time, course.times, np.arange(len(course.times))) + beyond)
 
 
 def fit_cfm(

@@ -1,6 +1,6 @@
 """How often two conditions that do not differ are found to differ, by cells and by samples.
 
-    python -m benchmarks.samples                 # 25 minutes on one core; resumable
+    python -m benchmarks.samples                 # an hour on one core; resumable
 
 Simulated courses of three times in three dimensions, 20 cells a sample and time. Cells of a sample
 share a shift (0.5 of the spread of cells) that has nothing to do with the condition. Designs: eight
@@ -22,7 +22,6 @@ from typing import Any
 
 import anndata
 import numpy as np
-import torch
 import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -172,5 +171,4 @@ def _figure(kept: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     typer.run(main)

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import anndata
 import numpy as np
-import torch
 import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -84,6 +83,12 @@ def dynamics_of(model: str, course: TimeCourse) -> Dynamics:
     return Dynamics(adapt(base, course), course.time_scale)
 
 
+def component_axes(states: NDArray, dims: int) -> NDArray[np.float64]:
+    """Principal axes (variables, dims) of `states` (cells, variables), the first of spread 1."""
+    _, lengths, axes = np.linalg.svd(states - states.mean(axis=0), full_matrices=False)
+    return axes[:dims].T / (lengths[0] / np.sqrt(len(states)))
+
+
 class Branching(NamedTuple):
     """A system whose cells part, as an experiment and as it is."""
 
@@ -115,8 +120,7 @@ def _drawn(seed: int) -> Branching | None:
     if not np.isfinite(x).all():
         return None
     flat = x.reshape(-1, x.shape[-1])
-    _, lengths, axes = np.linalg.svd(flat - flat.mean(axis=0), full_matrices=False)
-    axes = axes[: min(dims, MOST_DIMS)].T / (lengths[0] / np.sqrt(len(flat)))
+    axes = component_axes(flat, min(dims, MOST_DIMS))
 
     def seen(states: NDArray) -> NDArray[np.float32]:
         return ((states - flat.mean(axis=0)) @ axes).astype(np.float32)
@@ -307,5 +311,4 @@ def _figure(kept: dict) -> Figure:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     typer.run(main)

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .ask import annotate, compare, fates, growth, interpolate, perturb, screen, trajectory
+from .ask import annotate, fates, growth, interpolate, trajectory
 from .demo import demo
 from .evaluate import evaluate, report
 from .fit import adapt, finetune, fit
 from .grn import grn, grn_evaluate
 from .hub import models, pull, push
 from .subspace import subspace_app
+from .what_if import compare, perturb, screen
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -39,6 +39,14 @@ Dataset = Annotated[
     str | None,
     typer.Option(help="Which of the data sets that the model knows the cells are of."),
 ]
+Groups = Annotated[
+    str,
+    typer.Option(help="Column of obs with the groups at the end, or how many clusters of them."),
+]
+Start = Annotated[
+    float | None, typer.Option(help="The time whose cells are followed; the first if absent.")
+]
+End = Annotated[float | None, typer.Option(help="When the groups count; the last time if absent.")]
 Backed = Annotated[
     bool, typer.Option("--backed", help="Leave X on disk and read it in chunks: less memory.")
 ]

@@ -13,12 +13,18 @@ from ..data.time_course import TimeCourse
 from ..model.errors import InputError, require_count, require_number, require_seed
 from .kernel_density import MOST_KERNELS, KernelDensity
 from .rollout import Path, Trajectory, path, trajectory_of
-from .snapshots import Dynamics, mixture, padded, warn_of_stopped
+from .snapshots import Dynamics, but_for_rounding, mixture, padded, warn_of_stopped
 
 STEPS = 2  # between two stops, which are many: all observed times
 
 _CHUNK = 16_384  # paths followed at once
-_SAME = 1e-9  # times so near each other, in durations of the course
+
+
+def require_paths(n_paths: int | None, noise: float) -> None:
+    """Refuse numbers of paths, if many are asked for, and noise that cannot be."""
+    if n_paths is not None:
+        require_count("n_paths", n_paths)
+        require_number("noise", noise, 0)
 
 
 @dataclass(frozen=True)
@@ -185,10 +191,7 @@ class Diffusion:
         """Of the cells at a model time, which paths share."""
         if when not in self._densities:
             at = float(self.dynamics.time_scale.to_user(np.array([when]))[0])
-            observed = self.course.times
-            nearest = float(observed[np.abs(observed - at).argmin()])
-            if abs(nearest - at) < _SAME * (observed[-1] - observed[0]):  # but for rounding
-                at = nearest
+            at = but_for_rounding(at, self.course.times)
             snapshot = mixture(self.dynamics, self.course, at)
             self._densities[when] = KernelDensity.around(snapshot.states, snapshot.weights)
         return self._densities[when]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ class KernelDensity:
 
     def disturbed(self, z: Tensor, covariance: NDArray, generator: torch.Generator) -> Tensor:
         """Cells `z` (cells, d) after noise of a `covariance` (d, d), and the drift against it."""
-        inverse = np.linalg.inv(self.root)
+        inverse = self._inverse
         shares, axes = np.linalg.eigh(inverse @ covariance @ inverse)
         rates = np.maximum(shares, 0) / (2 * self.bandwidth**2)
         parts = min(max(1, math.ceil(rates.max() / _MOST_DECAY)), _MOST_PARTS)
@@ -108,7 +109,12 @@ class KernelDensity:
 
     def log_density(self, states: NDArray) -> NDArray[np.float64]:
         """Log p (cells,) at `states` (cells, d)."""
-        u = (states.astype(np.float64) - self.mean) @ np.linalg.inv(self.root)
+        u = (states.astype(np.float64) - self.mean) @ self._inverse
         far = cdist(u, self.kernels, "sqeuclidean") / (2 * self.bandwidth**2)
         _, log_volume = np.linalg.slogdet(self.root * self.bandwidth * math.sqrt(2 * math.pi))
         return logsumexp(self.log_weights - far, axis=1) - log_volume
+
+    @cached_property
+    def _inverse(self) -> NDArray[np.float64]:
+        """S^-½."""
+        return np.linalg.inv(self.root).astype(np.float64)

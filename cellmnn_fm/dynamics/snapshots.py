@@ -146,13 +146,17 @@ def interpolate(
     times = course.times
     at = require_number("time to interpolate at", at)
     require_count("n_steps", n_steps)
-    nearest = times[np.abs(times - at).argmin()]
-    if abs(nearest - at) <= 1e-9 * (times[-1] - times[0]):  # 0.1 + 0.2 is 0.3
-        at = float(nearest)
+    at = but_for_rounding(at, times)
     warn_if_beyond([at], times)
     predicted = mixture(dynamics, course, at, two_sided=two_sided, n_steps=n_steps)
     warn_of_stopped(predicted.stopped[None])
     return predicted
+
+
+def but_for_rounding(at: float, times: NDArray[np.float64]) -> float:
+    """The observed one of `times` (times,) that `at` is, or else itself: 0.1 + 0.2 is 0.3."""
+    nearest = float(times[np.abs(times - at).argmin()])
+    return nearest if abs(nearest - at) <= 1e-9 * (times[-1] - times[0]) else at
 
 
 def mixture(

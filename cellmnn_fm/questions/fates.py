@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..data.options import NOISE
 from ..data.subspace import Subspace
-from ..dynamics.diffusion import STEPS, Diffusion
+from ..dynamics.diffusion import STEPS, Diffusion, require_paths
 from ..dynamics.rollout import path
 from ..dynamics.snapshots import Dynamics, padded
 from ..fitted.fitted_model import Cells
-from ..model.errors import InputError, require_count, require_number, require_seed
+from ..model.errors import InputError, require_count, require_seed
 from .terminal_groups import TerminalGroups, fate_question
 
 STEPS_TO_END = 4  # between two stops, see `roll_out`
@@ -249,9 +249,7 @@ def fates(
     require_seed(seed)
     if n_steps is not None:
         require_count("n_steps", n_steps)
-    if n_paths is not None:
-        require_count("n_paths", n_paths)
-        require_number("noise", noise, 0)
+    require_paths(n_paths, noise)
     fitted, asked = cells.fitted, fate_question(cells, groups, start, end)
     to_end = (asked.times, asked.groups, asked.end)
     ends = cell_fates(fitted.dynamics, asked.states, *to_end, n_steps=n_steps or STEPS_TO_END)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..data.options import BELIEVED_BEYOND, NOISE
 from ..data.subspace import Subspace
 from ..data.time_course import TimeCourse
-from ..dynamics.diffusion import Diffusion
+from ..dynamics.diffusion import Diffusion, require_paths
 from ..dynamics.snapshots import (
     Interpolation,
     blended,
@@ -24,7 +24,7 @@ from ..dynamics.snapshots import (
 )
 from ..fitted.fitted_model import Cells
 from ..fitted.record import Recipe
-from ..model.errors import InputError, require_count, require_number, require_seed
+from ..model.errors import InputError, require_number, require_seed
 from ..training.configs import preset_configs
 from ..training.one_course import train
 from .result import Result, written_coverage
@@ -67,9 +67,7 @@ def interpolation(
     if not 0 <= require_number("damping", damping) <= 1:
         raise InputError("damping", "a share from 0 to 1", damping, "1 believes the model")
     require_seed(seed)
-    if n_paths is not None:
-        require_count("n_paths", n_paths)
-        require_number("noise", noise, 0)
+    require_paths(n_paths, noise)
     fitted, course, record = cells.fitted, cells.course, cells.fitted.record
     record.require_near("at", [at])
     inside = course.times[0] <= at <= course.times[-1]

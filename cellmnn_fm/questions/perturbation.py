@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
@@ -207,13 +207,17 @@ def perturb(
     asked = fate_question(cells, groups, start, end)
     inferred: list[str] = []
     if response == "network":
-        values = _held_values(cells, genes)
+        expression_of = _expression(cells.source, genes)
+        values = [_value(gene, genes[gene], x) for gene, x in expression_of.items()]
+        if missing := [gene for gene in genes if gene not in fitted.panel.names]:
+            actual = f"{listed(missing)}, which it was not fitted to"
+            raise InputError("genes", "genes of the model", actual, 'take response="flow"')
         wild = followed_genes(asked, n_steps)
         by_network = NetworkResponse(network(cells), wild.times)
         held = [by_network.network.genes.index(gene) for gene in genes]
         each = [value - wild.gene(fitted, gene) for value, gene in zip(values, held, strict=True)]
         away = np.stack(each, axis=-1)
-        _warn_if_held_already(cells, list(genes), away)
+        _warn_if_held_already(cells, expression_of, away)
         moved = by_network.deviations(held, away)
         before, asked = wild.final, wild.asked
         # a gene that is low does not make another fate of a cell whose other genes are as before
@@ -275,10 +279,10 @@ def followed_genes(asked: FateQuestion, n_steps: int = STEPS_TO_END) -> Followed
     return FollowedGenes(asked.only(kept), times, states, log_growth)
 
 
-def _warn_if_held_already(cells: Cells, genes: Sequence[str], away: NDArray) -> None:
+def _warn_if_held_already(cells: Cells, expression: Mapping[str, NDArray], away: NDArray) -> None:
     """Say of which genes there is little to change in `away` (cells, times, genes)."""
-    for gene, change in zip(genes, np.abs(away).mean(axis=(0, 1)), strict=True):
-        x = cells.source.column(list(cells.source.names).index(gene))
+    changes = np.abs(away).mean(axis=(0, 1))
+    for (gene, x), change in zip(expression.items(), changes, strict=True):
         if change < _LITTLE * x.std():
             means = [x[cells.times == time].mean() for time in cells.course.times]
             highest = cells.course.times[int(np.argmax(means))]
@@ -289,24 +293,15 @@ def _warn_if_held_already(cells: Cells, genes: Sequence[str], away: NDArray) -> 
             )
 
 
-def _held_values(cells: Cells, genes: Mapping[str, float | str]) -> list[float]:
-    """At which genes are held; the network must have them."""
-    columns = list(cells.source.names)
+def _expression(source: Source, genes: Iterable[str]) -> dict[str, NDArray]:
+    """Of every gene (cells,); they must be there, and vary."""
+    columns = list(source.names)
     if unknown := [gene for gene in genes if gene not in columns]:
         raise InputError("genes", "genes of the data", listed(unknown), "correct them")
-    values = [_value(gene, wanted, _varying(cells.source, gene)) for gene, wanted in genes.items()]
-    if missing := [gene for gene in genes if gene not in cells.fitted.panel.names]:
-        actual = f"{listed(missing)}, which it was not fitted to"
-        raise InputError("genes", "genes of the model", actual, 'take response="flow"')
-    return values
-
-
-def _varying(source: Source, gene: str) -> NDArray:
-    """Expression (cells,) of a gene, which must vary."""
-    x = source.column(list(source.names).index(gene))
-    if x.var() == 0:
-        raise InputError("genes", "genes that vary between cells", gene, "leave it out")
-    return x
+    expression = {gene: source.column(columns.index(gene)) for gene in genes}
+    if still := [gene for gene, x in expression.items() if x.var() == 0]:
+        raise InputError("genes", "genes that vary between cells", listed(still), "leave it out")
+    return expression
 
 
 def _moves(
@@ -315,12 +310,8 @@ def _moves(
     """How far each cell is moved, Σ E_j (value - x_j), and the genes whose E is a regression."""
     fitted, source, states = asked.cells.fitted, asked.cells.source, asked.cells.states
     subspace, panel = fitted.subspace, list(fitted.panel.names)
-    columns = list(source.names)
-    if unknown := [gene for gene in genes if gene not in columns]:
-        raise InputError("genes", "genes of the data", listed(unknown), "correct them")
     moves, inferred = np.zeros_like(states), []
-    for gene, wanted in genes.items():
-        x = _varying(source, gene)
+    for gene, x in _expression(source, genes).items():
         if gene in panel:
             direction = subspace.projection[panel.index(gene)]
         else:
@@ -328,7 +319,7 @@ def _moves(
             direction = (states - states.mean(axis=0)).T @ (x - x.mean()) / len(x) / x.var()
         if not np.abs(direction).max() > 0:
             raise InputError("genes", "genes with loadings", gene, "leave it out")
-        moves += np.outer(_value(gene, wanted, x) - x, direction).astype(states.dtype)
+        moves += np.outer(_value(gene, genes[gene], x) - x, direction).astype(states.dtype)
     return moves[asked.rows], inferred
 
 

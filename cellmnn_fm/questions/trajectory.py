@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..data.options import NOISE
 from ..data.reading import observed_time
-from ..dynamics.diffusion import STEPS, Diffusion
+from ..dynamics.diffusion import STEPS, Diffusion, require_paths
 from ..dynamics.rollout import DEFAULT_TOLERANCE, Trajectory, roll_out
 from ..dynamics.snapshots import as_shares, warn_if_beyond
 from ..fitted.fitted_model import Cells, FittedModel
@@ -51,11 +51,9 @@ def trajectory(
     require_seed(seed)
     if cells is not None:
         require_count("cells", cells)
-    if n_paths is not None:
-        require_count("n_paths", n_paths)
-        require_number("noise", noise, 0)
-        if not isinstance(asked, Cells):
-            raise InputError("adata", "observed cells, for many paths", "none", "give them")
+    require_paths(n_paths, noise)
+    if n_paths is not None and not isinstance(asked, Cells):
+        raise InputError("adata", "observed cells, for many paths", "none", "give them")
     fitted = asked.fitted if isinstance(asked, Cells) else asked
     record, rng = fitted.record, np.random.default_rng(seed)
     start = record.times[0] if start is None else require_number("start", start)

@@ -16,7 +16,7 @@ from cellmnn_fm.data.options import FitReading, ReadingOptions
 READING = set(ReadingOptions.__dataclass_fields__)
 QUESTIONS = [
     *("interpolate", "trajectory", "annotate", "fates", "growth", "perturb", "compare", "grn"),
-    *("grn-evaluate", "report"),
+    *("screen", "grn-evaluate", "report"),
 ]
 
 
