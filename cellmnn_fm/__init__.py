@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .model.errors import InputError
     from .model.modeling_cellmnn import CellMNNModel
     from .pipeline import CellMNNPipeline
-    from .report.page import write_report
+    from .pl.page import write_report
     from .training.configs import TrainingConfig
     from .training.pretraining import corpus_config, pretrain
 
@@ -71,12 +71,14 @@ _HOMES = {
     "fit_shared_subspace": "data.shared_subspace",
     "pretrain": "training.pretraining",
     "save_foundation": "fitted.foundation",
-    "write_report": "report.page",
+    "write_report": "pl.page",
 }
 
 
 def __getattr__(name: str):
     """A public name, imported from where it lives when it is first used."""
+    if name == "pl":
+        return import_module(".pl", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
@@ -84,4 +86,4 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     """Public names, imported or not."""
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "pl"})

@@ -15,6 +15,7 @@ from .data.genes import GenePanel
 from .data.options import (
     BELIEVED_BEYOND,
     NOISE,
+    AskKeywords,
     Decay,
     Estimator,
     EvaluatedPreset,
@@ -24,6 +25,7 @@ from .data.options import (
     Part,
     Preset,
     Protocol,
+    QuestionReading,
     ReadingKeywords,
     ReadingOptions,
     Response,
@@ -46,7 +48,7 @@ from .model.hub import upload
 from .model.modeling_cellmnn import CellMNNModel
 from .model.torch_defaults import with_torch_defaults
 from .questions.annotation import annotation
-from .questions.conditions import ConditionComparison, compare
+from .questions.conditions import ConditionComparison, compare, require_columns
 from .questions.fates import STEPS_TO_END, FateTable, fates
 from .questions.grn.estimators import DEFAULT_RIDGE, CellStates
 from .questions.grn.network import GeneRegulatoryNetwork
@@ -75,7 +77,7 @@ class CellMNNPipeline:
     Without a model the pipeline is there to be fitted. One of a single data set answers questions
     about its cells, or others like them; a pretrained one, of many data sets, adapts itself to the
     cells that it is asked about. How cells are read, `**reading` of every question, are the
-    keywords of :class:`cellmnn_fm.data.options.ReadingOptions`. Who asks several questions reads
+    keywords of :class:`cellmnn_fm.data.options.QuestionReading`. Who asks several questions reads
     once, by :meth:`cells`, and gives that in place of AnnData.
 
     Parameters
@@ -307,7 +309,7 @@ class CellMNNPipeline:
         adata: AnnData,
         *,
         start: Start | str = "inferred",
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> CellMNNPipeline:
         """What a pretrained pipeline says of a data set, without any training: a new pipeline.
 
@@ -319,14 +321,14 @@ class CellMNNPipeline:
             The embedding of the data set: inferred from its snapshots, the mean of those that the
             model knows, or that of one of them.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`.
 
         Raises
         ------
         InputError
             On unusable input, and if the pipeline is not a pretrained one.
         """
-        options = ReadingOptions(**reading)
+        options = QuestionReading(**reading)
         cells = adapt_base(self.foundation, adata, options, start=start, origin=self.origin)
         return CellMNNPipeline(cells.fitted)
 
@@ -353,7 +355,7 @@ class CellMNNPipeline:
     # --- questions
 
     @with_torch_defaults
-    def cells(self, adata: AnnData | Cells, **reading: Unpack[ReadingKeywords]) -> Cells:
+    def cells(self, adata: AnnData | Cells, **reading: Unpack[AskKeywords]) -> Cells:
         """Read and project the cells of a file once, for all that is asked about them.
 
         Parameters
@@ -361,7 +363,7 @@ class CellMNNPipeline:
         adata : AnnData or Cells
             The latter are given back as they are.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`. What a fit knows of its
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`. What a fit knows of its
             own file is taken from there where it is not given; a pretrained pipeline needs
             `time_key`.
 
@@ -376,7 +378,7 @@ class CellMNNPipeline:
         InputError
             On values, genes or times that cannot be used.
         """
-        options = ReadingOptions(**reading)
+        options = QuestionReading(**reading)
         if isinstance(adata, Cells):
             if options.given:
                 actual = listed(options.given)
@@ -386,7 +388,7 @@ class CellMNNPipeline:
             return self.fitted.cells(adata, options)
         return adapt_base(self._content, adata, options, origin=self.origin)
 
-    def time_course(self, adata: AnnData | Cells, **reading: Unpack[ReadingKeywords]) -> TimeCourse:
+    def time_course(self, adata: AnnData | Cells, **reading: Unpack[AskKeywords]) -> TimeCourse:
         """The latent time course of `adata`, which must hold genes of the fit, in any order.
 
         Parameters
@@ -404,7 +406,7 @@ class CellMNNPipeline:
         layers: bool = True,
         ahead: bool = False,
         file: str | Path | None = None,
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> AnnData:
         """Where observed cells are, and where they are going.
 
@@ -421,7 +423,7 @@ class CellMNNPipeline:
             Where to write the result (.h5ad or .zarr), a few cells at a time; what is returned then
             lacks the matrices of cells and genes, which would take much memory.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`.
 
         Returns
         -------
@@ -455,7 +457,7 @@ class CellMNNPipeline:
         noise: float = NOISE,
         seed: int = 0,
         file: str | Path | None = None,
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> AnnData:
         """The predicted snapshot at time `at`.
 
@@ -491,7 +493,7 @@ class CellMNNPipeline:
         file : path, optional
             Where to write the result, as for :meth:`annotate`.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`.
 
         Returns
         -------
@@ -539,7 +541,7 @@ class CellMNNPipeline:
         noise: float = NOISE,
         seed: int = 0,
         file: str | Path | None = None,
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> AnnData:
         """Follow cells through time.
 
@@ -567,7 +569,7 @@ class CellMNNPipeline:
         file : path, optional
             Where to write the result, as for :meth:`annotate`.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`.
 
         Returns
         -------
@@ -602,7 +604,7 @@ class CellMNNPipeline:
         noise: float = NOISE,
         seed: int = 0,
         progress: bool = False,
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> FateTable:
         """Follow cells to the end, and say in which group they are then.
 
@@ -632,7 +634,7 @@ class CellMNNPipeline:
         progress : bool
             Whether to show a progress bar.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`.
 
         Raises
         ------
@@ -656,7 +658,7 @@ class CellMNNPipeline:
         response: Response = "network",
         n_steps: int = STEPS_TO_END,
         seed: int = 0,
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> Perturbation:
         """Set genes to values: how fates and expression at the end shift.
 
@@ -703,7 +705,7 @@ class CellMNNPipeline:
         n_steps: int = STEPS_TO_END,
         seed: int = 0,
         progress: bool = False,
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> pd.DataFrame:
         """Knock out every regulator by itself, as :meth:`perturb` does, and test the shifts.
 
@@ -777,10 +779,7 @@ class CellMNNPipeline:
         """
         require_seed(seed)
         require_count("permutations", permutations)
-        obs = adata.adata.obs if isinstance(adata, Cells) else adata.obs
-        for column in (condition, groups, sample_key):
-            if column is not None and column not in obs:
-                raise InputError("column", f"one of {listed(obs)}", column, "name one")
+        require_columns(adata, condition, groups, sample_key)
         if not self.is_pretrained:
             raise InputError("compare", "a pretrained pipeline", "another one", "load cellmnn-base")
         how: dict[str, Any] = {"permutations": permutations, "seed": seed, "progress": progress}
@@ -795,7 +794,7 @@ class CellMNNPipeline:
         *,
         population: Mapping[float, float] | None = None,
         absolute: bool = False,
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> GrowthTable:
         """How fast the cells of `adata` multiply.
 
@@ -814,7 +813,7 @@ class CellMNNPipeline:
         absolute : bool
             Ask for absolute rates, which is an error without `population`.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`.
 
         Raises
         ------
@@ -839,7 +838,7 @@ class CellMNNPipeline:
 
     @with_torch_defaults
     def cell_states(
-        self, adata: AnnData | Cells | None = None, **reading: Unpack[ReadingKeywords]
+        self, adata: AnnData | Cells | None = None, **reading: Unpack[AskKeywords]
     ) -> CellStates:
         """Where cells are and where they are going, and their expression of the genes of the fit.
 
@@ -849,7 +848,7 @@ class CellMNNPipeline:
             Observed cells, of which at most 10,000 are drawn. Without it 200 cells are drawn from
             each of the distributions, mean and covariance, that a model with a frame knows.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`.
         """
         return cell_states(self.fitted if adata is None else self.cells(adata, **reading))
 
@@ -866,7 +865,7 @@ class CellMNNPipeline:
         part: Part = "learned",
         members: int = 0,
         seed: int = 0,
-        **reading: Unpack[ReadingKeywords],
+        **reading: Unpack[AskKeywords],
     ) -> GeneRegulatoryNetwork:
         """The gene regulatory network of some cells: of all, or of those of a time, type or branch.
 
@@ -893,7 +892,7 @@ class CellMNNPipeline:
         seed : int
             Of the resampling.
         **reading
-            Keywords of :class:`cellmnn_fm.data.options.ReadingOptions`.
+            Keywords of :class:`cellmnn_fm.data.options.QuestionReading`.
 
         Raises
         ------

@@ -20,7 +20,7 @@ PACKAGE = Path(cellmnn_fm.__file__).parent
 # a folder may import those before it
 ORDER = [
     *("model", "data", "dynamics", "training", "evaluation", "fitted", "questions"),
-    *("pipeline", "report", "cli"),
+    *("pipeline", "pl", "cli"),
 ]
 # where tutorials of 0.1 found names; one import each, gone with 0.3
 OLD_PATHS = {

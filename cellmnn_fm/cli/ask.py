@@ -9,15 +9,15 @@ import typer
 
 from ..data.files import read_file
 from ..data.options import BELIEVED_BEYOND, NOISE
-from ..data.outputs import CELLS, FIGURES, TABLES, require_outputs, save_figure, save_table
+from ..data.outputs import CELLS, FIGURES, TABLES, require_outputs, save_table
 from .options import (
-    Asked,
     Dataset,
     End,
     File,
     FileOrDataset,
     Groups,
     Model,
+    OfQuestion,
     Start,
     column_or_count,
     command,
@@ -36,6 +36,14 @@ Noise = Annotated[
 ]
 
 
+Basis = Annotated[
+    str | None,
+    typer.Option(help="Embedding of the figure, in obsm; a UMAP or components if absent."),
+]
+
+_DRAWN_TIMES, _DRAWN_CELLS = 50, 150  # of smooth paths in a figure
+
+
 @command
 def interpolate(
     model: Model,
@@ -44,7 +52,7 @@ def interpolate(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad or .zarr.")
     ],
-    reading: Asked,
+    reading: OfQuestion,
     terminal: Terminal,
     dataset: Dataset = None,
     two_sided: Annotated[
@@ -65,6 +73,7 @@ def interpolate(
     figure: Annotated[
         Path | None, typer.Option(help="Predicted and observed snapshots as a figure.")
     ] = None,
+    basis: Basis = None,
 ) -> None:
     """Predict the snapshot at any time from those around it."""
     outputs = {"output": (output, CELLS), "figure": (figure, FIGURES)}
@@ -86,11 +95,10 @@ def interpolate(
         file=output,
     )
     if figure is not None:
-        from ..report.figures import plot_interpolation
+        from ..pl.cells import interpolation
 
-        kept = ~predicted.obs["stopped"].to_numpy()
-        states = predicted.obsm["X_cellmnn"][kept]
-        save_figure(plot_interpolation(cells.course, at, states), figure)
+        annotated = pipeline.annotate(cells, layers=False)
+        interpolation(annotated, predicted, basis, save=figure, show=False)
     text, margin = f"{output}: {predicted.n_obs} cells at time {at:g}", None
     if "cellmnn_margin" in predicted.var:
         margins = predicted.var["cellmnn_margin"]
@@ -103,7 +111,7 @@ def interpolate(
 @command
 def trajectory(
     model: Model,
-    reading: Asked,
+    reading: OfQuestion,
     terminal: Terminal,
     file: FileOrDataset = None,
     output: Annotated[
@@ -127,6 +135,7 @@ def trajectory(
     noise: Noise = NOISE,
     seed: Annotated[int, typer.Option(help="Of the cells and paths.")] = 0,
     figure: Annotated[Path | None, typer.Option(help="The trajectories as a figure.")] = None,
+    basis: Basis = None,
     genes: Annotated[
         list[str] | None, typer.Option("--gene", help="To be drawn over time; may be repeated.")
     ] = None,
@@ -136,8 +145,10 @@ def trajectory(
     drawn = {"figure": (figure, FIGURES), "trends": (trends if genes else None, FIGURES)}
     require_outputs([model, file, *reading.files], {"output": (output, CELLS), **drawn})
     adata = None if file is None else read_file(file)
-    followed = load_pipeline(model, dataset).trajectory(
-        adata,
+    pipeline = load_pipeline(model, dataset)
+    asked = None if adata is None else pipeline.cells(adata, **reading.keywords)
+    followed = pipeline.trajectory(
+        asked,
         times,
         start=start,
         cells=cells,
@@ -148,19 +159,22 @@ def trajectory(
         noise=noise,
         seed=seed,
         file=output,
-        **reading.keywords,
     )
-    if genes is not None:
-        from ..questions.result import read_expression
-        from ..report.figures import plot_gene_trends
-
-        expression = read_expression(output, followed, genes)
-        save_figure(plot_gene_trends(expression, genes), trends)
-    if figure is not None:
-        from ..report.figures import plot_trajectories
-
-        save_figure(plot_trajectories(followed), figure)
     every_time = sorted(followed.obs["time"].unique().tolist())
+    if genes is not None or figure is not None:
+        import numpy as np
+
+        from ..pl.cells import trajectories
+        from ..pl.genes import gene_trends
+
+        smooth = np.linspace(every_time[0], every_time[-1], _DRAWN_TIMES).tolist()
+        drawn_cells = min(cells or _DRAWN_CELLS, _DRAWN_CELLS)
+        paths = pipeline.trajectory(asked, smooth, start=start, cells=drawn_cells, n_steps=4)
+        if genes is not None:
+            gene_trends(paths, genes, save=trends, show=False)
+        if figure is not None:
+            around = paths if asked is None else pipeline.annotate(asked, layers=False)
+            trajectories(around, paths, basis, save=figure, show=False)
     count = followed.n_obs // len(every_time)
     text = f"{output}: {count} cells at {len(every_time)} times"
     terminal.say(text, output=str(output), cells=count, times=every_time)
@@ -171,7 +185,7 @@ def annotate(
     model: Model,
     file: File,
     output: Annotated[Path, typer.Option("--output", "-o", help="The same cells, .h5ad or .zarr.")],
-    reading: Asked,
+    reading: OfQuestion,
     terminal: Terminal,
     dataset: Dataset = None,
     layers: Annotated[
@@ -181,9 +195,10 @@ def annotate(
         bool, typer.Option("--ahead", help="Add how far each cell is ahead of its time.")
     ] = False,
     figure: Annotated[Path | None, typer.Option(help="The velocities as a figure.")] = None,
-    basis: Annotated[
-        str, typer.Option(help="Key of obsm with the embedding of the figure.")
-    ] = "X_cellmnn",
+    basis: Basis = None,
+    color: Annotated[
+        str | None, typer.Option(help="Of the figure: a column of obs, or a gene; time if absent.")
+    ] = None,
 ) -> None:
     """Add latent states, velocities and loadings to observed cells."""
     outputs = {"output": (output, CELLS), "figure": (figure, FIGURES)}
@@ -193,9 +208,9 @@ def annotate(
     how: dict[str, Any] = {"layers": layers, "ahead": ahead, "file": output}
     annotated = pipeline.annotate(adata, **how, **reading.keywords)
     if figure is not None:
-        from ..report.figures import plot_embedded_velocity
+        from ..pl.cells import velocity_stream
 
-        save_figure(plot_embedded_velocity(annotated, basis), figure)
+        velocity_stream(annotated, basis, color, save=figure, show=False)
     terminal.say(f"{output}: {annotated.n_obs} cells", output=str(output), cells=annotated.n_obs)
 
 
@@ -204,7 +219,7 @@ def fates(
     model: Model,
     file: File,
     groups: Groups,
-    reading: Asked,
+    reading: OfQuestion,
     terminal: Terminal,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Probabilities of every cell, .tsv.")
@@ -219,6 +234,10 @@ def fates(
     n_paths: Paths = None,
     noise: Noise = NOISE,
     seed: Annotated[int, typer.Option(help="Of the paths.")] = 0,
+    basis: Annotated[
+        str | None,
+        typer.Option(help="Embedding of the figure, or circle; a UMAP or components if absent."),
+    ] = None,
 ) -> None:
     """Follow cells to the end, and say in which group they are then.
 
@@ -243,9 +262,11 @@ def fates(
     if drivers is not None:
         save_table(table.drivers, drivers, index_label="gene")
     if figure is not None:
-        from ..report.figures import plot_fates
+        from ..pl.cells import fates as draw_fates
 
-        save_figure(plot_fates(cells.states[table.rows], table.probabilities), figure)
+        annotated = pipeline.annotate(cells, layers=False)
+        table.add_to(annotated)
+        draw_fates(annotated, basis, save=figure, show=False)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in table.shares.items())
     terminal.say(
         f"{output}: {len(table.probabilities)} cells; {shares}",
@@ -260,7 +281,7 @@ def fates(
 def growth(
     model: Model,
     file: File,
-    reading: Asked,
+    reading: OfQuestion,
     terminal: Terminal,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Rate of every cell, .tsv.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..data.files import read_file
-from ..data.outputs import JSON, require_outputs, save_cells, save_figure, save_json
+from ..data.outputs import JSON, require_outputs, save_cells, save_json
 from ..model.errors import InputError
 from .options import command, silence_transformers
 from .output import Terminal, print_evaluation, print_table
@@ -54,7 +54,7 @@ def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
     """Recover known systems; figures, and a table of how close it comes."""
     from ..data.synthetic import KNOWN_SYSTEMS
     from ..evaluation.recovery import recover
-    from ..report.figures import plot_interpolation, plot_velocity_field
+    from ..pl.quality import known_system
 
     rows = []
     for system in KNOWN_SYSTEMS.values():
@@ -75,11 +75,8 @@ def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
                 continue
             truth = recovery.course.snapshots[system.held_out]
             time = system.times[system.held_out]
-            snapshot = plot_interpolation(recovery.course, time, recovery.predicted.states, truth)
-            save_figure(snapshot, output / f"{system.name}_snapshot.png")
-            trained = recovery.trained
-            velocity = plot_velocity_field(trained.dynamics, recovery.course)
-            save_figure(velocity, output / f"{system.name}_velocity.png")
+            shown = recovery.course, recovery.trained.dynamics, time, recovery.predicted.states
+            known_system(*shown, truth, save=output / f"{system.name}.png", show=False)
     save_json(rows, output / "known_systems.json")
     print_table(
         "known systems: a held-out snapshot against the truth",
@@ -98,42 +95,38 @@ def demo_known_systems(output: Path, seeds: int, *, progress: bool) -> None:
 
 def demo_base(output: Path) -> None:
     """Follow cells of a data set that the base knows."""
+    import numpy as np
+
     from ..pipeline import CellMNNPipeline
-    from ..report.figures import plot_trajectories
+    from ..pl.cells import trajectories
 
     silence_transformers()
-    followed = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm").trajectory()
+    known = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm")
+    first, *_, last = known.record.times
+    followed = known.trajectory(times=np.linspace(first, last, 50).tolist(), n_steps=2)
     save_cells(followed, output / "hesc_endoderm_trajectory.h5ad")
-    save_figure(plot_trajectories(followed), output / "hesc_endoderm_trajectory.png")
+    trajectories(followed, followed, save=output / "hesc_endoderm_trajectory.png", show=False)
 
 
 def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
     """Fit, interpolate and evaluate a time course; figures of each."""
     from ..pipeline import CellMNNPipeline
-    from ..report.figures import (
-        plot_evaluation,
-        plot_interpolation,
-        plot_losses,
-        plot_velocity_field,
-    )
+    from ..pl.cells import interpolation, velocity_stream
+    from ..pl.quality import losses, verdict
 
     adata = read_file(file)
     silence_transformers()
     pipeline = CellMNNPipeline().fit(adata, time_key=time_key, verdict=False, progress=progress)
     pipeline.save_pretrained(output / "model")
-    course, record = pipeline.time_course(adata), pipeline.record
-    halfway = float(course.times[:2].mean())
-    predicted = pipeline.interpolate(adata, halfway)
+    cells, record = pipeline.cells(adata), pipeline.record
+    predicted = pipeline.interpolate(cells, float(cells.course.times[:2].mean()))
     save_cells(predicted, output / "interpolated.h5ad")
     base = CellMNNPipeline.from_pretrained(BASE)
     evaluation = base.evaluate(adata, time_key=time_key, seeds=seeds, progress=progress)
     save_json(evaluation.to_dict(), output / "evaluation.json")
-    figures = {
-        "interpolation": plot_interpolation(course, halfway, predicted.obsm["X_cellmnn"]),
-        "velocity": plot_velocity_field(pipeline.fitted.dynamics, course),
-        "training": plot_losses(record.losses),
-        "evaluation": plot_evaluation(evaluation),
-    }
-    for name, figure in figures.items():
-        save_figure(figure, output / f"{name}.png")
+    annotated = pipeline.annotate(cells, layers=False)
+    interpolation(annotated, predicted, save=output / "interpolation.png", show=False)
+    velocity_stream(annotated, save=output / "velocity.png", show=False)
+    losses(record.losses, save=output / "training.png", show=False)
+    verdict(evaluation, save=output / "evaluation.png", show=False)
     print_evaluation(file.stem, evaluation)

@@ -9,7 +9,7 @@ import typer
 
 from ..data.files import read_file
 from ..data.options import EvaluatedPreset, Protocol
-from ..data.outputs import FIGURES, JSON, PAGES, require_outputs, save_figure, save_json
+from ..data.outputs import FIGURES, JSON, PAGES, require_outputs, save_json
 from .options import (
     Asked,
     Dataset,
@@ -71,9 +71,9 @@ def evaluate(
     if output is not None:
         save_json(content, output)
     if figure is not None:
-        from ..report.figures import plot_evaluation
+        from ..pl.quality import verdict
 
-        save_figure(plot_evaluation(evaluation), figure)
+        verdict(evaluation, save=figure, show=False)
 
 
 @command
@@ -97,7 +97,7 @@ def report(
     """Write one page about a model and a data set, that opens without a network."""
     require_outputs([model, file, *reading.files], {"output": (output, PAGES)})
     adata = read_file(file)
-    from ..report.page import write_report
+    from ..pl.page import write_report
 
     write_report(
         load_pipeline(model, dataset),

@@ -11,7 +11,15 @@ import typer
 from ..data.files import read_file
 from ..data.options import Estimator
 from ..data.outputs import EDGES, FIGURES, JSON, require_outputs, save_figure, save_json
-from .options import Asked, Dataset, FileOrDataset, Model, command, load_pipeline
+from .options import (
+    Asked,
+    Dataset,
+    FileOrDataset,
+    Model,
+    OfQuestion,
+    command,
+    load_pipeline,
+)
 from .output import Columns, Terminal
 
 if TYPE_CHECKING:
@@ -41,7 +49,7 @@ DecayOption = Annotated[
 @command
 def grn(
     model: Model,
-    reading: Asked,
+    reading: OfQuestion,
     terminal: Terminal,
     file: FileOrDataset = None,
     output: Annotated[
@@ -151,15 +159,11 @@ def _draw(
     """Network, heat map, operators; with several times also the strongest edges over time."""
     import numpy as np
 
+    from ..pl.genes import network as draw_network
+    from ..pl.network_figures import plot_edges_over_time, plot_heat_map, plot_operators
     from ..questions.grn.estimators import MIN_NETWORK_CELLS, cell_operators, production_network
-    from ..report.network_figures import (
-        plot_edges_over_time,
-        plot_heat_map,
-        plot_network,
-        plot_operators,
-    )
 
-    save_figure(plot_network(network, **picked), folder / "network.png")
+    draw_network(network, **picked, save=folder / "network.png", show=False)
     save_figure(plot_heat_map(network), folder / "heat_map.png")
     about = fitted.subspace, fitted.panel.names, fitted.record.time_scale
     operators = cell_operators(fitted.dynamics, cells)

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from ..data.options import FitReading, OnDuplicates, ReadingOptions, SubspaceMode
+from ..data.options import (
+    FitReading,
+    OnDuplicates,
+    QuestionReading,
+    ReadingOptions,
+    SubspaceMode,
+)
 from .output import Terminal, plain_errors
 
 if TYPE_CHECKING:
@@ -95,6 +101,18 @@ _READING: dict[str, Any] = {
         typer.Option(help="Column of obs with batches, whose shifts and scales are taken off."),
     ],
 }
+_CONDITION: dict[str, Any] = {
+    "condition_key": Annotated[
+        str | None,
+        typer.Option(help="Column of obs with conditions; of cellmnn-conditions."),
+    ],
+    "condition": Annotated[
+        str | None, typer.Option(help="The one that is asked about, beside its control.")
+    ],
+    "control": Annotated[
+        str | None, typer.Option(help="Its control, if there are more than two conditions.")
+    ],
+}
 _FIT: dict[str, Any] = {
     "n_dims": Annotated[
         int | None, typer.Option(help="Latent dimensions, at most; of an evaluation, of W1.")
@@ -170,7 +188,8 @@ class Asked:
         given["time_key"] = read_time_key(given["time_key"], given.pop("time_map"))
         given["symbols"] = read_symbols(given["symbols"])
         if not issubclass(cls, OfFit):
-            return cls(ReadingOptions(**given), files)
+            kind = QuestionReading if issubclass(cls, OfQuestion) else ReadingOptions
+            return cls(kind(**given), files)
         from ..data.population import read_population
 
         genes = {name: given.pop(name) for name in ("proliferation", "apoptosis")}
@@ -182,6 +201,15 @@ class Asked:
     def keywords(self) -> dict[str, Any]:
         """As the pipeline takes them."""
         return self.options.given
+
+
+class OfQuestion(Asked):
+    """How the cells are read that a question is about, which may be those of a condition."""
+
+    @classmethod
+    def parameters(cls) -> dict[str, tuple[Any, Any]]:
+        """As of :class:`Asked`, and those of a condition and its control."""
+        return super().parameters() | {name: (option, None) for name, option in _CONDITION.items()}
 
 
 class OfCourse(Asked):

@@ -127,7 +127,9 @@ def print_table(title: str, rows: list[dict[str, Any]], columns: Columns) -> Non
 def print_evaluation(name: str, evaluation: Evaluation) -> None:
     """Print the table of an evaluation."""
     settings = evaluation.settings
-    rows = [{"method": method, **row} for method, row in evaluation.summary.items()]
+    from ..evaluation.evaluation import readable_method
+
+    rows = [{"method": readable_method(name), **row} for name, row in evaluation.summary.items()]
     title = f"{name}: held-out W1, {settings['n_dims']} dimensions, {settings['protocol']}"
     columns: Columns = {
         "method": str,

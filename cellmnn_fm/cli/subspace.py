@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..data.files import read_file
-from ..data.outputs import FIGURES, FOLDER, JSON, require_outputs, save_figure, save_json
+from ..data.outputs import FIGURES, FOLDER, JSON, require_outputs, save_json
 from .options import Layer, OnDuplicatesOption, Symbols, command, read_symbols
 from .output import Columns, Terminal
 
@@ -140,9 +140,9 @@ def report(
     if output is not None:
         save_json(content, output)
     if figure is not None:
-        from ..report.figures import plot_subspace_reports
+        from ..pl.quality import subspaces
 
-        save_figure(plot_subspace_reports(reports), figure)
+        subspaces(reports, save=figure, show=False)
 
 
 def _print_reports(folder: Path, rows: list[dict[str, Any]], terminal: Terminal) -> None:

@@ -11,7 +11,6 @@ from ..data.files import read_file
 from ..data.options import Response
 from ..data.outputs import TABLES, require_outputs, save_table
 from .options import (
-    Asked,
     Base,
     Dataset,
     End,
@@ -19,6 +18,7 @@ from .options import (
     Groups,
     Model,
     OfCourse,
+    OfQuestion,
     Start,
     column_or_count,
     command,
@@ -38,7 +38,7 @@ def perturb(
         list[str],
         typer.Option("--gene", help="GENE (knocked out), GENE=over-express or GENE=value; repeat."),
     ],
-    reading: Asked,
+    reading: OfQuestion,
     terminal: Terminal,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Shift of every gene at the end, .tsv.")
@@ -90,7 +90,7 @@ def screen(
     model: Model,
     file: File,
     groups: Groups,
-    reading: Asked,
+    reading: OfQuestion,
     terminal: Terminal,
     regulators: Annotated[
         list[str] | None,

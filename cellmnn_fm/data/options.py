@@ -51,6 +51,14 @@ class ReadingKeywords(TypedDict, total=False):
     batch_key: str | None
 
 
+class AskKeywords(ReadingKeywords, total=False):
+    """Keywords of :class:`QuestionReading`."""
+
+    condition_key: str | None
+    condition: str | None
+    control: str | None
+
+
 class FitKeywords(ReadingKeywords, total=False):
     """Keywords of :class:`FitReading`."""
 
@@ -95,6 +103,26 @@ class ReadingOptions:
     def given(self) -> dict[str, Any]:
         """Those that are not None, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionReading(ReadingOptions):
+    """How the cells are read that a question is about.
+
+    Parameters
+    ----------
+    condition_key : str, optional
+        Column of `obs` with conditions, for a base that reads a control ("cellmnn-conditions"):
+        the question is about the cells of one of them, beside those of another.
+    condition : str, optional
+        The one that is asked about; it needs cells of one time at least.
+    control : str, optional
+        The other one; if there are only two, it is known.
+    """
+
+    condition_key: str | None = None
+    condition: str | None = None
+    control: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -94,6 +95,18 @@ class Source:
         if self.on_disk:
             values = values.to_memory() if hasattr(values, "to_memory") else loaded(values[:])
         return self._checked(values)
+
+    @cached_property
+    def floor(self) -> float | None:
+        """0 where no value is below it, as in counts and their logarithms; None for coordinates.
+
+        Of what is on disk only the first cells are looked at.
+        """
+        if self.is_embedding:
+            return None
+        chunk = next(self.chunks())
+        least = chunk.min() if isinstance(chunk, np.ndarray) else chunk.data.min(initial=0.0)
+        return 0.0 if least >= 0 else None
 
     def column(self, index: int) -> NDArray[np.float64]:
         """The values of one gene, (cells,)."""
@@ -413,15 +426,15 @@ def read_batches(adata: AnnData, batch_key: str | None) -> NDArray | None:
     return labels.astype(str).to_numpy()
 
 
-def require_times(times: NDArray, counts: list[int]) -> None:
-    """Refuse fewer than 2 times, and times of fewer than 2 cells.
+def require_times(times: NDArray, counts: list[int], least: int = 2) -> None:
+    """Refuse fewer than `least` times, and times of fewer than 2 cells.
 
     Of distinct `times` (times,) with their `counts`.
     """
-    if len(times) < 2:
+    if len(times) < least:
         raise InputError(
             "times",
-            "2 or more different ones",
+            f"{least} or more different ones",
             f"{len(times)} ({listed(times)})",
             "dynamics need snapshots at different times",
         )

@@ -159,6 +159,61 @@ def draw_system(
     return system
 
 
+def perturbed(system: SimulatedSystem, rng: np.random.Generator) -> SimulatedSystem:
+    """The same cells under another condition, watched for as long.
+
+    A variable is held (as in a knock-out), the pace changes, or a field is added: a push in one
+    direction, one near some place only, a pull to a place, or a random smooth field; anything from
+    hardly at all to a few times as strong as what drives the cells. Some start elsewhere, too.
+
+    Parameters
+    ----------
+    system : SimulatedSystem
+        The control.
+    rng : Generator
+        Of everything that is drawn.
+    """
+    followed = system.followed(np.array([0.0, 0.5, 1.0]) * system.horizon, 32, rng)
+    flat = followed.states.reshape(-1, followed.states.shape[-1])
+    mean, spread = flat.mean(axis=0), flat.std(axis=0) + 1e-9
+    speed = np.sqrt(np.square(followed.velocity).mean())
+    strength = float(np.exp(rng.uniform(np.log(0.03), np.log(3.0)))) * (rng.random() < 0.9)
+    size = strength * speed * spread / np.sqrt(np.square(spread).mean())
+    variables = flat.shape[-1]
+    direction = rng.normal(size=variables)
+    place = flat[rng.integers(len(flat))]
+    width = rng.uniform(0.5, 1.5) * np.sqrt(variables)
+    inner = rng.normal(size=(variables, 8)) / np.sqrt(variables)
+    outer, bias = rng.normal(size=(8, variables)) / np.sqrt(8), rng.normal(size=8)
+    held = int(rng.integers(variables))
+    level = float(rng.choice([0.0, flat[:, held].min(), flat[:, held].max()]))
+    rate = float(np.exp(rng.uniform(np.log(1.0), np.log(10.0)))) / system.horizon
+    pace = float(np.exp(np.clip(strength, 0, 1) * rng.choice([-1.0, 1.0])))
+    kind = rng.choice(["held", "held", "pace", "push", "near", "pull", "field"])
+    moved = rng.normal(size=variables) * rng.choice([0.0, 0.0, 0.0, rng.uniform(0, 1)])
+
+    def velocity(x: NDArray) -> NDArray:
+        driven = system.velocity(x)
+        if kind == "held":
+            driven[..., held] = rate * (level - x[..., held])
+            return driven
+        if kind == "pace":
+            return pace * driven
+        away = (x - place) / spread
+        if kind == "pull":
+            return driven - size * np.clip(away, -3, 3)
+        if kind == "field":
+            return driven + size * (np.tanh((x - mean) / spread @ inner + bias) @ outer)
+        near = np.exp(-0.5 * np.square(away / width).sum(-1, keepdims=True))
+        return driven + size * direction * (near if kind == "near" else 1.0)
+
+    def draw_initial(generator: np.random.Generator, cells: int) -> NDArray:
+        start = system.draw_initial(generator, cells)
+        return start + moved * start.std(axis=0)
+
+    return replace(system, velocity=velocity, draw_initial=draw_initial)
+
+
 def _horizon(system: SimulatedSystem, rng: np.random.Generator) -> float | None:
     """How long to watch, from a few cells that are followed; None if nothing is to be seen."""
     x = system.draw_initial(rng, _PILOT_CELLS)

@@ -13,7 +13,9 @@ from torch.utils.data import Dataset
 
 from ..model.errors import InputError
 from ..model.gaussian_frame import FrameState, fit_frame, stack_frames
-from .simulated_systems import FAMILIES, Family, draw_system
+from ..model.in_context import Control
+from .paired_frames import fit_paired_frames
+from .simulated_systems import FAMILIES, Family, SimulatedSystem, draw_system, perturbed
 from .time_course import TimeScale
 
 _STREAMS = 8  # groups of systems that take turns, so that steps that follow differ
@@ -29,6 +31,8 @@ _LEAST_WITHIN = 0.02  # of the spread of all cells, that of the cells of a snaps
 _FASTEST = 3.0  # spreads of all cells in the mean gap between snapshots
 _PRECISION = 0.003  # of any measurement
 _MIN_CELLS, _MAX_CELLS = 10, 96  # in a snapshot that is shown
+_SEEN_SHARES = (0.3, 0.5, 0.2)  # of 1, 2, 3 snapshots under a condition that are shown
+_AT_START_SHARE = 0.4  # of the conditions of which the first snapshot is one that is shown
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class SimulationConfig:
         Fewest and most dimensions.
     families : tuple of str
         To draw from.
+    pairs : bool
+        Whether each task is a condition that is shown at some times, beside its control.
     velocity_weight, flow_weight, operator_weight, growth_weight : float
         Of the errors of velocities, of snapshots that cells are pushed to, of operators at other
         cells, and of growth.
@@ -56,6 +62,7 @@ class SimulationConfig:
     tasks: int = 16
     dims: tuple[int, int] = (2, 8)
     families: tuple[Family, ...] = FAMILIES
+    pairs: bool = False
     velocity_weight: float = 1.0
     flow_weight: float = 3.0
     operator_weight: float = 0.3
@@ -86,11 +93,26 @@ class SimulatedBatch(NamedTuple):
     velocity: torch.Tensor  # (tasks, groups, cells, d), per unit of model time
     growth: torch.Tensor  # (tasks, groups, cells), likewise
     target: torch.Tensor  # (tasks, cells, d), that the first two groups are pushed to
-    target_time: torch.Tensor  # (tasks,), between theirs
+    target_time: torch.Tensor  # (tasks,)
+    control: Control | None = None  # beside which the snapshots are shown
 
     def to(self, device: torch.device) -> SimulatedBatch:
         """The batch on a device."""
-        return self._replace(**{name: part.to(device) for name, part in self._asdict().items()})
+        return _moved(self, device)
+
+
+def _moved(parts, device: torch.device):
+    """Named parts on a device, those that there are."""
+    return type(parts)(
+        *(
+            _moved(part, device)
+            if isinstance(part, Control)
+            else part
+            if part is None
+            else part.to(device)
+            for part in parts
+        )
+    )
 
 
 class SimulatedTasks(Dataset):
@@ -142,18 +164,32 @@ class SimulatedTasks(Dataset):
             rng = np.random.default_rng((self.seed, 3, step, number))
             drawn.append(_task(system, hidden, most, uneven, rng))
         fields = zip(*drawn, strict=True)
-        context, shown, frames, *asked = (list(field) for field in fields)
+        context, shown, frames, *asked, controls = (list(field) for field in fields)
+        query, query_times, forward, velocity, growth, target, target_time = map(torch.stack, asked)
         return SimulatedBatch(
             torch.stack(context),
             torch.stack(shown),
             stack_frames(frames),
-            *(torch.stack(field) for field in asked),
+            query,
+            query_times,
+            forward,
+            velocity,
+            growth,
+            target,
+            target_time,
+            _stacked(controls) if self.config.pairs else None,
         )
 
     def _simulate(self, round_: int, stream: int, number: int, dims: int, times: int) -> _Course:
         """A system of a stream, followed."""
         seed = np.random.SeedSequence((self.seed, 4, round_, stream, number))
-        return _course(int(seed.generate_state(1)[0]), dims, times, self.config.families)
+        return _course(int(seed.generate_state(1)[0]), dims, times, self.config)
+
+
+def _stacked(controls: list[Control]) -> Control:
+    """Of all tasks."""
+    frames, contexts, shown = zip(*controls, strict=True)
+    return Control(stack_frames(frames), torch.stack(contexts), torch.stack(shown))
 
 
 class _Course(NamedTuple):
@@ -166,16 +202,17 @@ class _Course(NamedTuple):
     growth: NDArray  # (times, cells)
     counts: float | None
     dims: int  # that are seen
+    control: _Course | None = None  # at the same times
 
 
-def _course(seed: int, dims: int, times: int, families: tuple[Family, ...]) -> _Course:
+def _course(seed: int, dims: int, times: int, config: SimulationConfig) -> _Course:
     """Simulate."""
     for attempt in range(_ATTEMPTS):
         with np.errstate(all="ignore"):
-            course = _attempted(seed + attempt, dims, times, families)
-        if _usable(course):
+            course = _attempted(seed + attempt, dims, times, config)
+        if _usable(course) and (course.control is None or _usable(course.control)):
             return course
-    raise AssertionError(f"no system of {families} within {_ATTEMPTS} attempts")
+    raise AssertionError(f"no system of {config.families} within {_ATTEMPTS} attempts")
 
 
 def _usable(course: _Course) -> bool:
@@ -199,66 +236,108 @@ def _usable(course: _Course) -> bool:
     return bool(far < _FARTHEST * x.std() and within > _LEAST_WITHIN * total > 0)
 
 
-def _attempted(seed: int, dims: int, times: int, families: tuple[Family, ...]) -> _Course:
+def _attempted(seed: int, dims: int, times: int, config: SimulationConfig) -> _Course:
     """Simulate, whatever comes of it."""
     rng = np.random.default_rng((seed, 12))
     still = int(rng.integers(1, dims // 2 + 1)) if dims > 2 and rng.random() < 0.3 else 0
-    system = draw_system(seed, dims - still, families)
+    system = draw_system(seed, dims - still, config.families)
     gaps = np.ones(times - 1) if rng.random() < 0.5 else rng.gamma(2.0, 1.0, times - 1) + 0.1
     observed = np.concatenate([[0.0], np.cumsum(gaps)]) / gaps.sum() * system.horizon
     between = np.sort(rng.uniform(0, system.horizon, _BETWEEN))
     everything = np.concatenate([observed, between])
     order = np.argsort(everything)
-    cells = system.followed(everything[order], _POOL, rng)
-    states, velocity = cells.states, cells.velocity
-    if still:  # directions in which nothing happens, as in the later components of real data
-        spread = states.std() * np.exp(rng.uniform(np.log(0.1), np.log(1.0), still))
-        rest = spread * rng.normal(size=(*states.shape[:2], still))
-        states = np.concatenate([states, rest], axis=-1)
-        velocity = np.concatenate([velocity, np.zeros_like(rest)], axis=-1)
-    shown = np.isin(order, np.arange(times))
-    return _Course(everything[order], shown, states, velocity, cells.growth, system.counts, dims)
+    followed_times, observable = everything[order], np.isin(order, np.arange(times))
+    # directions in which nothing happens, as in the later components of real data
+    noise = np.zeros(0)
+
+    def followed(system: SimulatedSystem) -> _Course:
+        nonlocal noise
+        cells = system.followed(followed_times, _POOL, rng)
+        states, velocity = cells.states, cells.velocity
+        if still:
+            if not len(noise):
+                noise = states.std() * np.exp(rng.uniform(np.log(0.1), np.log(1.0), still))
+            rest = noise * rng.normal(size=(*states.shape[:2], still))
+            states = np.concatenate([states, rest], axis=-1)
+            velocity = np.concatenate([velocity, np.zeros_like(rest)], axis=-1)
+        return _Course(
+            followed_times, observable, states, velocity, cells.growth, system.counts, dims
+        )
+
+    course = followed(system)
+    if not config.pairs:
+        return course
+    return followed(perturbed(system, rng))._replace(control=course)
+
+
+class _Shown(NamedTuple):
+    """Cells of snapshots that are shown, at the times of a frame."""
+
+    context: NDArray  # (times, cells, d)
+    mask: NDArray  # (times, cells), which of them are cells
+    snapshots: list[NDArray]  # (cells, d), of the times at which there are any
+    times: NDArray  # (snapshots,), in model time
 
 
 def _task(course: _Course, hidden: int, most: int, uneven: bool, rng: np.random.Generator) -> tuple:
     """One way to measure a course, to show a part of it, and to ask about the rest."""
-    observable = np.flatnonzero(course.observable)
+    observable, control = np.flatnonzero(course.observable), course.control
     interior = rng.permutation(observable[1:-1])
-    held_out = np.sort(interior[:hidden])
-    shown_times = np.setdiff1d(observable, held_out)
-    scale = TimeScale.of(course.times[shown_times])
+    if control is None:
+        shown_times = np.setdiff1d(observable, interior[:hidden])
+        control_times = np.empty(0, dtype=int)
+    else:
+        shown_times = _seen_times(observable, rng)
+        control_times = observable
+    held_out = np.setdiff1d(observable, shown_times)
+    known = np.union1d(shown_times, control_times)
+    scale = TimeScale.of(course.times[known])
     times = scale.to_model(course.times)
 
     pure = rng.random() < _CLEAN_SHARE
-    measured, clean, velocity = _measured(course, shown_times, pure, rng)
+    measured, clean, velocity = _measured(course, shown_times, control_times, pure, rng)
     velocity = velocity * scale.unit
     growth = course.growth * scale.unit
     dims = course.dims
 
     # what is shown: some cells of every snapshot, of which some kinds may be caught more often
     bias = rng.normal(size=dims) * (0.0 if pure else rng.choice([0.0, 0.0, 0.3]))
-    context = np.zeros((len(shown_times), most, dims))
-    mask = np.zeros((len(shown_times), most), dtype=bool)
-    snapshots = []
-    for row, time in enumerate(shown_times):
-        count = int(rng.integers(max(_MIN_CELLS, most // 3), most + 1)) if uneven else most
-        odds = measured[time] @ (bias * rng.choice([-1.0, 1.0])) + rng.gumbel(size=_POOL)
-        cells = measured[time][np.argsort(-odds)[:count]]
-        snapshots.append(cells)
-        context[row, :count], mask[row, :count] = cells, True
-    seen = np.concatenate(snapshots)
+    parts = []
+    for rows, whose in ((shown_times, 0), (control_times, len(times))):
+        part = _Shown(
+            np.zeros((len(known), most, dims)),
+            np.zeros((len(known), most), dtype=bool),
+            [],
+            times[rows],
+        )
+        for time in rows:
+            row = np.searchsorted(known, time)
+            count = int(rng.integers(max(_MIN_CELLS, most // 3), most + 1)) if uneven else most
+            snapshot = measured[whose + time]
+            odds = snapshot @ (bias * rng.choice([-1.0, 1.0])) + rng.gumbel(size=_POOL)
+            cells = snapshot[np.argsort(-odds)[:count]]
+            part.snapshots.append(cells)
+            part.context[row, :count], part.mask[row, :count] = cells, True
+        parts.append(part)
+    seen = np.concatenate([cells for part in parts for cells in part.snapshots])
     centre = seen.mean(axis=0)
     spread = seen.std(axis=0) + 1e-9
     if rng.random() < 0.5:  # one unit for all, or each component by itself
         spread = np.full(dims, np.sqrt(np.square(spread).mean()))
-    context = np.where(mask[..., None], (context - centre) / spread, 0.0)
-    snapshots = [(cells - centre) / spread for cells in snapshots]
+    shown, beside = (
+        part._replace(
+            context=np.where(part.mask[..., None], (part.context - centre) / spread, 0.0),
+            snapshots=[(cells - centre) / spread for cells in part.snapshots],
+        )
+        for part in parts
+    )
 
     # a time that is not shown, the snapshots on both sides of it, and any other time
     unseen = np.setdiff1d(np.arange(len(times)), shown_times)
     hidden_time = rng.choice(held_out if len(held_out) else unseen)
     after = int(np.searchsorted(shown_times, hidden_time))
-    sides = shown_times[[after - 1, after]]
+    # beyond the last one that is shown, or before the first, that one twice
+    sides = shown_times[np.clip([after - 1, after], 0, len(shown_times) - 1)]
     asked = np.array([*sides, hidden_time, rng.choice(len(times))])
     rows = np.argsort(rng.random((len(asked), _POOL)), axis=1)[:, :_QUERY_CELLS]
     query = measured[asked[:, None], rows]
@@ -267,21 +346,46 @@ def _task(course: _Course, hidden: int, most: int, uneven: bool, rng: np.random.
     query = (query - centre) / spread
     toward = velocity[asked[:, None], rows] / spread
     rates = growth[asked[:, None], rows]
-    forward = np.array([True, False, *(rng.random(2) < 0.5)])
+    forward = np.array([*(sides < hidden_time), *(rng.random(2) < 0.5)])
     target = (rng.permutation(measured[hidden_time])[:_TARGET_CELLS] - centre) / spread
-    model_times, query_times = times[shown_times], times[asked]
+    query_times = times[asked]
     if rng.random() < 0.3:  # backward in time
-        last = model_times[-1]
-        model_times, query_times = last - model_times[::-1], last - query_times
-        context, mask, snapshots = context[::-1], mask[::-1], snapshots[::-1]
+        last = times[known][-1]
+        query_times = last - query_times
+        shown, beside = (
+            _Shown(
+                part.context[::-1], part.mask[::-1], part.snapshots[::-1], last - part.times[::-1]
+            )
+            for part in (shown, beside)
+        )
         toward, rates, forward = -toward, -rates, ~forward
-    frame = fit_frame(
-        [torch.from_numpy(cells.astype(np.float32)) for cells in snapshots],
-        torch.from_numpy(model_times.astype(np.float32)),
-    )
+    frame, other = _frames(shown, None if control is None else beside)
     asked_of = (query, query_times, forward, toward, rates, target, query_times[2])
-    numbers = (context, mask, None, *asked_of)
-    return tuple(frame if part is None else _tensor(part) for part in numbers)
+    numbers = (shown.context, shown.mask, None, *asked_of)
+    task = tuple(frame if part is None else _tensor(part) for part in numbers)
+    if other is None:
+        return (*task, None)
+    return (*task, Control(other, _tensor(beside.context), _tensor(beside.mask)))
+
+
+def _seen_times(observable: NDArray, rng: np.random.Generator) -> NDArray:
+    """At which of the `observable` (times,) a condition is shown: some of them."""
+    count = min(int(rng.choice([1, 2, 3], p=_SEEN_SHARES)), len(observable) - 1)
+    seen = rng.permutation(observable)[:count]
+    if rng.random() < _AT_START_SHARE and observable[0] not in seen:
+        seen[0] = observable[0]
+    return np.sort(seen)
+
+
+def _frames(shown: _Shown, beside: _Shown | None) -> tuple[FrameState, FrameState | None]:
+    """The frame of what is shown, and that of a control, if it is shown beside one."""
+    parts = [
+        ([_tensor(cells) for cells in part.snapshots], _tensor(part.times))
+        for part in ([shown] if beside is None else [shown, beside])
+    ]
+    if len(parts) == 1:
+        return fit_frame(*parts[0]), None
+    return fit_paired_frames(*parts[0], *parts[1])
 
 
 def _tensor(values: NDArray) -> torch.Tensor:
@@ -291,13 +395,22 @@ def _tensor(values: NDArray) -> torch.Tensor:
 
 
 def _measured(
-    course: _Course, shown: NDArray, pure: bool, rng: np.random.Generator
+    course: _Course,
+    shown: NDArray,
+    control_shown: NDArray,
+    pure: bool,
+    rng: np.random.Generator,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Principal components of what an experiment sees, of what is true, and velocities in them.
 
-    All (times, cells, d).
+    All (times, cells, d), those of a control after those of a course. `shown` and `control_shown`
+    (times,) are the snapshots that are seen.
     """
     x, velocity = course.states, course.velocity
+    if course.control is not None:
+        shown = np.concatenate([shown, len(x) + control_shown])
+        x = np.concatenate([x, course.control.states])
+        velocity = np.concatenate([velocity, course.control.velocity])
     clean = x
     seen = x
     if course.counts is not None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.decomposition import PCA
 
 from .moments import GeneMoments, Matrix, require_varying
 
@@ -66,6 +65,8 @@ class Subspace:
         InputError
             If all cells are equal.
         """
+        from sklearn.decomposition import PCA
+
         wanted = min(n_dims, x.shape[0] - 1, x.shape[1])
         # random projections would depend on the order of the genes; arpack, which does not, takes
         # sparse input as it is, but finds no complete set of components

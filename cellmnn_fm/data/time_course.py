@@ -95,6 +95,8 @@ class TimeCourse:
         or scores, see :func:`cellmnn_fm.data.reading.read_growth`.
     sizes : (snapshots,), optional
         Of the population at each time, in any unit, where they are known.
+    least : int
+        Times that it must have: 1 of a condition that is seen beside a control.
 
     Raises
     ------
@@ -117,6 +119,7 @@ class TimeCourse:
     subspace: Subspace | None = field(default=None, repr=False)
     growth: Sequence[NDArray[np.float32]] | None = field(default=None, repr=False)
     sizes: NDArray[np.float64] | None = field(default=None, repr=False)
+    least: int = field(default=2, repr=False)
 
     def __post_init__(self) -> None:
         snapshots = [
@@ -129,7 +132,7 @@ class TimeCourse:
             raise InputError(
                 "time course", f"{len(snapshots)} times", len(times), "give one for each snapshot"
             )
-        require_times(times, [len(snapshot) for snapshot in snapshots])
+        require_times(times, [len(snapshot) for snapshot in snapshots], self.least)
         if (np.diff(times) <= 0).any():
             raise InputError("times", "ascending", times.tolist(), "sort the snapshots by time")
         for time, snapshot in zip(times, snapshots, strict=True):
@@ -189,15 +192,17 @@ class TimeCourse:
         cell_times: NDArray,
         subspace: Subspace | None = None,
         growth: NDArray | None = None,
+        least: int = 2,
     ) -> TimeCourse:
         """Group `states` (cells, latent_dim) by the time of each cell (cells,).
 
-        `cell_times` (cells,) says when, and `growth` (cells,) what is known of it, if anything.
+        `cell_times` (cells,) says when, and `growth` (cells,) what is known of it, if anything;
+        there must be `least` times.
         """
         times = np.unique(cell_times)
         rows = [cell_times == time for time in times]
         known = None if growth is None else [growth[mask].astype(np.float32) for mask in rows]
-        return cls([states[mask] for mask in rows], times, subspace, known)
+        return cls([states[mask] for mask in rows], times, subspace, known, least=least)
 
     @classmethod
     def from_anndata(

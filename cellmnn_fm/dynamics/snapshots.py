@@ -118,6 +118,7 @@ def interpolate(
     *,
     two_sided: bool = True,
     n_steps: int = 1,
+    observed: NDArray[np.float64] | None = None,
 ) -> Interpolation:
     """The snapshot at time `at`, from the observed ones around it.
 
@@ -137,13 +138,15 @@ def interpolate(
         False pushes the snapshot before alone.
     n_steps : int
         See :func:`push`.
+    observed : (times,), optional
+        When anything was seen, if not only the snapshots of the time course were.
 
     Warns
     -----
     UserWarning
         If `at` is outside the observed times; names the distance.
     """
-    times = course.times
+    times = course.times if observed is None else observed
     at = require_number("time to interpolate at", at)
     require_count("n_steps", n_steps)
     at = but_for_rounding(at, times)

@@ -34,6 +34,31 @@ if TYPE_CHECKING:
 
 Prediction = Literal["forward", "two_sided", "two_sided_same_size"]
 
+_READABLE = {
+    "previous": "snapshot before",
+    "next": "snapshot after",
+    "ot_interpolate": "OT-Interpolate",
+    "floor": "two halves of the snapshot",
+    "forward": "fit, forward",
+    "two_sided": "fit",
+    "untrained_two_sided": "frame, untrained",
+    "zero_shot": "pretrained, zero-shot",
+    "paper": "fit as published",
+    "paper_leaky": "fit as published, stopped on the answer",
+    "sliced": "fit, preset sliced",
+    "blend": "pretrained and fit, half-way",
+}
+
+
+def readable_method(method: str) -> str:
+    """What a method of an evaluation is, for people: "two_sided_same_size" is "fit, as many cells".
+
+    Predictions from two sides have the cells of both; W1 falls with their number.
+    """
+    kind = method.removesuffix("_same_size")
+    name = _READABLE.get(kind, kind.replace("_", " "))
+    return name if kind == method else f"{name}, as many cells"
+
 
 @dataclass(frozen=True)
 class Score:

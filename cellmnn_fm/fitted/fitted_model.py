@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..data.batches import BatchEffects
 from ..data.genes import Coverage, GeneOptions, GenePanel
 from ..data.latent_space import LatentSpace
-from ..data.options import ReadingOptions
+from ..data.options import QuestionReading
 from ..data.reading import Source, read_batches, read_source
 from ..data.subspace import Subspace
 from ..data.time_course import TimeCourse
@@ -45,11 +45,11 @@ class FittedModel:
     Examples
     --------
     >>> from cellmnn_fm import CellMNNPipeline
-    >>> from cellmnn_fm.data.options import ReadingOptions
+    >>> from cellmnn_fm.data.options import QuestionReading
     >>> from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS
     >>> adata = KNOWN_SYSTEMS["linear"].to_anndata(cells=50, seed=0)
     >>> pipeline = CellMNNPipeline().fit(adata, time_key="time", steps=5, verdict=False)
-    >>> pipeline.fitted.cells(adata, ReadingOptions()).states.shape
+    >>> pipeline.fitted.cells(adata, QuestionReading()).states.shape
     (450, 2)
     """
 
@@ -84,14 +84,14 @@ class FittedModel:
         """The model, in the user's time."""
         return Dynamics(self.model, self.record.time_scale)
 
-    def cells(self, adata: AnnData, options: ReadingOptions) -> Cells:
+    def cells(self, adata: AnnData, options: QuestionReading) -> Cells:
         """Read and project the cells of a file, for all that is asked about them.
 
         Parameters
         ----------
         adata : AnnData
             With genes of the fit, in any order.
-        options : ReadingOptions
+        options : QuestionReading
             What differs from the fit.
 
         Raises
@@ -104,6 +104,13 @@ class FittedModel:
         UserWarning
             If less than half of the genes match.
         """
+        if options.condition_key is not None:
+            raise InputError(
+                "condition_key",
+                "none, but of a base that reads a control",
+                options.condition_key,
+                "ask cellmnn-conditions, or select the cells yourself",
+            )
         record = self.record
         elsewhere = options.use_rep is not None or options.layer is not None
         where = options if elsewhere else record
@@ -195,8 +202,24 @@ class Cells:
 
     @cached_property
     def course(self) -> TimeCourse:
-        """Grouped by time; an error unless there are two times of two cells."""
-        return TimeCourse.from_cells(self.states, self.times)
+        """Grouped by time; an error unless there are two times of two cells.
+
+        Beside a control one time will do.
+        """
+        least = 2 if self.fitted.record.beside is None else 1
+        return TimeCourse.from_cells(self.states, self.times, least=least)
+
+    @property
+    def observed_times(self) -> NDArray[np.float64]:
+        """Between which a prediction is none beyond what was seen: those of a control, too."""
+        record = self.fitted.record
+        return self.course.times if record.beside is None else np.array(record.times)
+
+    @property
+    def first_time(self) -> float:
+        """Whose cells are followed, if nobody says otherwise: of the condition beside a control."""
+        record = self.fitted.record
+        return record.times[0] if record.beside is None else float(self.times.min())
 
     @cached_property
     def velocity(self) -> NDArray[np.float32]:

@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
-from accelerate import Accelerator
 
+from ..data.condition import read_condition
 from ..data.corpus_sets import CorpusEntry
 from ..data.genes import GeneOptions
 from ..data.growth_genes import GrowthGenes
-from ..data.options import FineTuningMode, FitReading, Preset, ReadingOptions, Start
+from ..data.options import (
+    FineTuningMode,
+    FitReading,
+    Preset,
+    QuestionReading,
+    ReadingOptions,
+    Start,
+)
+from ..data.reading import read_source
 from ..data.tasks import SamplingConfig
 from ..data.time_course import ReadCourse, TimeCourse, read_course
 from ..data.times import TimeKey
@@ -24,7 +32,7 @@ from ..evaluation.verdict import judge
 from ..model.checkpoint import require_replaceable
 from ..model.errors import InputError, require_known, require_seed
 from ..model.modeling_cellmnn import CellMNNModel
-from ..training.adaptation import adapt, extended, of_dataset
+from ..training.adaptation import adapt, adapt_beside, extended, of_dataset
 from ..training.configs import TrainingConfig, preset_configs
 from ..training.finetuning import finetune
 from ..training.one_course import train
@@ -33,6 +41,7 @@ from .foundation import Foundation, KnownDataset
 from .record import FitRecord
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from anndata import AnnData
 
 _ABOUT = ("publication", "source", "licence", "species")  # of uns
@@ -118,13 +127,17 @@ def fit_from_scratch(
 def adapt_base(
     base: Foundation,
     adata: AnnData,
-    options: ReadingOptions,
+    options: QuestionReading,
     *,
     start: str = "inferred",
     origin: dict[str, str | None] | None = None,
 ) -> Cells:
-    """What a base says of a time course without any training: its cells, and a model of them."""
+    """What a base says of a time course without any training: its cells, and a model of them.
+
+    Beside a control these are the cells of the condition.
+    """
     row, reading = _row(base, start), base.reading(options)
+    beside = read_condition(adata, options)
     read = read_course(adata, reading)
     record = _record(
         adata,
@@ -135,13 +148,24 @@ def adapt_base(
         seconds=0.0,
         name=name_of(adata),
         base=origin,
+        beside=beside and {"condition": beside.condition, "control": beside.control},
     )
-    fitted = FittedModel(adapt(base.model, read.course, row), record, read.space.panel)
+    states, times, source, genes = read.states, read.times.values, read.source, record.gene_options
+    if beside is None:
+        model = adapt(base.model, read.course, row)
+    else:
+        course, control = (
+            TimeCourse.from_cells(states[rows], times[rows], read.space.subspace, least=least)
+            for rows, least in ((beside.rows, 1), (beside.control_rows, 2))
+        )
+        model = adapt_beside(base.model, course, control)
+        adata, states, times = adata[beside.rows], states[beside.rows], times[beside.rows]
+        source = read_source(adata, options.use_rep, options.layer)
+    fitted = FittedModel(model, record, read.space.panel)
     # the model may have more dimensions than the data set, whose states are 0 there
     padding = fitted.model.config.latent_dim - read.course.latent_dim
-    states = np.pad(read.states, ((0, 0), (0, padding)))
-    genes = record.gene_options
-    return Cells(fitted, adata, read.source, genes, states, read.times.values, record.coverage)
+    states = np.pad(states, ((0, 0), (0, padding)))
+    return Cells(fitted, adata, source, genes, states, times, record.coverage)
 
 
 def finetune_base(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -111,7 +111,9 @@ class Foundation:
 
     def reading(self, options: ReadingOptions) -> FitReading:
         """How the cells of a new data set are read: in the shared subspace, if there is one."""
-        given: dict[str, Any] = vars(options)
+        given: dict[str, Any] = {
+            field.name: getattr(options, field.name) for field in fields(ReadingOptions)
+        }
         if self.shared is None:
             return FitReading(**given, n_dims=self.model.config.latent_dim)
         return FitReading(**given, subspace=self.shared, subspace_mode=self.subspace_mode)

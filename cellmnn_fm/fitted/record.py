@@ -71,6 +71,9 @@ class FitRecord:
         Column of batches, and what is taken off the states of each.
     about : dict
         What the file says of itself: publication, source, licence, species.
+    beside : dict, optional
+        "condition" and "control", where the model is of a condition beside its control; times and
+        cells are those of both.
     verdict : dict, optional
         How its predictions of left-out snapshots compare; see
         :class:`cellmnn_fm.evaluation.verdict.Verdict`.
@@ -96,10 +99,13 @@ class FitRecord:
     batch_key: str | None = None
     batches: dict[str, Any] | None = None
     about: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, str] | None = None
 
     @property
     def recipe(self) -> Recipe | None:
         """How the model came about, where errors of such models are known."""
+        if self.beside is not None:
+            return None
         if "preset" in self.settings:
             of_preset: dict[str, Recipe] = {"default": "scratch", "sliced": "sliced"}
             return of_preset.get(str(self.settings["preset"]))

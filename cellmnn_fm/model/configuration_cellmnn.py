@@ -86,6 +86,9 @@ class CellMNNConfig(PreTrainedConfig):
         Vectors of a token, heads of the attention, and tokens of a data set's embedding, in a
         network that reads cells; `hidden_size` are the numbers of a token, and
         `num_hidden_layers` the rounds in which operating points read from cells.
+    reads_control : bool
+        Whether a network that reads cells also reads those of a control, beside which it says how
+        another condition goes on. In the table, the row after that of a data set is its control.
     num_context_cells : int
         Cells that the model keeps of all data sets.
     dataset_dims : list of int, optional
@@ -132,6 +135,7 @@ class CellMNNConfig(PreTrainedConfig):
     vector_channels: int = 16
     num_attention_heads: int = 4
     num_summary_tokens: int = 16
+    reads_control: bool = False
     num_context_cells: int = 0
     dataset_dims: list[int] | None = None
     num_genes: int = 0
@@ -227,6 +231,12 @@ class CellMNNConfig(PreTrainedConfig):
             "num_frame_times",
             "at least 2, or 0 without frame",
             self.num_frame_times,
+        )
+        _require(
+            bool(self.context_cells) or not self.reads_control,
+            "reads_control",
+            "False without context_cells",
+            self.reads_control,
         )
         if self.context_cells:
             _require(self.frame, "context_cells", "0 without frame", self.context_cells)

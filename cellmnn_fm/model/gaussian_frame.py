@@ -300,10 +300,20 @@ def fit_frame(
     Chen, Wiesel, Eldar and Hero 2010, IEEE Trans Signal Process 58:5016 (shrinkage).
     """
     moments = [
-        _shrunk_moments(snapshot, None if weights is None else weights[i])
+        shrunk_moments(snapshot, None if weights is None else weights[i])
         for i, snapshot in enumerate(snapshots)
     ]
     means, covariances = (torch.stack(part) for part in zip(*moments, strict=True))
+    return frame_of_moments(times, means, covariances, latent_dim)
+
+
+def frame_of_moments(
+    times: Tensor, means: Tensor, covariances: Tensor, latent_dim: int | None = None
+) -> FrameState:
+    """The frame of means (times, d) and covariances (times, d, d) at ascending `times` (times,).
+
+    `latent_dim` as for :func:`fit_frame`.
+    """
     variances, vectors = torch.linalg.eigh(covariances)
     # a snapshot may be flat in some direction; its root must be invertible all the same
     roots = variances.clamp_min(_FLATNESS * variances.mean()).sqrt()
@@ -327,8 +337,11 @@ def fit_frame(
     )
 
 
-def _shrunk_moments(snapshot: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of weighted cells, shrunk towards a ball."""
+def shrunk_moments(snapshot: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d) of cells, shrunk towards a ball; see :func:`fit_frame`.
+
+    Of `snapshot` (cells, d), with `weights` (cells,) if they are to count unequally.
+    """
     cells, dim = snapshot.shape
     if weights is None:
         weights = snapshot.new_ones(cells)

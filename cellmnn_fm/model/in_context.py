@@ -39,13 +39,35 @@ class Places(NamedTuple):
     y: Tensor
     times: Tensor
 
+    def followed_by(self, others: Places) -> Places:
+        """These places and then others, of snapshots of as many cells."""
+        return Places(*(torch.cat(pair, 1) for pair in zip(self, others, strict=True)))
+
     def of_each_cell(self, values: Tensor) -> Tensor:
         """`values` (..., snapshots, k) of snapshots as those of their cells, (..., cells, k)."""
         return values.repeat_interleave(self.z.shape[1] // self.times.shape[1], -2)
 
 
+class Control(NamedTuple):
+    """The snapshots of a control, beside which those of another condition are read.
+
+    Attributes
+    ----------
+    frame : FrameState
+        A batch of frames, at the times of those of the condition.
+    context, shown : (batch, times, cells, d) and (batch, times, cells)
+        Cells at these times, and which of them are cells and not padding.
+    """
+
+    frame: FrameState
+    context: Tensor
+    shown: Tensor
+
+
 class Course(NamedTuple):
     """What is to be said of a whole data set.
+
+    Where it is read beside a control, the frame goes on through times at which only that was seen.
 
     Attributes
     ----------
@@ -56,7 +78,9 @@ class Course(NamedTuple):
     first, last : (batch, 1)
         Observed times.
     times, present : (batch, times)
-        Of snapshots, and which of them there are: others are padding.
+        Of snapshots, and which of them there are: others are padding, or of the control alone.
+    read_times : (batch, snapshots)
+        Of all snapshots that are read, those of a control at the end.
     mean_cells : (batch, 1)
         Mean number of cells in a snapshot.
     dims : (batch, 1, 1)
@@ -69,14 +93,21 @@ class Course(NamedTuple):
     last: Tensor
     times: Tensor
     present: Tensor
+    read_times: Tensor
     mean_cells: Tensor
     dims: Tensor
 
     @classmethod
-    def of(cls, frame: FrameState, shown: Tensor, dims: Tensor) -> Course:
+    def of(
+        cls, frame: FrameState, shown: Tensor, dims: Tensor, control: Control | None = None
+    ) -> Course:
         """Of a batch of frames; `shown` (batch, times, cells), `dims` (batch,)."""
-        present = shown.any(-1)
-        share = present / present.sum(-1, keepdim=True)
+        present = known = shown.any(-1)
+        read_times = frame.times
+        if control is not None:
+            known = present | control.shown.any(-1)
+            read_times = torch.cat([frame.times, control.frame.times], 1)
+        share = known / known.sum(-1, keepdim=True)
         centre = (share[..., None] * frame.mean).sum(-2)
         # padded dimensions have roots of 1, and are not counted
         padding = frame.mean.shape[-1] - dims[:, None]
@@ -84,10 +115,10 @@ class Course(NamedTuple):
         variance = variance + (frame.mean - centre[:, None]).square().sum(-1)
         spread = ((share * variance).sum(-1) / dims).sqrt()[:, None, None]
         first = frame.times[:, :1]
-        last = torch.where(present, frame.times, first).amax(-1, keepdim=True)
+        last = torch.where(known, frame.times, first).amax(-1, keepdim=True)
         count = shown.sum((-1, -2))[:, None] / present.sum(-1, keepdim=True)
         dims = dims[:, None, None].to(spread)
-        return cls(centre, spread, first, last, frame.times, present, count, dims)
+        return cls(centre, spread, first, last, frame.times, present, read_times, count, dims)
 
 
 class Memory(NamedTuple):
@@ -126,7 +157,7 @@ class Nearness(nn.Module):
         in_space, in_frame = per_head.chunk(2, dim=1)
         # the time between two snapshots is that between all of their cells
         span = (course.last - course.first)[..., None]
-        ahead = course.times[:, None, :] - here.times[:, :, None]
+        ahead = course.read_times[:, None, :] - here.times[:, :, None]
         features = [
             torch.tanh(ahead),
             torch.tanh(ahead.abs() / 3),
@@ -217,6 +248,8 @@ class InContextHypernetwork(nn.Module):
             nn.Linear(_NUM_VECTORS, channels, bias=False) for _ in range(2)
         )
         self.summary = nn.Parameter(torch.randn(config.num_summary_tokens, width))
+        if config.reads_control:
+            self.control_mark = nn.Parameter(torch.zeros(width))
         self.gather = nn.ModuleList(Block(width, channels, heads) for _ in range(_READINGS))
         self.scatter = nn.ModuleList(Block(width, channels, heads) for _ in range(_READINGS))
         self.rounds = nn.ModuleList(Block(width, channels, heads) for _ in range(depth))
@@ -242,6 +275,7 @@ class InContextHypernetwork(nn.Module):
         shown: Tensor,
         dims: Tensor,
         embeddings: Tensor | None = None,
+        control: Control | None = None,
     ) -> Memory:
         """Read the snapshots of data sets.
 
@@ -258,11 +292,21 @@ class InContextHypernetwork(nn.Module):
             Real dimensions.
         embeddings : (batch, summary_tokens, width), optional
             What is known of the data sets beside their cells.
+        control : Control, optional
+            Of the same data sets, as many cells of each snapshot; of a network with
+            `config.reads_control`.
         """
         with torch.autocast(context.device.type, enabled=False):
-            course = Course.of(frame, shown, dims)
+            course = Course.of(frame, shown, dims, control)
             seen = _seen(frame, course, context, frame.times, None)
-        cells = Tokens(self.of_cell(seen.numbers), self.vectors_of_cell(seen.vectors), course.dims)
+        cells, places = self._cells(seen, course), seen.places
+        if control is not None:
+            with torch.autocast(context.device.type, enabled=False):
+                seen = _seen(control.frame, course, control.context, control.frame.times, None)
+            marked = self._cells(seen, course)
+            marked = marked._replace(numbers=marked.numbers + self.control_mark)
+            cells, places = cells.followed_by(marked), places.followed_by(seen.places)
+            shown = torch.cat([shown, control.shown], 1)
         start = self.summary if embeddings is None else self.summary + embeddings
         summary = Tokens(
             start.expand(len(context), -1, -1),
@@ -271,7 +315,7 @@ class InContextHypernetwork(nn.Module):
             ),
             course.dims,
         )
-        keys = _keys(seen.places, shown.flatten(1), len(self.summary))
+        keys = _keys(places, shown.flatten(1), len(self.summary))
         padding = keys[:, :, : cells.numbers.shape[1], -1:]
         anywhere = padding.new_ones(1, 1, len(self.summary), 1)
         for gather, scatter in zip(_blocks(self.gather), _blocks(self.scatter), strict=True):
@@ -280,6 +324,10 @@ class InContextHypernetwork(nn.Module):
         tokens = cells.followed_by(summary)
         sources = tuple(block.attention.source(tokens, keys) for block in _blocks(self.rounds))
         return Memory(frame, course, sources)
+
+    def _cells(self, seen: _Seen, course: Course) -> Tokens:
+        """Cells of snapshots as tokens."""
+        return Tokens(self.of_cell(seen.numbers), self.vectors_of_cell(seen.vectors), course.dims)
 
     def forward(
         self, memory: Memory, z: Tensor, times: Tensor, forward: Tensor

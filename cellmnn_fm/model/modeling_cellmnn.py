@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from .configuration_cellmnn import CellMNNConfig
 from .dataset_table import DatasetTable
 from .gaussian_frame import FrameState, root_rank, stack_frames
-from .in_context import InContextHypernetwork, Memory
+from .in_context import Control, InContextHypernetwork, Memory
 from .layers import CellMNNHypernetwork, GrowthNetwork
 from .linear_flow import (
     DenseMatrix,
@@ -122,6 +122,7 @@ class CellMNNModel(DatasetTable):
         snapshots: Sequence[Sequence[Tensor]],
         dims: Tensor,
         embeddings: Tensor | None = None,
+        control: tuple[Sequence[FrameState], Sequence[Sequence[Tensor]]] | None = None,
     ) -> Memory:
         """Read cells of observed snapshots.
 
@@ -135,20 +136,16 @@ class CellMNNModel(DatasetTable):
             Real dimensions.
         embeddings : (data sets, num_summary_tokens, hidden_size), optional
             What the table knows of the data sets beside their cells.
+        control : pair of frames and snapshots (cells, latent_dim), optional
+            Likewise, of the control of each data set, at the times of its frame; with
+            `config.reads_control`.
         """
-        longest = max(len(its_snapshots) for its_snapshots in snapshots)
-        sizes = [[len(cells) for cells in its_snapshots] for its_snapshots in snapshots]
-        most = min(max(map(max, sizes)), self.config.context_cells)
-        shape = (len(snapshots), longest, most)
-        context = snapshots[0][0].new_zeros(*shape, self.config.latent_dim)
-        shown = torch.zeros(shape, dtype=torch.bool, device=context.device)
-        for number, its_snapshots in enumerate(snapshots):
-            for time, cells in enumerate(its_snapshots):
-                context[number, time, : len(cells)] = cells[:most]
-                shown[number, time, : len(cells)] = True
-        frame = stack_frames([frame.continued(longest) for frame in frames])
+        read = [*snapshots, *(control[1] if control else [])]
+        sizes = [len(cells) for its_snapshots in read for cells in its_snapshots]
+        most = min(max(sizes), self.config.context_cells)
         network = cast(InContextHypernetwork, self.hypernetwork)
-        return network.remember(frame, context, shown, dims, embeddings)
+        beside = None if control is None else Control(*_stacked(*control, most))
+        return network.remember(*_stacked(frames, snapshots, most), dims, embeddings, beside)
 
     def memory(self, dataset_id: int = 0) -> Memory:
         """What is remembered of a data set of the table.
@@ -157,11 +154,13 @@ class CellMNNModel(DatasetTable):
         """
 
         def read() -> Memory:
+            rows = [dataset_id, dataset_id + 1] if self.config.reads_control else [dataset_id]
+            course, *control = [([self.frame_state(row)], [self.context_of(row)]) for row in rows]
             return self.remember(
-                [self.frame_state(dataset_id)],
-                [self.context_of(dataset_id)],
+                *course,
                 self.dataset_dims[dataset_id, None],
                 self.dataset_embeddings[dataset_id, None],
+                *control,
             )
 
         if self.training:
@@ -182,7 +181,7 @@ class CellMNNModel(DatasetTable):
                 f"{tuple(times.shape)} for each snapshot, found {tuple(z.shape)}; "
                 "give snapshots of cells, as in z[None] for a single one"
             )
-        if config.frame and not known and config.num_datasets != 1:
+        if config.frame and not known and config.num_datasets != 1 + config.reads_control:
             part = "memory" if config.context_cells else "frame"
             call = "memory" if config.context_cells else "frame_state"
             raise ValueError(
@@ -381,6 +380,21 @@ class CellMNNModel(DatasetTable):
             determinant=ode.determinant() if isinstance(ode, LinearODE) else None,
             log_growth=log_growth,
         )
+
+
+def _stacked(
+    frames: Sequence[FrameState], snapshots: Sequence[Sequence[Tensor]], most: int
+) -> tuple[FrameState, Tensor, Tensor]:
+    """A batch of frames, with `most` cells of each snapshot and which of them are no padding."""
+    longest = max(len(its_snapshots) for its_snapshots in snapshots)
+    shape = (len(snapshots), longest, most)
+    context = snapshots[0][0].new_zeros(*shape, snapshots[0][0].shape[-1])
+    shown = torch.zeros(shape, dtype=torch.bool, device=context.device)
+    for number, its_snapshots in enumerate(snapshots):
+        for time, cells in enumerate(its_snapshots):
+            context[number, time, : len(cells)] = cells[:most]
+            shown[number, time, : len(cells)] = True
+    return stack_frames([frame.continued(longest) for frame in frames]), context, shown
 
 
 AutoConfig.register(CellMNNConfig.model_type, CellMNNConfig)

@@ -41,6 +41,7 @@ def annotation(
         result = anndata.AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=uns, **parts)
     else:
         result = adata.to_memory()
+    result.obs["cellmnn_time"] = cells.times
     result.obsm["X_cellmnn"] = cells.states
     result.obsm["cellmnn_velocity"] = cells.velocity
     if fitted.model.config.growth:
@@ -49,6 +50,8 @@ def annotation(
     if with_ahead:
         result.obs["cellmnn_ahead"] = ahead(cells)
     result.uns["cellmnn"] = {"coverage": written_coverage(cells.coverage)}
+    if fitted.record.time_unit:
+        result.uns["cellmnn"]["time_unit"] = fitted.record.time_unit
     if genes is None:
         return Result(result, None, source=source)
     subspace, inferred = genes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from ..model.modeling_cellmnn import CellMNNModel
 from ..training.adaptation import adapt
 from .replicates import Replicates
 from .terminal_groups import TerminalGroups
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 FitCourse = Callable[[TimeCourse], CellMNNModel]
 
@@ -193,6 +197,14 @@ def _interval(drawn: NDArray, observed: NDArray) -> tuple[NDArray, NDArray]:
         return np.full_like(observed, np.nan), np.full_like(observed, np.nan)
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
     return low, high
+
+
+def require_columns(adata: AnnData | Cells, *columns: str | None) -> None:
+    """Refuse columns of `obs` that are not there, before anything is read; None is no column."""
+    obs = adata.adata.obs if isinstance(adata, Cells) else adata.obs
+    for column in columns:
+        if column is not None and column not in obs:
+            raise InputError("column", f"one of {listed(obs)}", column, "name one")
 
 
 def compare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,9 @@ from ..dynamics.snapshots import Dynamics, padded
 from ..fitted.fitted_model import Cells
 from ..model.errors import InputError, require_count, require_seed
 from .terminal_groups import TerminalGroups, fate_question
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 STEPS_TO_END = 4  # between two stops, see `roll_out`
 
@@ -78,6 +81,38 @@ class FateTable:
             return self.probabilities
         ends = [self.low.add_suffix(" low"), self.high.add_suffix(" high")]
         return self.probabilities.join(ends)
+
+    def add_to(self, adata: AnnData, key_added: str = "cellmnn_fates") -> None:
+        """Write the fates into AnnData, as other packages look for them.
+
+        `obsm[key_added]`: a column for each fate, NaN for cells that were not followed;
+        `obs[key_added]`: the likeliest one; `varm[f"{key_added}_drivers"]`: a column for each,
+        where the genes are those of the file.
+
+        Parameters
+        ----------
+        adata : AnnData
+            The file that was asked about, or its copy from `CellMNNPipeline.annotate`.
+        key_added : str
+            Where to.
+
+        Raises
+        ------
+        InputError
+            If these are other cells.
+        """
+        names = adata.obs_names
+        if self.rows.max() >= len(names) or not names[self.rows].equals(self.probabilities.index):
+            raise InputError("adata", "the cells of these fates", "others", "give the same file")
+        groups = self.probabilities.columns
+        values = np.full((len(names), len(groups)), np.nan)
+        values[self.rows] = self.probabilities
+        likeliest = np.full(len(names), -1)
+        likeliest[self.rows] = values[self.rows].argmax(axis=1)
+        adata.obsm[key_added] = pd.DataFrame(values, names, groups)
+        adata.obs[key_added] = pd.Categorical.from_codes(likeliest, groups)
+        if self.drivers.index.isin(adata.var_names).any():
+            adata.varm[f"{key_added}_drivers"] = self.drivers.reindex(adata.var_names)
 
     @property
     def shares(self) -> pd.Series:

@@ -70,20 +70,28 @@ def interpolation(
     require_paths(n_paths, noise)
     fitted, course, record = cells.fitted, cells.course, cells.fitted.record
     record.require_near("at", [at])
-    inside = course.times[0] <= at <= course.times[-1]
+    inside = cells.observed_times[0] <= at <= cells.observed_times[-1]
     if inside:
         warn_if_beyond([at], record.times, "times of the fit")
     every_dynamics = [fitted.dynamics]
     if blend:
         if record.recipe in ("scratch", "sliced", None):
-            raise InputError(
-                "blend", "a model from a pretrained one", "a fit from scratch", "give a base"
+            actual = (
+                "a fit from scratch" if record.beside is None else "a condition and its control"
             )
+            raise InputError("blend", "a model from a pretrained one", actual, "leave it out")
         every_dynamics.append(train(course, *preset_configs("sliced", course)).dynamics)
     predicted = reduce(
         blended,
         [
-            interpolate(dynamics, course, at, two_sided=two_sided, n_steps=n_steps)
+            interpolate(
+                dynamics,
+                course,
+                at,
+                two_sided=two_sided,
+                n_steps=n_steps,
+                observed=cells.observed_times,
+            )
             for dynamics in every_dynamics
         ],
     )
@@ -96,7 +104,7 @@ def interpolation(
     )
     result = _predicted_snapshot(predicted, velocity, cells)
     settings = {"two_sided": two_sided, "n_steps": n_steps, "blend": blend, "damping": damping}
-    result.cells.uns["cellmnn"] |= settings
+    result.cells.uns["cellmnn"] |= settings | (record.beside or {})
     recipe: Recipe | None = "blend" if blend else record.recipe
     if two_sided and recipe is not None and (inside or damping == BELIEVED_BEYOND):
         region = mean_region(course, predicted, recipe, level)
@@ -160,7 +168,8 @@ def _predicted_snapshot(predicted: Interpolation, velocity: NDArray, cells: Cell
         uns={"cellmnn": {"at": predicted.time, "coverage": written_coverage(cells.coverage)}},
     )
     result.obs_names_make_unique()
-    return Result(result, fitted.subspace, ("X",), ("layers", "cellmnn_velocity"))
+    floor = cells.source.floor
+    return Result(result, fitted.subspace, ("X",), ("layers", "cellmnn_velocity"), floor)
 
 
 def _add_region(result: AnnData, region: MeanRegion, subspace: Subspace) -> None:

@@ -201,7 +201,7 @@ def perturb(
     require_count("n_steps", n_steps)
     require_known("response", response, get_args(Response))
     fitted = cells.fitted
-    start = fitted.record.times[0] if start is None else start
+    start = cells.first_time if start is None else start
     if not genes:
         raise InputError("genes", "one or more", "none", "name those to be set")
     asked = fate_question(cells, groups, start, end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ..data.genes import Coverage
 from ..data.outputs import CELLS, require_file, write_zarr, written_whole
 from ..data.subspace import Subspace
-from ..model.errors import InputError, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,6 +34,8 @@ class Result:
         Over the genes of `cells`; needed where these have expression or velocity.
     expression, velocity : tuple of str, optional
         Where x̂ = μ + D z and dx/dt = D dz/dt go: ("X",), or ("layers", key).
+    floor : float, optional
+        Below which there is no expression: what is predicted below it is raised to it.
     source : path, optional
         A file on disk that `cells` are those of, whose matrices are copied as they are.
     """
@@ -43,6 +44,7 @@ class Result:
     subspace: Subspace | None
     expression: tuple[str, ...] = ()
     velocity: tuple[str, ...] = ()
+    floor: float | None = None
     source: Path | None = None
 
     def given(self, file: str | Path | None) -> AnnData:
@@ -52,8 +54,8 @@ class Result:
     def in_memory(self) -> AnnData:
         """All of it."""
         result = self.cells
-        for place, states, loadings, centre in self._matrices():
-            values = (centre + states @ loadings.T).astype(np.float32)
+        for place, values_of in self._matrices():
+            values = values_of(slice(None))
             if place == ("X",):
                 result.X = values
             else:
@@ -105,7 +107,7 @@ class Result:
         """Write the matrices of genes, a few cells at a time."""
         shape = self.cells.shape
         size = max(1, _CHUNK_VALUES // max(1, shape[1]))
-        for place, states, loadings, centre in self._matrices():
+        for place, values_of in self._matrices():
             parent = group
             for name in place[:-1]:
                 parent = parent.require_group(name)
@@ -115,42 +117,23 @@ class Result:
             target.attrs.update(_ARRAY)
             for start in range(0, shape[0], size):
                 rows = slice(start, start + size)
-                target[rows] = (centre + states[rows] @ loadings.T).astype(np.float32)
+                target[rows] = values_of(rows)
 
-    def _matrices(self) -> list[tuple[tuple[str, ...], NDArray, NDArray, NDArray | float]]:
-        """Place, states, loadings and centre of each matrix of cells and genes."""
+    def _matrices(self) -> list[tuple[tuple[str, ...], Callable[[slice], NDArray[np.float32]]]]:
+        """Place of each matrix of cells and genes, and its values in some rows."""
         if self.subspace is None:
             return []
-        obsm, loadings = self.cells.obsm, self.subspace.loadings
-        matrices: list[tuple[tuple[str, ...], NDArray, NDArray, NDArray | float]] = []
-        if self.expression:
-            matrices.append((self.expression, obsm["X_cellmnn"], loadings, self.subspace.gene_mean))
-        if self.velocity:
-            matrices.append((self.velocity, obsm["cellmnn_velocity"], loadings, 0.0))
-        return matrices
+        obsm, loadings, centre = self.cells.obsm, self.subspace.loadings, self.subspace.gene_mean
 
+        def expression(rows: slice) -> NDArray[np.float32]:
+            values = (centre + obsm["X_cellmnn"][rows] @ loadings.T).astype(np.float32)
+            return values if self.floor is None else np.maximum(values, np.float32(self.floor))
 
-def read_expression(file: str | Path, cells: AnnData, genes: Sequence[str]) -> AnnData:
-    """Some genes of a file that :meth:`Result.written` wrote, with all that `cells` says of them.
+        def velocity(rows: slice) -> NDArray[np.float32]:
+            return (obsm["cellmnn_velocity"][rows] @ loadings.T).astype(np.float32)
 
-    Raises
-    ------
-    InputError
-        On genes that are not there.
-    """
-    import anndata
-    import h5py
-    import zarr
-
-    if missing := [gene for gene in genes if gene not in cells.var_names]:
-        raise InputError("genes", "genes of the cells", listed(missing), "correct them")
-    columns = np.unique(cells.var_names.get_indexer(list(genes)))
-    if Path(file).suffix == ".zarr":
-        x = zarr.open_group(file, mode="r")["X"].oindex[:, columns]  # type: ignore[union-attr]
-    else:
-        with h5py.File(file) as group:
-            x = group["X"][:, columns]
-    return anndata.AnnData(np.asarray(x), obs=cells.obs, var=cells.var.iloc[columns], uns=cells.uns)
+        places = ((self.expression, expression), (self.velocity, velocity))
+        return [(place, values_of) for place, values_of in places if place]
 
 
 def require_cells_file(file: str | Path | None) -> None:

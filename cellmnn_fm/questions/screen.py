@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from scipy.stats import false_discovery_control
 
 from ..data.subspace import Subspace
 from ..evaluation.metrics import permuted_within
@@ -69,7 +68,7 @@ def screen(
         raise InputError("regulators", "genes of the model", listed(unknown), "leave them out")
     if not names:
         raise InputError("regulators", "one or more", "none", "name some, or leave them out")
-    start = fitted.record.times[0] if start is None else start
+    start = cells.first_time if start is None else start
     wild = followed_genes(fate_question(cells, groups, start, end), n_steps)
     observed = cell_states(cells)
     if observed.expression is None or cells.source.is_embedding:
@@ -139,6 +138,8 @@ def _table(
 
     Of `shifts` (genes, groups) and `shadows` (shadows, groups).
     """
+    from scipy.stats import false_discovery_control
+
     parts = []
     for number, group in enumerate(groups):
         null = np.abs(shadows[:, number])

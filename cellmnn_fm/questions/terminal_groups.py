@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from ..data.reading import observed_time
@@ -19,7 +17,7 @@ from ..dynamics.snapshots import as_shares
 from ..fitted.fitted_model import Cells
 from ..model.errors import InputError, listed, require_number
 
-_MIN_CELLS = 5  # of a terminal group
+MIN_GROUP_CELLS = 5  # of a terminal group
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,18 @@ class TerminalGroups:
         InputError
             With less than two groups of 5 cells.
         """
+        from sklearn.linear_model import LogisticRegression
+
         names_of_cells = np.asarray(labels, dtype=str)
         names, counts = np.unique(names_of_cells, return_counts=True)
-        kept = names[counts >= _MIN_CELLS]
+        kept = names[counts >= MIN_GROUP_CELLS]
         if len(kept) < 2:
             sizes = listed(f"{name}: {n}" for name, n in zip(names, counts, strict=True))
             raise InputError(
-                "terminal groups", f"2 or more of {_MIN_CELLS} or more cells", sizes, "merge some"
+                "terminal groups",
+                f"2 or more of {MIN_GROUP_CELLS} or more cells",
+                sizes,
+                "merge some",
             )
         rows = np.isin(names_of_cells, kept)
         spread = states[rows].std(axis=0)
@@ -130,8 +133,10 @@ def clusters(
     InputError
         Unless there are 2 or more clusters, of 5 or more cells on the mean.
     """
-    if not 2 <= count <= len(states) // _MIN_CELLS:
-        most = len(states) // _MIN_CELLS
+    from sklearn.cluster import KMeans
+
+    if not 2 <= count <= len(states) // MIN_GROUP_CELLS:
+        most = len(states) // MIN_GROUP_CELLS
         raise InputError("groups", f"2 to {most} clusters of the last cells", count, "change it")
     # distances of expression are those of Rz where D = QR
     _, triangle = np.linalg.qr(subspace.loadings.astype(np.float64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,9 @@ def trajectory(
         raise InputError("adata", "observed cells, for many paths", "none", "give them")
     fitted = asked.fitted if isinstance(asked, Cells) else asked
     record, rng = fitted.record, np.random.default_rng(seed)
-    start = record.times[0] if start is None else require_number("start", start)
+    if start is None:
+        start = asked.first_time if isinstance(asked, Cells) else record.times[0]
+    start = require_number("start", start)
     wanted_times = _wanted_times(fitted, times)
     if isinstance(asked, Cells):
         start = observed_time(start, asked.times, "start")
@@ -74,17 +77,20 @@ def trajectory(
     warn_if_beyond(wanted_times, record.times)
     targets = np.asarray(wanted_times, dtype=np.float64)
     settings: dict[str, Any] = {"dataset": record.name}
+    if record.time_unit:
+        settings["time_unit"] = record.time_unit
+    floor = asked.source.floor if isinstance(asked, Cells) else None
     if n_paths is not None and isinstance(asked, Cells):
         steps = STEPS if n_steps is None else n_steps
         diffusion = Diffusion.of(fitted.dynamics, asked.course, noise, seed)
         followed = diffusion.roll_out(states, start, targets, n_paths=n_paths, n_steps=steps)
         settings |= {"n_steps": steps, "n_paths": n_paths, "noise": noise}
-        return _followed_cells(followed, names, fitted, settings, n_paths)
+        return replace(_followed_cells(followed, names, fitted, settings, n_paths), floor=floor)
     settings |= {"rtol": rtol, "atol": atol} if n_steps is None else {"n_steps": n_steps}
     followed = roll_out(
         fitted.dynamics, states, start, targets, n_steps=n_steps, rtol=rtol, atol=atol
     )
-    return _followed_cells(followed, names, fitted, settings)
+    return replace(_followed_cells(followed, names, fitted, settings), floor=floor)
 
 
 def _wanted_times(fitted: FittedModel, times: Sequence[float] | None) -> list[float] | None:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..data.options import Start
+from ..data.paired_frames import fit_paired_frames
 from ..data.subspace import Subspace
-from ..data.time_course import TimeCourse
+from ..data.time_course import TimeCourse, TimeScale
 from ..model.errors import InputError
 from ..model.gaussian_frame import FrameState, fit_frame
 from ..model.modeling_cellmnn import CellMNNModel
@@ -58,6 +59,13 @@ def adapt_jointly(
     """As :func:`adapt`, for several time courses: one row of the table for each."""
     if not base.config.context_cells:
         raise InputError("base", "a model of many data sets", "one of a single one", "take a base")
+    if base.config.reads_control:
+        raise InputError(
+            "condition",
+            "one, of a base that reads a control",
+            "none",
+            "name the column of conditions and one of them, or take cellmnn-base",
+        )
     embedding, known = _embedding(base, start), []
     latent_dim = max(base.config.latent_dim, *(course.latent_dim for course in courses))
     for course in courses:
@@ -66,6 +74,53 @@ def adapt_jointly(
         frame = fit_frame(snapshots, times, latent_dim=latent_dim)
         known.append(_Known(course.latent_dim, embedding, frame, shuffled(snapshots)))
     return _with_network_of(base, known, subspace)
+
+
+@torch.no_grad()
+def adapt_beside(base: CellMNNModel, course: TimeCourse, control: TimeCourse) -> CellMNNModel:
+    """As :func:`adapt`, for a condition that was seen at fewer times than its control.
+
+    Parameters
+    ----------
+    base : CellMNNModel
+        With `config.reads_control`.
+    course : TimeCourse
+        Snapshots under the condition; one will do.
+    control : TimeCourse
+        In the same latent space, and in the same unit of time.
+
+    Returns
+    -------
+    CellMNNModel
+        Whose second row is the control. Its model time is that of all observed times together.
+
+    Raises
+    ------
+    InputError
+        If the base does not read a control.
+    """
+    if not base.config.reads_control:
+        raise InputError(
+            "base", "one that reads a control", "one that reads none", "take cellmnn-conditions"
+        )
+    courses = [course, control]
+    everything = np.union1d(course.times, control.times)
+    scale = TimeScale.of(everything)
+    latent_dim = max(base.config.latent_dim, course.latent_dim)
+    snapshots = [
+        [torch.as_tensor(cells, device=base.device) for cells in of.snapshots] for of in courses
+    ]
+    times = [
+        torch.as_tensor(scale.to_model(of.times), dtype=torch.float32, device=base.device)
+        for of in courses
+    ]
+    frames = fit_paired_frames(snapshots[0], times[0], snapshots[1], times[1], latent_dim)
+    embedding, known = _embedding(base, "inferred"), []
+    for of, its_snapshots, frame in zip(courses, snapshots, frames, strict=True):
+        observed = dict(zip(of.times, shuffled(its_snapshots), strict=True))
+        context = [observed.get(time, its_snapshots[0][:0]) for time in everything]
+        known.append(_Known(course.latent_dim, embedding, frame, context))
+    return _with_network_of(base, known, course.subspace)
 
 
 @torch.no_grad()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -16,6 +15,9 @@ from ..model.errors import InputError
 from ..model.gaussian_frame import FrameState, fit_frame
 from .configs import TrainingConfig
 from .loop import LossesOf, to_device
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class TaskBatch(NamedTuple):

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..data.corpus_sets import CoursesInMemory
@@ -26,6 +25,9 @@ from .collation import TaskBatch, losses_from, task_batches
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
 from .pretraining import HeldOutStep
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEFAULT_STEPS = 25
 DEFAULT_ANCHOR = 30.0

@@ -13,10 +13,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -31,6 +30,9 @@ from ..model.errors import InputError, listed
 from ..model.modeling_cellmnn import CellMNNModel
 from .configs import TrainingConfig
 from .interrupts import held_back
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _STATE_FOLDER = "training_state"
 _MIN_CYCLE = 20  # steps: fewer leave no room for a warm-up
@@ -184,6 +186,8 @@ def own_accelerator() -> Accelerator:
     UserWarning
         If that is lower precision, which a fit depends on.
     """
+    from accelerate import Accelerator
+
     accelerator = Accelerator()
     if accelerator.mixed_precision != "no":
         warnings.warn(

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..data.corpus import Corpus
@@ -30,6 +29,9 @@ from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
 from .losses import energy_distance
 from .simulated import SimulatedStep, require_reading, simulated_batches
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _VALIDATION_TASKS = 192
 _FRAME_CELLS = 10_000  # of each snapshot, for the stored frames: more would not sharpen them

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
@@ -26,6 +25,9 @@ from .collation import losses_from
 from .configs import TrainingConfig
 from .loop import Optimised, optimise, own_accelerator
 from .losses import energy_distance
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 _CLAMP = 50.0  # of a squared relative error: some cells start far out
 _LEAST_SPEED2 = 0.1  # per dimension: snapshots that stand still have no relative error
@@ -52,7 +54,7 @@ class SimulatedErrors:
         self.batch, frame = batch, batch.frame
         network = cast(InContextHypernetwork, model.hypernetwork)
         dims = torch.full_like(batch.query_times[:, 0], batch.query.shape[-1]).long()
-        memory = network.remember(frame, batch.context, batch.shown, dims)
+        memory = network.remember(frame, batch.context, batch.shown, dims, control=batch.control)
         raw = {
             name: part.to(batch.query.dtype)  # out of autocast
             for name, part in network(memory, batch.query, batch.query_times, batch.forward).items()

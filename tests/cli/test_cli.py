@@ -49,7 +49,7 @@ def test_evaluate_writes_json_and_a_figure(file, tmp_path):
     options = ["--n-dims", "2", "--seeds", "1", "-o", table, "--figure", figure, "--frame"]
     result = run("evaluate", file, "--time-key", "day", *options)
     assert result.exit_code == 0, result.output
-    assert "untrained_two_sided" in result.output
+    assert "frame, untrained" in result.output
     found = json.loads(table.read_text())
     assert found["frame"] is True
     assert {"w1_mean", "w1_sd", "ratio_to_ot_interpolate", "seconds"} <= set(

@@ -1,5 +1,6 @@
 """Fates and perturbations, where the truth is simulated."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,12 +15,6 @@ from cellmnn_fm.questions import fates, perturbation
 from cellmnn_fm.questions.fates import cell_fates
 from cellmnn_fm.questions.perturbation import compared, linear_response
 from cellmnn_fm.questions.terminal_groups import TerminalGroups
-from cellmnn_fm.report.figures import (
-    embedded_velocity,
-    plot_embedded_velocity,
-    plot_fates,
-    plot_gene_trends,
-)
 
 
 @pytest.fixture(scope="module")
@@ -220,31 +215,23 @@ def test_what_is_refused(simulated, genes, options, message):
         fitted.perturb(adata, genes, **{"groups": "fate", **options})
 
 
-def test_figures(simulated):
+def test_fates_go_into_the_file(simulated, tmp_path):
+    """Where other packages look for them, and through a file and back."""
     adata, fitted = simulated
-    found = fitted.fates(adata, "fate", start=2.0)
-    states = fitted.annotate(adata).obsm["X_cellmnn"][found.rows]
-    assert adata.obs_names[found.rows].tolist() == found.probabilities.index.tolist()
-    assert len(plot_fates(states, found.probabilities).axes) == 3
-    followed = fitted.trajectory(adata, n_steps=2)
-    assert len(plot_gene_trends(followed, ["G1", "G3"]).axes[0].lines) == 2
-    with pytest.raises(InputError, match="genes: expected genes of the trajectory, found X"):
-        plot_gene_trends(followed, ["X"])
-
-
-def test_velocities_in_an_embedding(simulated):
-    """Exact where the embedding is linear; a nonlinear one has its own slope at every cell."""
-    adata, fitted = simulated
-    annotated = fitted.annotate(adata)
-    states, velocity = annotated.obsm["X_cellmnn"], annotated.obsm["cellmnn_velocity"]
-    linear = np.random.default_rng(0).normal(size=(states.shape[1], 2))
-    some = np.arange(0, len(states), 50)
-    found = embedded_velocity(states, velocity, states @ linear, some, neighbours=200)
-    np.testing.assert_allclose(found, velocity[some] @ linear, rtol=0.1, atol=0.1)
-    annotated.obsm["X_umap"] = np.tanh(states @ linear)
-    assert len(plot_embedded_velocity(annotated).axes) == 1
-    with pytest.raises(InputError, match=r'obsm\["X_tsne"\]: expected an embedding of 2 dim'):
-        plot_embedded_velocity(annotated, "X_tsne")
+    table, annotated = fitted.fates(adata, "fate", start=2.0), fitted.annotate(adata)
+    table.add_to(annotated)
+    annotated.write_h5ad(tmp_path / "cells.h5ad")
+    again = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    kept = again.obsm["cellmnn_fates"].iloc[table.rows]
+    pd.testing.assert_frame_equal(kept, table.probabilities, check_names=False)
+    others = np.setdiff1d(np.arange(adata.n_obs), table.rows)
+    assert again.obsm["cellmnn_fates"].iloc[others].isna().all(axis=None)
+    likeliest = again.obs["cellmnn_fates"].iloc[table.rows].astype(str)
+    assert (likeliest == table.probabilities.idxmax(axis=1)).all()
+    drivers = again.varm["cellmnn_fates_drivers"]
+    np.testing.assert_allclose(drivers.loc[table.drivers.index], table.drivers)
+    with pytest.raises(InputError, match="adata: expected the cells of these fates, found others"):
+        table.add_to(annotated[::-1].copy())
 
 
 def test_the_commands(simulated, tmp_path):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 Baseline = Callable[[NDArray, NDArray, int], NDArray]
 
@@ -31,6 +30,8 @@ def spearman(x: NDArray, times: NDArray, seed: int = 0) -> NDArray:
 
     Of `x` (cells, genes) at `times` (cells,).
     """
+    from scipy.stats import rankdata
+
     return np.corrcoef(_scaled(rankdata(x, axis=0)).T)
 
 

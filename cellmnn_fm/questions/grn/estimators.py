@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.extmath import randomized_svd
 
 from ...data.options import Decay, Part
 from ...data.subspace import Subspace
@@ -142,6 +141,8 @@ def _production_factors(
     moving = (velocity - mass @ velocity) * np.sqrt(mass)[:, None]
     rank = min(*centred.shape, _MAX_RANK)
     if rank < min(centred.shape):
+        from sklearn.utils.extmath import randomized_svd
+
         u, s, vt = randomized_svd(centred, rank, n_iter=_POWER_ITERATIONS, random_state=seed)
     else:
         u, s, vt = np.linalg.svd(centred, full_matrices=False)

@@ -13,6 +13,11 @@ from cellmnn_fm.data.gene_networks import GeneNetwork
 from cellmnn_fm.data.subspace import Subspace
 from cellmnn_fm.data.time_course import TimeScale
 from cellmnn_fm.dynamics.snapshots import Dynamics
+from cellmnn_fm.pl.network_figures import (
+    plot_edges_over_time,
+    plot_heat_map,
+    plot_operators,
+)
 from cellmnn_fm.questions.grn.estimators import (
     DEFAULT_DECAY,
     CellStates,
@@ -23,12 +28,6 @@ from cellmnn_fm.questions.grn.estimators import (
 )
 from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 from cellmnn_fm.questions.grn.reference import Reference, link_scores, sign_scores
-from cellmnn_fm.report.network_figures import (
-    plot_edges_over_time,
-    plot_heat_map,
-    plot_network,
-    plot_operators,
-)
 
 
 @pytest.fixture
@@ -368,12 +367,11 @@ def test_figures(simulated):
     cells = fitted.cell_states(adata)[::10]
     operators = cell_operators(fitted.fitted.dynamics, cells)
     figures = [
-        plot_network(network, top_k=10),
         plot_heat_map(network),
         plot_edges_over_time(by_time, [("G1", "G2"), ("G0", "G1")]),
         plot_operators(operators, cells.times, labels=["x"] * len(operators)),
     ]
-    assert [len(figure.axes) for figure in figures] == [1, 2, 1, 4]
+    assert [len(figure.axes) for figure in figures] == [2, 1, 4]
     with pytest.raises(InputError, match="method: expected pca or umap, found tsne"):
         plot_operators(operators, cells.times, method="tsne")
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.cli.app import app
-from cellmnn_fm.report.page import write_report
+from cellmnn_fm.pl.page import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -79,8 +79,10 @@ def test_all_parts_are_there(written):
     assert "&lt;mine&gt; &amp; yours" in text  # names are no markup
     assert "90 cells at 3 times, 8 variables" in text
     assert "of the variance of these genes" in text
-    assert {"two sided", "ot interpolate", "floor"} <= set(page.cells)
-    assert text.count("<img ") == 7  # loss, W1, two intervals, field, cells, fates
+    assert {"fit", "OT-Interpolate", "two halves of the snapshot"} <= set(page.cells)
+    assert (
+        text.count("<img ") == 10
+    )  # loss, W1, streams, paths, two intervals, fates, drivers, trends, network
     assert any(re.fullmatch(r"[+-]\d\.\d{4}", cell) for cell in page.cells)
 
 
@@ -99,7 +101,6 @@ def test_a_pretrained_model_and_coordinates(course, tmp_path):
     write_report(base, adata, tmp_path / "page.html", time_key="day", evaluate=False)
     page = Page((tmp_path / "page.html").read_text())
     assert "Gene regulation" not in page.headings
-    assert "Fates" not in page.headings
     assert "Without training on this data set" in (tmp_path / "page.html").read_text()
 
 

@@ -15,30 +15,39 @@ import numpy as np
 
 from ..data.options import FitKeywords, ReadingKeywords
 from ..data.outputs import PAGES, require_file, save_text
+from ..evaluation.evaluation import readable_method
 from ..evaluation.folds import held_out_times
 from ..fitted.fitted_model import Cells
 from ..fitted.record import FitRecord
 from ..model.errors import InputError
 from ..pipeline import CellMNNPipeline
 from ..questions.grn.question import cell_states
-from .figures import (
-    plot_evaluation,
-    plot_fates,
-    plot_interpolation,
-    plot_losses,
-    plot_trajectories,
-    plot_velocity_field,
-)
+from ..questions.terminal_groups import MIN_GROUP_CELLS
+from .cells import fates, interpolation, trajectories, velocity_stream
+from .genes import drivers, gene_trends, network
+from .quality import losses, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 _TEMPLATE = Path(__file__).with_name("template.html")
 _EDGES = 20
 _DRIVERS = 8
-_FOLLOWED = 100  # cells
+_TRENDS = 4
+_PATHS = 30  # of every cell
+_FOLLOWED, _TIMES = 150, 50  # cells and times of smooth paths
+# where cell types are, in files of others
+_GROUP_COLUMNS = (
+    "cell_type",
+    "celltype",
+    "cell_types",
+    "annotation",
+    "cluster",
+    "leiden",
+    "louvain",
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ def write_report(
     file : path
         Of the page.
     groups : str or int, optional
-        For the fates: column of `obs`, or how many clusters of the last cells.
+        For the fates: column of `obs`, or how many clusters of the last cells. By default a column
+        of cell types where the file has one by a usual name, else two clusters.
     evaluate : bool
         Whether to leave each interior time out and fit again, with one seed, beside baselines.
     progress : bool
@@ -102,12 +112,13 @@ def write_report(
         warnings.simplefilter("always", UserWarning)
         cells = pipeline.cells(adata, **reading)
         asked = CellMNNPipeline(cells.fitted)
+        annotated = asked.annotate(cells, layers=False)
         sections = [
             _data(cells),
             _training(cells.fitted.record),
             *_evaluation(pipeline, cells, evaluate, progress, reading),
-            _snapshots(asked, cells),
-            *_fates(asked, cells, groups),
+            _snapshots(asked, cells, annotated),
+            *_fates(asked, cells, annotated, groups),
             *_network(asked, cells),
         ]
     said = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
@@ -152,7 +163,7 @@ def _training(record: FitRecord) -> Section:
         return Section("Model", f"Without training on this data set.{base}")
     text = f"{len(record.losses)} training steps in {record.seconds:.1f} s.{base}"
     return Section(
-        "Model", text, images=[("Loss and its parts", _image(plot_losses(record.losses)))]
+        "Model", text, images=[("Loss and its parts", _image(losses(record.losses, show=False)))]
     )
 
 
@@ -167,8 +178,8 @@ def _evaluation(
     import pandas as pd
 
     record = cells.fitted.record
-    title, verdict = "How far to trust it", record.verdict
-    said = "" if verdict is None else verdict["sentence"]
+    title = "How far to trust it"
+    said = "" if record.verdict is None else record.verdict["sentence"]
     if not evaluate or not held_out_times(cells.times):
         return [Section(title, said or "Not checked: no time was left out.")]
     judge = pipeline if pipeline.is_pretrained else CellMNNPipeline()
@@ -177,7 +188,7 @@ def _evaluation(
     evaluation = judge.evaluate(cells.adata, seeds=1, progress=progress, **of_fit)
     rows = [
         {
-            "method": method.replace("_", " "),
+            "method": readable_method(method),
             "W1": f"{row['w1_mean']:.3f}",
             "ratio to OT-Interpolate": f"{row['ratio_to_ot_interpolate']:.3f}",
             "ratio of energy distances": f"{row['energy_over_ot_interpolate']:.3f}",
@@ -189,34 +200,59 @@ def _evaluation(
         "one seed): W1 to what was measured, in 5 dimensions, and beside it the energy distance, "
         "which few cells do not bias. Lower is better; floor is two halves of a snapshot."
     )
-    figure = ("Left-out W1", _image(plot_evaluation(evaluation)))
+    figure = ("Left-out W1", _image(verdict(evaluation, show=False)))
     return [Section(title, text.strip(), pd.DataFrame(rows), [figure])]
 
 
-def _snapshots(asked: CellMNNPipeline, cells: Cells) -> Section:
+def _snapshots(asked: CellMNNPipeline, cells: Cells, annotated: AnnData) -> Section:
     """Predicted snapshots, velocities and followed cells."""
     course, images = cells.course, []
+    stream = velocity_stream(annotated, show=False)
+    images.append(("Where cells are going: streamlines of the velocity dz/dt.", _image(stream)))
+    followed = _followed(asked, cells)
+    out = followed.obs["stopped"].to_numpy()[-followed.n_obs // _TIMES :].mean()
+    text = f"{_FOLLOWED} cells of the first time at most, followed to the last"
+    text += (
+        f"; {out:.0%} leave what the snapshots show." if out else "; all stay among what was seen."
+    )
+    images.append((text, _image(trajectories(annotated, followed, show=False))))
     for before, after in pairwise(course.times):
         time = float(before + after) / 2
         predicted = asked.interpolate(cells, time)
-        states = predicted.obsm["X_cellmnn"][~predicted.obs["stopped"].to_numpy()]
-        caption = f"Observed snapshots, and the predicted one at {time:g}"
-        images.append((caption, _image(plot_interpolation(course, time, states))))
-    velocity = plot_velocity_field(cells.fitted.dynamics, course)
-    images.append(("Where cells are going", _image(velocity)))
-    followed = asked.trajectory(cells, cells=_FOLLOWED, n_steps=4)
-    images.append(("Cells of the first time, followed", _image(plot_trajectories(followed))))
-    return Section("Snapshots and dynamics", "In the first two latent dimensions.", images=images)
+        stopped = predicted.obs["stopped"].mean()
+        caption = f"Predicted half-way between {before:g} and {after:g}, where nothing was measured"
+        caption += f" ({stopped:.0%} of the cells left out)." if stopped else "."
+        if "cellmnn_margin" in predicted.var:
+            margin = predicted.var["cellmnn_margin"].median()
+            caption += f" The mean of a gene is within {margin:.2g} (median of genes, 90 %)."
+        figure = interpolation(annotated, predicted, show=False)
+        images.append((caption, _image(figure)))
+    where = "the UMAP of the file" if "X_umap" in annotated.obsm else "components of expression"
+    return Section("Snapshots and dynamics", f"Drawn in {where}.", images=images)
 
 
-def _fates(asked: CellMNNPipeline, cells: Cells, groups: str | int | None) -> list[Section]:
-    """Where cells end up, if groups were asked for."""
+def _followed(asked: CellMNNPipeline, cells: Cells) -> AnnData:
+    """Cells of the first time at many times, for smooth paths and trends."""
+    times = np.linspace(cells.course.times[0], cells.course.times[-1], _TIMES).tolist()
+    return asked.trajectory(cells, times, cells=_FOLLOWED, n_steps=4)
+
+
+def _fates(
+    asked: CellMNNPipeline, cells: Cells, annotated: AnnData, groups: str | int | None
+) -> list[Section]:
+    """Where cells end up, and what goes with it."""
     import pandas as pd
 
-    if groups is None:
+    named = _groups(cells) if groups is None else groups
+    if named is None:
         return []
-    table = asked.fates(cells, groups)
-    states = cells.states[table.rows]
+    try:
+        table = asked.fates(cells, named, n_paths=_PATHS)
+    except InputError:
+        if groups is not None:
+            raise
+        return []  # groups that nobody asked for, and that are too small
+    table.add_to(annotated)
     rows = []
     for group in table.drivers:
         order = table.drivers[group].sort_values(ascending=False, kind="stable")
@@ -228,25 +264,75 @@ def _fates(asked: CellMNNPipeline, cells: Cells, groups: str | int | None) -> li
                 "genes that go against it": ", ".join(order.index[::-1][:_DRIVERS]),
             }
         )
-    text = "Cells are followed to the last time. Associations, not causes."
-    images = [("Probability of each group", _image(plot_fates(states, table.probabilities)))]
+    first = cells.times[table.rows] == cells.course.times[0]
+    likely = table.probabilities[first].max(axis=1)
+    source = (
+        f'column "{named}"' if isinstance(named, str) else f"{named} clusters of the last cells"
+    )
+    text = (
+        f"Cells are followed along {_PATHS} noisy paths to the last time; groups are those of "
+        f"{source}. Of the cells of the first time {(likely > 0.9).mean():.0%} have one fate with "
+        f"P > 0.9. Associations, not causes."
+    )
+    images = [
+        ("Probability of each group, for every cell.", _image(fates(annotated, show=False))),
+        (
+            f"The {_DRIVERS} genes that go with each group most.",
+            _image(drivers(table, _DRIVERS, show=False)),
+        ),
+    ]
+    trends = list(dict.fromkeys(table.drivers.idxmax()))[:_TRENDS]
+    if set(trends) <= set(annotated.var_names):
+        figure = gene_trends(_followed(asked, cells), trends, table, show=False)
+        caption = (
+            "The first of these genes along the paths to each group: mean, and half of the cells."
+        )
+        images.append((caption, _image(figure)))
     return [Section("Fates", text, pd.DataFrame(rows), images)]
 
 
 def _network(asked: CellMNNPipeline, cells: Cells) -> list[Section]:
     """The strongest edges, where there are genes."""
     try:
-        edges = asked.grn(cells).to_dataframe(top_k=_EDGES)
+        grn = asked.grn(cells)
+        edges = grn.to_dataframe(top_k=_EDGES)
     except InputError:  # coordinates have no genes
         return []
+    strongest = edges.iloc[0]
+    verb = "goes with" if strongest["weight"] > 0 else "goes against"
     edges = edges.drop(columns="sign", errors="ignore")
     edges["weight"] = edges["weight"].map("{:+.4f}".format)
-    text = "The strongest edges of the gene network of all cells. Edges are not causes."
-    return [Section("Gene regulation", text, edges)]
+    text = (
+        f"The {len(edges)} strongest edges of the gene network of all cells; the first: "
+        f"{strongest['source']} {verb} {strongest['target']}. Edges are not causes."
+    )
+    figure = network(grn, top_k=_EDGES, show=False)
+    caption = (
+        "Red: up together. Blue: one up, the other down. Lines without arrow: both ways alike."
+    )
+    return [Section("Gene regulation", text, edges, [(caption, _image(figure))])]
 
 
-def _image(figure: Figure) -> str:
+def _groups(cells: Cells) -> str | int | None:
+    """Cell types of the last cells, as files call them; else two clusters, if there are enough."""
+    last = cells.times == cells.course.times[-1]
+    for column in _GROUP_COLUMNS:
+        if column in cells.adata.obs:
+            sizes = cells.adata.obs[column][last].value_counts()
+            if (sizes >= MIN_GROUP_CELLS).sum() > 1:
+                return column
+    return 2 if last.sum() >= 2 * MIN_GROUP_CELLS else None
+
+
+def _image(axes: Axes | list[Axes] | None) -> str:
     """A figure inside of the page."""
+    import matplotlib.pyplot as plt
+
+    panel = axes[0] if isinstance(axes, list) else axes
+    assert panel is not None
+    figure = panel.get_figure(root=True)
+    assert figure is not None
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=130)
+    plt.close(figure)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,30 +10,6 @@ from numpy.typing import NDArray
 
 from ..model.errors import InputError
 from ..questions.grn.network import GeneRegulatoryNetwork
-
-
-def plot_network(network: GeneRegulatoryNetwork, top_k: int = 30, **selection: Any) -> Figure:
-    """The strongest edges as arrows: activation in red, repression in blue."""
-    import networkx
-
-    graph = network.to_networkx(top_k=top_k, **selection)
-    weights = np.array([weight for _, _, weight in graph.edges(data="weight")])
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    axis = figure.subplots()
-    networkx.draw_networkx(
-        graph,
-        networkx.circular_layout(graph),
-        ax=axis,
-        node_color="whitesmoke",
-        edgecolors="grey",
-        font_size=7,
-        node_size=900,  # a symbol of seven letters
-        edge_color=["firebrick" if weight > 0 else "steelblue" for weight in weights],
-        width=3 * np.abs(weights) / np.abs(weights).max(),
-        connectionstyle="arc3,rad=0.1",
-    )
-    axis.axis("off")
-    return figure
 
 
 def plot_heat_map(network: GeneRegulatoryNetwork, top_k: int = 100, genes: int = 30) -> Figure:
