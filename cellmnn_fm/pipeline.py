@@ -43,7 +43,7 @@ from .fitted.foundation import Foundation
 from .fitted.loading import load_content
 from .fitted.record import FitRecord
 from .model.checkpoint import whole_or_nothing
-from .model.errors import InputError, listed, require_count, require_number, require_seed
+from .model.errors import InputError, listed, require_count, require_seed
 from .model.hub import upload
 from .model.modeling_cellmnn import CellMNNModel
 from .model.torch_defaults import with_torch_defaults
@@ -54,7 +54,7 @@ from .questions.grn.estimators import DEFAULT_RIDGE, CellStates
 from .questions.grn.network import GeneRegulatoryNetwork
 from .questions.grn.question import cell_states, network
 from .questions.growth import GrowthTable, growth, require_growth
-from .questions.interpolation import interpolation
+from .questions.interpolation import interpolation, times_asked
 from .questions.perturbation import Perturbation, perturb
 from .questions.result import require_cells_file
 from .questions.screen import screen
@@ -446,7 +446,7 @@ class CellMNNPipeline:
     def interpolate(
         self,
         adata: AnnData | Cells,
-        at: float,
+        at: float | str | Sequence[float | str],
         *,
         two_sided: bool = True,
         n_steps: int = 1,
@@ -459,15 +459,15 @@ class CellMNNPipeline:
         file: str | Path | None = None,
         **reading: Unpack[AskKeywords],
     ) -> AnnData:
-        """The predicted snapshot at time `at`.
+        """The predicted snapshot at time `at`, or at several.
 
         Parameters
         ----------
         adata : AnnData or Cells
             Observed cells around that time, with genes of the fit; what was not measured is
             made up for by the others.
-        at : float
-            In the user's time.
+        at : float, str or sequence of these
+            In the user's time; or a label such as "day 3", where times have a unit.
         two_sided : bool
             Whether the snapshots before and after are both pushed to `at`, or only the one before.
         n_steps : int
@@ -507,7 +507,9 @@ class CellMNNPipeline:
             `var["cellmnn_mean"]` and `var["cellmnn_margin"]`, the mean of each gene and how far
             off it may be, and `uns["cellmnn"]["mean_radius"]`. With
             `n_paths` `obsm["cellmnn_low"]` and `obsm["cellmnn_high"]`: where each cell is, by
-            latent dimension, with probability `level`.
+            latent dimension, with probability `level`. Of several times all rows are in one, by
+            `obs["time"]`; weights sum to 1 at each, and `varm["cellmnn_mean"]` and
+            `varm["cellmnn_margin"]` have a column for each.
 
         Raises
         ------
@@ -519,12 +521,12 @@ class CellMNNPipeline:
         UserWarning
             If less than half of the genes match, or `at` is outside the observed times.
         """
-        at = require_number("at", at)
+        times = times_asked(at)
         require_cells_file(file)
         how: dict[str, Any] = {"two_sided": two_sided, "n_steps": n_steps, "level": level}
         how |= {"blend": blend, "damping": damping}
         how |= {"n_paths": n_paths, "noise": noise, "seed": seed}
-        return interpolation(self.cells(adata, **reading), at, **how).given(file)
+        return interpolation(self.cells(adata, **reading), times, **how).given(file)
 
     @with_torch_defaults
     def trajectory(

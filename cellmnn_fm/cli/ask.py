@@ -48,7 +48,12 @@ _DRAWN_TIMES, _DRAWN_CELLS = 50, 150  # of smooth paths in a figure
 def interpolate(
     model: Model,
     file: File,
-    at: Annotated[float, typer.Option(help="Time to predict, in the unit of the time course.")],
+    at: Annotated[
+        list[str],
+        typer.Option(
+            help="Time to predict, in the unit of the time course or as a label, day3; repeat."
+        ),
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The predicted snapshot, .h5ad or .zarr.")
     ],
@@ -99,12 +104,16 @@ def interpolate(
 
         annotated = pipeline.annotate(cells, layers=False)
         interpolation(annotated, predicted, basis, save=figure, show=False)
-    text, margin = f"{output}: {predicted.n_obs} cells at time {at:g}", None
+    times, margin = predicted.obs["time"].unique().tolist(), None
+    shown = ", ".join(f"{time:g}" for time in times)
+    text = f"{output}: {predicted.n_obs} cells at time{'s' * (len(times) > 1)} {shown}"
     if "cellmnn_margin" in predicted.var:
         margins = predicted.var["cellmnn_margin"]
         margin = margins[margins > 0].median()
         text += f"\nmean of a gene: within {margin:.2g} at {level:.0%} (median of genes)"
-    about = {"time": at, "median_margin": margin, "level": level}
+    text += "" if figure is None else f"\n{figure}: figure"
+    about = {"time": times[0] if len(times) == 1 else times, "median_margin": margin}
+    about["level"] = level
     terminal.say(text, output=str(output), cells=predicted.n_obs, **about)
 
 

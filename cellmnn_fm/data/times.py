@@ -239,6 +239,32 @@ def _in_one_unit(
     return times, into
 
 
+def read_time(label: str, unit: str | None, time_map: Mapping[str, float] | None) -> float:
+    """The time that a label means, "day 3" for instance, among times in a unit.
+
+    Parameters
+    ----------
+    label : str
+        As in a file, or a number.
+    unit : str, optional
+        Of the times, where they have one.
+    time_map : mapping, optional
+        From labels to times.
+
+    Raises
+    ------
+    InputError
+        On a label that means none.
+    """
+    if time_map is not None and label in time_map:
+        return time_map[label]
+    time = _parsed(label, [label])
+    if time is None or (time.unit is not None and unit is None):
+        expected = "a number" if unit is None else "a number, or a label such as day3 or 48h"
+        raise InputError("time", expected, f'"{label}"', "correct it")
+    return time.number if time.unit is None else _in_one_unit({label: time}, unit, "time")[0][label]
+
+
 def in_unit(values: NDArray[np.float64], unit: str, into: str) -> NDArray[np.float64]:
     """Times in another unit, both as :class:`TimeKey` names them.
 

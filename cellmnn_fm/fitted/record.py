@@ -19,7 +19,7 @@ from ..data.options import SubspaceMode
 from ..data.reading import read_cell_times
 from ..data.saved_json import as_type, read_json, require_sound_times
 from ..data.time_course import TimeScale
-from ..data.times import TimeKey, in_unit
+from ..data.times import TimeKey, in_unit, read_time
 from ..model.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,6 +122,16 @@ class FitRecord:
         if isinstance(time_key, TimeKey):
             return replace(time_key, column=time_key.column or self.time_key)
         return TimeKey(time_key or self.time_key, self.time_map, self.time_unit)
+
+    def time_at(self, at: float | str) -> float:
+        """A time in the unit of the fit, of a number or a label such as "day 3".
+
+        Raises
+        ------
+        InputError
+            On a label that means none.
+        """
+        return read_time(at, self.time_unit, self.time_map) if isinstance(at, str) else at
 
     def times_of(self, adata: AnnData, time_key: str | TimeKey | None) -> NDArray:
         """The time of every cell of a file, (cells,), in the unit of the fit.

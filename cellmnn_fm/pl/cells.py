@@ -144,17 +144,19 @@ def interpolation(
     basis, ax, show, save
         As for :func:`velocity_stream`.
     """
-    placing, kept = Placing.of(adata, basis), ~predicted.obs["stopped"].to_numpy()
-    with new_axes(ax, save, size=(4.8, 3.8)) as (axes,):
-        _scatter(axes, adata, placing, None)
-        placed = placing.of_states(predicted.obsm["X_cellmnn"][kept])
-        weight = predicted.obs["weight"].to_numpy()[kept]
-        size = 9 * (weight / weight.mean()).clip(0.3, 3)
-        scatter(axes, placed, s=size, color=UNSEEN, alpha=0.7, zorder=3)
-        unit = unit_of(adata)
-        axes.set_title(f"predicted at {predicted.uns['cellmnn']['at']:g}{unit}", color=UNSEEN)
-        _label(axes, placing)
-        return finish([axes], ax, show, save)
+    placing, times = Placing.of(adata, basis), predicted.obs["time"].unique()
+    size = (4.8, 3.8) if len(times) == 1 else (3.6, 3.2)
+    with new_axes(ax, save, len(times), size) as axes:
+        for number, (axis, time) in enumerate(zip(axes, times, strict=True)):
+            _scatter(axis, adata, placing, None, explained=number == len(times) - 1)
+            then = (predicted.obs["time"] == time) & ~predicted.obs["stopped"]
+            weight = predicted.obs["weight"].to_numpy()[then]
+            placed = placing.of_states(predicted.obsm["X_cellmnn"][then])
+            dots = 9 * (weight / weight.mean()).clip(0.3, 3)
+            scatter(axis, placed, s=dots, color=UNSEEN, alpha=0.7, zorder=3)
+            axis.set_title(f"predicted at {time:g}{unit_of(adata)}", color=UNSEEN)
+            _label(axis, placing)
+        return finish(axes, ax, show, save)
 
 
 def trajectories(
@@ -349,7 +351,13 @@ def fate_probabilities(adata: AnnData, key: str) -> pd.DataFrame:
 
 
 def _scatter(
-    axes: Axes, adata: AnnData, placing: Placing, color: str | None, *, faint: bool = False
+    axes: Axes,
+    adata: AnnData,
+    placing: Placing,
+    color: str | None,
+    *,
+    faint: bool = False,
+    explained: bool = True,
 ) -> None:
     """Observed cells, coloured by time, a column of `obs` or a gene, with what colours mean."""
     values, title = _times(adata), f"time{unit_of(adata, brackets=True)}"
@@ -379,7 +387,8 @@ def _scatter(
     numbers = values.to_numpy(dtype=float)[order]
     colors_of = TIME_COLORS if color is None else VALUE_COLORS
     dots = scatter(axes, placed, c=numbers, cmap=colors_of, **look)
-    _colorbar(axes, dots, title)
+    if explained:
+        _colorbar(axes, dots, title)
 
 
 def _values(adata: AnnData, color: str) -> pd.Series:

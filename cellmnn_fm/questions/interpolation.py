@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from ..data.subspace import Subspace
 from ..data.time_course import TimeCourse
 from ..dynamics.diffusion import Diffusion, require_paths
 from ..dynamics.snapshots import (
+    Dynamics,
     Interpolation,
     blended,
     interpolate,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 def interpolation(
     cells: Cells,
-    at: float,
+    at: Sequence[float | str],
     *,
     two_sided: bool = True,
     n_steps: int = 1,
@@ -47,14 +49,14 @@ def interpolation(
     noise: float = NOISE,
     seed: int = 0,
 ) -> Result:
-    """The predicted snapshot at time `at`; see :meth:`CellMNNPipeline.interpolate`.
+    """The predicted snapshots at some times; see :meth:`CellMNNPipeline.interpolate`.
 
     Parameters
     ----------
     cells : Cells
-        Observed, around that time.
-    at : float
-        In the user's time.
+        Observed, around these times.
+    at : sequence of float or str
+        In the user's time, or labels of times.
     two_sided, n_steps, level, blend, damping, n_paths, noise, seed
         See there.
 
@@ -69,53 +71,97 @@ def interpolation(
     require_seed(seed)
     require_paths(n_paths, noise)
     fitted, course, record = cells.fitted, cells.course, cells.fitted.record
-    record.require_near("at", [at])
-    inside = cells.observed_times[0] <= at <= cells.observed_times[-1]
-    if inside:
-        warn_if_beyond([at], record.times, "times of the fit")
+    times = [record.time_at(time) for time in at]
+    record.require_near("at", times)
+    first, last = cells.observed_times[[0, -1]]
+    if inside := [time for time in times if first <= time <= last]:
+        warn_if_beyond(inside, record.times, "times of the fit")
     every_dynamics = [fitted.dynamics]
     if blend:
         if record.recipe in ("scratch", "sliced", None):
-            actual = (
-                "a fit from scratch" if record.beside is None else "a condition and its control"
-            )
+            pair = "a condition and its control"
+            actual = "a fit from scratch" if record.beside is None else pair
             raise InputError("blend", "a model from a pretrained one", actual, "leave it out")
         every_dynamics.append(train(course, *preset_configs("sliced", course)).dynamics)
-    predicted = reduce(
-        blended,
-        [
-            interpolate(
-                dynamics,
-                course,
-                at,
-                two_sided=two_sided,
-                n_steps=n_steps,
-                observed=cells.observed_times,
-            )
-            for dynamics in every_dynamics
-        ],
-    )
-    if not inside:
-        observed = course.snapshots[predicted.source_index[0]][predicted.source_cell]
-        moved = np.float32(damping) * (predicted.states - observed)
-        predicted = replace(predicted, states=observed + moved)
-    velocity = np.mean(
-        [velocity_at(dynamics, predicted.states, at) for dynamics in every_dynamics], axis=0
-    )
-    result = _predicted_snapshot(predicted, velocity, cells)
-    settings = {"two_sided": two_sided, "n_steps": n_steps, "blend": blend, "damping": damping}
-    result.cells.uns["cellmnn"] |= settings | (record.beside or {})
     recipe: Recipe | None = "blend" if blend else record.recipe
-    if two_sided and recipe is not None and (inside or damping == BELIEVED_BEYOND):
-        region = mean_region(course, predicted, recipe, level)
-        if region is not None:
-            _add_region(result.cells, region, fitted.subspace)
-    if n_paths is not None:
-        diffusion = Diffusion.of(fitted.dynamics, course, noise, seed)
-        low, high = _intervals(predicted, course, diffusion, n_paths, level)
-        result.cells.obsm["cellmnn_low"], result.cells.obsm["cellmnn_high"] = low, high
-        result.cells.uns["cellmnn"] |= {"n_paths": n_paths, "noise": noise, "level": level}
-    return result
+    settings = {"two_sided": two_sided, "n_steps": n_steps, "blend": blend, "damping": damping}
+    snapshots = []
+    for time in times:
+        predicted = _predicted(cells, every_dynamics, time, two_sided, n_steps, damping)
+        velocity = np.mean(
+            [velocity_at(dynamics, predicted.states, time) for dynamics in every_dynamics], axis=0
+        )
+        snapshot = _in_gene_space(predicted, velocity, cells)
+        snapshot.uns["cellmnn"] |= settings | (record.beside or {})
+        if two_sided and recipe is not None and (time in inside or damping == BELIEVED_BEYOND):
+            region = mean_region(course, predicted, recipe, level)
+            if region is not None:
+                _add_region(snapshot, region, fitted.subspace)
+        if n_paths is not None:
+            diffusion = Diffusion.of(fitted.dynamics, course, noise, seed)
+            low, high = _intervals(predicted, course, diffusion, n_paths, level)
+            snapshot.obsm["cellmnn_low"], snapshot.obsm["cellmnn_high"] = low, high
+            snapshot.uns["cellmnn"] |= {"n_paths": n_paths, "noise": noise, "level": level}
+        snapshots.append(snapshot)
+    whole = snapshots[0] if len(snapshots) == 1 else _joined(snapshots)
+    places = ("X",), ("layers", "cellmnn_velocity")
+    return Result(whole, fitted.subspace, *places, floor=cells.source.floor)
+
+
+def times_asked(at: float | str | Sequence[float | str]) -> list[float | str]:
+    """One or more times that are asked about, numbers or labels, checked as far as they can be.
+
+    Raises
+    ------
+    InputError
+        On none, and on what is neither.
+    """
+    several = [at] if isinstance(at, str) or np.ndim(at) == 0 else list(at)  # type: ignore[arg-type]
+    if not several:
+        raise InputError("at", "one or more times", "none", "name some")
+    return [time if isinstance(time, str) else require_number("at", time) for time in several]
+
+
+def _predicted(
+    cells: Cells,
+    every_dynamics: Sequence[Dynamics],
+    time: float,
+    two_sided: bool,
+    n_steps: int,
+    damping: float,
+) -> Interpolation:
+    """Where cells are at a time, by one model or half-way between two."""
+    course, observed_times = cells.course, cells.observed_times
+    how: dict[str, Any] = {"two_sided": two_sided, "n_steps": n_steps, "observed": observed_times}
+    predicted = reduce(
+        blended, [interpolate(dynamics, course, time, **how) for dynamics in every_dynamics]
+    )
+    if observed_times[0] <= time <= observed_times[-1]:
+        return predicted
+    observed = course.snapshots[predicted.source_index[0]][predicted.source_cell]
+    moved = np.float32(damping) * (predicted.states - observed)
+    return replace(predicted, states=observed + moved)
+
+
+def _joined(snapshots: Sequence[AnnData]) -> AnnData:
+    """Snapshots of several times as one, what is said of genes with a column for each time."""
+    import anndata
+
+    whole = anndata.concat(snapshots, merge="same")
+    for key in ("mean", "margin"):
+        by_time = {
+            f"{snapshot.uns['cellmnn']['at']:g}": snapshot.var[f"cellmnn_{key}"]
+            for snapshot in snapshots
+            if f"cellmnn_{key}" in snapshot.var
+        }
+        if by_time:
+            whole.varm[f"cellmnn_{key}"] = pd.DataFrame(by_time, index=whole.var_names)
+    about = dict(snapshots[0].uns["cellmnn"])
+    for key in ("at", "mean_radius"):
+        if key in about:
+            about[key] = np.array([snapshot.uns["cellmnn"].get(key) for snapshot in snapshots])
+    whole.uns["cellmnn"] = about
+    return whole
 
 
 def _intervals(
@@ -142,7 +188,7 @@ def _intervals(
     return ends[0], ends[1]
 
 
-def _predicted_snapshot(predicted: Interpolation, velocity: NDArray, cells: Cells) -> Result:
+def _in_gene_space(predicted: Interpolation, velocity: NDArray, cells: Cells) -> AnnData:
     """In gene space: one row for each pushed cell, with its velocity (cells, latent_dim)."""
     import anndata
 
@@ -168,8 +214,7 @@ def _predicted_snapshot(predicted: Interpolation, velocity: NDArray, cells: Cell
         uns={"cellmnn": {"at": predicted.time, "coverage": written_coverage(cells.coverage)}},
     )
     result.obs_names_make_unique()
-    floor = cells.source.floor
-    return Result(result, fitted.subspace, ("X",), ("layers", "cellmnn_velocity"), floor)
+    return result
 
 
 def _add_region(result: AnnData, region: MeanRegion, subspace: Subspace) -> None:

@@ -295,9 +295,24 @@ def test_dates_are_days_from_the_first(adata, dates):
 def test_options_from_python(adata, fitted, options, message):
     with pytest.raises(InputError, match=message):
         fitted.trajectory(adata, **options)
-    with pytest.raises(InputError, match="at: expected a finite number, found '2'"):
-        fitted.interpolate(adata, "2")
+    with pytest.raises(InputError, match="at: expected a finite number, found None"):
+        fitted.interpolate(adata, None)
     assert set(fitted.trajectory(adata, times=3.0).obs["time"]) == {3.0}
+
+
+def test_several_times_and_labels(fitted, adata):
+    """All rows in one, as if each had been asked for by itself; labels in the unit of the fit."""
+    one, two = (fitted.interpolate(adata, time) for time in (0.5, 2.0))
+    both = fitted.interpolate(adata, ["12h", "day 2"])
+    assert both.obs["time"].unique().tolist() == [0.5, 2.0]
+    np.testing.assert_array_equal(both.X, np.concatenate([one.X, two.X]))
+    np.testing.assert_allclose(both.obs.groupby("time")["weight"].sum(), 1)
+    np.testing.assert_array_equal(both.varm["cellmnn_margin"]["2"], two.var["cellmnn_margin"])
+    assert both.uns["cellmnn"]["at"].tolist() == [0.5, 2.0]
+    with pytest.raises(InputError, match="at: expected one or more times, found none"):
+        fitted.interpolate(adata, [])
+    with pytest.raises(InputError, match="time: expected a number, or a label such as day3 or 48h"):
+        fitted.interpolate(adata, "noon")
 
 
 # ---------------------------------------------------------------------------------------------
