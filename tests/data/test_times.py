@@ -163,3 +163,12 @@ def test_the_document_has_the_cases(table_of):
 
 def _shown(label):
     return str(label).replace(" 00:00:00", "")
+
+
+def test_a_label_among_times_in_a_unit():
+    assert read_time("12h", "day", None) == 0.5
+    assert read_time("day 3", "hour", None) == 72.0
+    assert read_time("3", "day", None) == 3.0
+    assert read_time("CDP", None, {"CDP": 2.0}) == 2.0
+    with pytest.raises(InputError, match="time: expected a number, or a label such as day3 or 48h"):
+        read_time("noon", "day", None)

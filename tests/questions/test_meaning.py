@@ -303,7 +303,7 @@ def test_options_from_python(adata, fitted, options, message):
 def test_several_times_and_labels(fitted, adata):
     """All rows in one, as if each had been asked for by itself; labels in the unit of the fit."""
     one, two = (fitted.interpolate(adata, time) for time in (0.5, 2.0))
-    both = fitted.interpolate(adata, ["12h", "day 2"])
+    both = fitted.interpolate(adata, [0.5, "2"])
     assert both.obs["time"].unique().tolist() == [0.5, 2.0]
     np.testing.assert_array_equal(both.X, np.concatenate([one.X, two.X]))
     np.testing.assert_allclose(both.obs.groupby("time")["weight"].sum(), 1)
