@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellmnn_fm import CellMNNPipeline, InputError, TimeKey
+from cellmnn_fm.data.times import read_time
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "inputs.md"
 READ = {
