@@ -9,7 +9,7 @@ export CELLMNN_DATA
 MODULES := cellmnn_fm.pipeline $(patsubst cellmnn_fm/%/__init__.py,cellmnn_fm.%,\
 	$(wildcard cellmnn_fm/*/__init__.py))
 
-.PHONY: help simulated demo test check test-slow docs test-hub test-multiprocess test-rest lint wheel peers benchmarks-quick \
+.PHONY: help simulated conditions demo test check test-slow docs test-hub test-multiprocess test-rest lint wheel peers benchmarks-quick \
 	benchmarks weights base figures studies release clean
 
 help:
@@ -93,12 +93,18 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.published
 	$(BIN)/python -m benchmarks.gene_space
+	$(BIN)/python -m benchmarks.conditions
 	$(BIN)/python -m benchmarks.finetune_speed
 	$(BIN)/python -m benchmarks.interpolation_speed
 
 simulated: $(VENV)/.installed ## cellmnn-simulated anew: an hour on two cores; killed, it goes on where it was
 	OMP_NUM_THREADS=2 $(BIN)/python -m pretraining.pretrain_simulated \
 		-o cellmnn_fm/model/pretrained/cellmnn-simulated
+
+conditions: $(VENV)/.installed ## cellmnn-conditions anew, from cellmnn-simulated: half an hour on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pretraining.pretrain_simulated \
+		--config pretraining/configs/conditions.yaml --start cellmnn-simulated \
+		-o cellmnn_fm/model/pretrained/cellmnn-conditions
 
 weights: $(VENV)/.installed
 	rm -rf corpus cellmnn_fm/model/pretrained/cellmnn-base

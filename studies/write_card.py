@@ -3,8 +3,8 @@
     python -m studies.write_card    # model_cards/, README.md of the models
 
 Nothing is typed in by hand: data sets, licences and training are those of the checkpoint, figures
-those of studies.leave_group_out, studies.simulated, studies.calibrate and
-benchmarks.interpolation. A missing file or field is an error.
+those of studies.leave_group_out, studies.simulated, studies.calibrate,
+benchmarks.interpolation and benchmarks.conditions. A missing file or field is an error.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .results import RESULTS, Results
 
 ROOT = Path(__file__).parents[1]
 NAME, SIMULATED, LICENCE = "cellmnn-base", "cellmnn-simulated", "apache-2.0"
+CONDITIONS = "cellmnn-conditions"
 REPRODUCE = """\
 ```
 make base       # corpus, pretraining, this card; the same to the bit on machines of a kind
@@ -43,6 +44,7 @@ def main(
     for name, text in {
         NAME: card(models / NAME, results),
         SIMULATED: card_of_simulated(models / SIMULATED, results),
+        CONDITIONS: card_of_conditions(models / CONDITIONS, results),
     }.items():
         (output / f"{name}.md").write_text(text)
         (models / name / "README.md").write_text(text)
@@ -64,6 +66,20 @@ def card_of_simulated(folder: Path, results: Path) -> str:
             f"(strict protocol, 3 seeds); W1 as a ratio to OT-Interpolate:\n\n{by_set}\n"
             f"Where the truth is known:\n\n{known}",
             reproduce="```\nmake simulated    # an hour on two cores\n```",
+        )
+    )
+
+
+def card_of_conditions(folder: Path, results: Path) -> str:
+    """The card of the model that reads a control beside a condition, as text."""
+    return str(
+        card_of_foundation(
+            CellMNNPipeline.from_pretrained(folder).foundation,
+            CONDITIONS,
+            LICENCE,
+            results="Snapshots under a condition that were not measured, from one or two that were "
+            f"and a whole control:\n\n{(results / 'conditions.md').read_text()}",
+            reproduce="```\nmake conditions    # half an hour on two cores\n```",
         )
     )
 

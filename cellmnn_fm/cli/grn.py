@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # heavy modules are imported inside the commands: --help must answer at once
 
+_STRONGEST = 5  # edges that are said
+
 Where = Annotated[str | None, typer.Option(help="column=value: only cells with that value in obs.")]
 EstimatorOption = Annotated[
     Estimator,
@@ -107,6 +109,15 @@ def grn(
         _draw(figures, fitted, cell_states(asked, mask), edges, picked)
     genes, cells = len(edges.genes), edges.record["cells"]
     text = f"{output}: {genes} genes, {cells} cells"
+    strongest = edges.to_dataframe(top_k=_STRONGEST, **picked)
+    shown = ", ".join(
+        f"{source} {'→' if weight > 0 else '⊣'} {target}"
+        for source, target, weight in zip(
+            *(strongest[column] for column in ("source", "target", "weight")), strict=True
+        )
+    )
+    text += f"\nstrongest: {shown}" if shown else ""
+    text += "" if figures is None else f"\n{figures}: figures"
     terminal.say(text, output=str(output), genes=genes, cells=cells)
 
 

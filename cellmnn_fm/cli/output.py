@@ -125,18 +125,24 @@ def print_table(title: str, rows: list[dict[str, Any]], columns: Columns) -> Non
 
 
 def print_evaluation(name: str, evaluation: Evaluation) -> None:
-    """Print the table of an evaluation."""
-    settings = evaluation.settings
+    """Print the table of an evaluation, and what it says."""
     from ..evaluation.evaluation import readable_method
 
-    rows = [{"method": readable_method(name), **row} for name, row in evaluation.summary.items()]
+    settings, several = evaluation.settings, len({score.seed for score in evaluation.scores}) > 1
     title = f"{name}: held-out W1, {settings['n_dims']} dimensions, {settings['protocol']}"
-    columns: Columns = {
-        "method": str,
-        "w1_mean": "{:.3f}".format,
-        "w1_sd": lambda spread: "" if spread is None else f"{spread:.3f}",
-        "ratio_to_ot_interpolate": "{:.3f}".format,
-        "energy_over_ot_interpolate": "{:.3f}".format,
-        "seconds": "{:.2f}".format,
-    }
+    rows = [
+        {
+            "method": readable_method(method),
+            "W1": row["w1_mean"],
+            "sd": row["w1_sd"],
+            "/ OT": row["ratio_to_ot_interpolate"],
+            "energy / OT": row["energy_over_ot_interpolate"],
+            "s": row["seconds"],
+        }
+        for method, row in evaluation.summary.items()
+    ]
+    columns: Columns = {"method": str, "W1": "{:.3f}".format}
+    columns |= {"sd": "{:.3f}".format} if several else {}
+    columns |= dict.fromkeys(("/ OT", "energy / OT"), "{:.3f}".format) | {"s": "{:.2f}".format}
     print_table(title, rows, columns)
+    typer.echo(shown(evaluation.sentence))

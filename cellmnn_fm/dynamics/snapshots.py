@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from ..data.time_course import TimeCourse, TimeScale
 from ..model.errors import require_count, require_number
+from ..model.in_context import InContextHypernetwork
 from ..model.modeling_cellmnn import CellMNNModel, CellMNNOutput
 from .trust_region import TrustRegion, Walk
 
@@ -225,6 +228,13 @@ def blended(one: Interpolation, other: Interpolation) -> Interpolation:
         weights=_without((one.weights + other.weights) / 2, stopped),
         stopped=stopped,
     )
+
+
+def frame_alone(dynamics: Dynamics) -> Dynamics:
+    """Cells that rest in the frame of a model which reads snapshots, whatever its network says."""
+    model = copy.deepcopy(dynamics.model)
+    cast(InContextHypernetwork, model.hypernetwork).rest_in_frame()
+    return replace(dynamics, model=model)
 
 
 def warn_of_stopped(stopped: NDArray[np.bool_]) -> None:

@@ -42,11 +42,11 @@ _READABLE = {
     "forward": "fit, forward",
     "two_sided": "fit",
     "untrained_two_sided": "frame, untrained",
-    "zero_shot": "pretrained, zero-shot",
+    "zero_shot": "pretrained",
     "paper": "fit as published",
-    "paper_leaky": "fit as published, stopped on the answer",
+    "paper_leaky": "fit as published, leaky",
     "sliced": "fit, preset sliced",
-    "blend": "pretrained and fit, half-way",
+    "blend": "pretrained + fit",
 }
 
 
@@ -142,6 +142,32 @@ class Evaluation:
                 "steps": float(np.mean([s.steps for s in of_method])),
             }
         return rows
+
+    @property
+    def sentence(self) -> str:
+        """What it says of the model that is asked about: the pretrained one, or else the fit."""
+        methods = {score.method for score in self.scores}
+        method = "zero_shot" if "zero_shot" in methods else "two_sided"
+        by_time: dict[str, dict[float, float]] = {}
+        for name in (method, "ot_interpolate"):
+            times = sorted({score.time for score in self.scores})
+            by_time[name] = {
+                time: float(
+                    np.mean([s.w1 for s in self.scores if (s.method, s.time) == (name, time)])
+                )
+                for time in times
+            }
+        straight = by_time["ot_interpolate"]
+        closer = sum(w1 < straight[time] for time, w1 in by_time[method].items())
+        ratio = self.summary[method]["ratio_to_ot_interpolate"]
+        side = "below" if ratio < 1 else "above"
+        return (
+            f"{readable_method(method)}: W1 is {abs(ratio - 1):.0%} {side} that of OT-Interpolate, "
+            f"and closer at {closer} of {len(straight)} left-out times"
+        )
+
+    def __repr__(self) -> str:
+        return f"Evaluation of {len(self.summary)} methods\n{self.sentence}"
 
     def to_dict(self) -> dict[str, Any]:
         """Settings, summary and every value, ready for JSON."""

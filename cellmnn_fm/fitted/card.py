@@ -31,6 +31,11 @@ _USE_WITHOUT_DATA_SETS = """\
 `pipeline.interpolate(adata, at=2.5, time_key="day")` predicts a time that was not measured, for
 a new time course and without training; `pipeline.adapt(adata, time_key="day")` is a model of it.
 Without the package: `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
+_USE_WITH_CONTROL = """\
+`pipeline.interpolate(adata, at=2.5, time_key="day", condition_key="treatment", condition="drug")`
+predicts a time at which the drug was not measured, from cells under it at one time or more, beside
+a time course without; `pipeline.adapt(...)` with the same keywords is a model of the condition.
+Without the package: `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
 _USE_OF_FIT = """\
 `pipeline.interpolate(adata, at=2.5)` predicts a time that was not measured, `pipeline.fates`,
 `pipeline.perturb` and `pipeline.grn` ask where cells go and which genes drive them."""
@@ -161,7 +166,7 @@ def card_of_foundation(
         title=name if name != "FOLDER_OR_NAME" else "Cell-MNN of many time courses",
         summary=summary,
         name=name,
-        how_to_use=_USE_OF_BASE if rows else _USE_WITHOUT_DATA_SETS,
+        how_to_use=_how_to_use(foundation),
         intended_use=_INTENDED,
         limits=_LIMITS,
         training_data=data,
@@ -170,6 +175,13 @@ def card_of_foundation(
         reproduce=reproduce or "From the settings above, with `pretraining/pretrain.py`.",
     )
     return rendered(text, _card_data(tuned, licence, list(foundation.datasets), evaluated, name))
+
+
+def _how_to_use(foundation: Foundation) -> str:
+    """The calls that a base answers."""
+    if foundation.model.config.reads_control:
+        return _USE_WITH_CONTROL
+    return _USE_OF_BASE if foundation.datasets else _USE_WITHOUT_DATA_SETS
 
 
 def _card_data(

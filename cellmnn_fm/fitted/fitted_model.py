@@ -61,8 +61,11 @@ class FittedModel:
         record = self.record
         unit = record.time_unit or "units of time"
         verdict = (record.verdict or {}).get("sentence", "without a verdict on left-out times")
+        name = record.name
+        if record.beside is not None:
+            name += ", {condition} beside {control}".format(**record.beside)
         return (
-            f"of {record.name}: {sum(record.cells):,} cells, {len(self.panel):,} genes, "
+            f"of {name}: {sum(record.cells):,} cells, {len(self.panel):,} genes, "
             f"{len(record.times)} times from {record.times[0]:g} to {record.times[-1]:g} {unit}\n"
             f"{verdict}"
         )

@@ -91,9 +91,11 @@ class Foundation:
 
     def __repr__(self) -> str:
         known = f"pretrained on {len(self.datasets)} data sets" if self.datasets else "pretrained"
+        beside = ", condition_key=..., condition=..." if self.model.config.reads_control else ""
         return (
             f"{known}, up to {self.model.config.latent_dim} latent dimensions\n"
-            "adapts itself to the AnnData that it is asked about: base.interpolate(adata, at=...)"
+            "adapts itself to the AnnData that it is asked about: "
+            f"base.interpolate(adata, at=...{beside})"
         )
 
     def dataset(self, name: str) -> KnownDataset:

@@ -260,13 +260,17 @@ class InContextHypernetwork(nn.Module):
         self.gates = nn.Linear(hidden, outputs * channels)
         self.numbers = nn.Linear(hidden, 3)  # share of the other side's rates, rate, growth
         self.heads = nn.Parameter(torch.randn(outputs, channels) / math.sqrt(channels))
-        # an untrained network is the frame: no offset, no operator
+        self.rest_in_frame()
         with torch.no_grad():
-            self.heads[: 2 + rank] = 0
-            nn.init.zeros_(self.numbers.weight)
-            nn.init.zeros_(self.numbers.bias)
             nn.init.normal_(self.gates.weight, std=0.02)
             nn.init.ones_(self.gates.bias)
+
+    @torch.no_grad()
+    def rest_in_frame(self) -> None:
+        """Say what an untrained network says, the frame alone: no offset, no operator."""
+        self.heads[: 2 + self.rank] = 0
+        nn.init.zeros_(self.numbers.weight)
+        nn.init.zeros_(self.numbers.bias)
 
     def remember(
         self,

@@ -36,7 +36,7 @@ _TEMPLATE = Path(__file__).with_name("template.html")
 _EDGES = 20
 _DRIVERS = 8
 _TRENDS = 4
-_PATHS = 30  # of every cell
+_MOST_PATHS, _ALL_PATHS = 30, 15_000  # of a cell, and of all: a minute or two on a core
 _FOLLOWED, _TIMES = 150, 50  # cells and times of smooth paths
 # where cell types are, in files of others
 _GROUP_COLUMNS = (
@@ -244,10 +244,11 @@ def _fates(
     import pandas as pd
 
     named = _groups(cells) if groups is None else groups
+    paths = min(_ALL_PATHS // len(cells.states), _MOST_PATHS) or None
     if named is None:
         return []
     try:
-        table = asked.fates(cells, named, n_paths=_PATHS)
+        table = asked.fates(cells, named, n_paths=paths)
     except InputError:
         if groups is not None:
             raise
@@ -269,10 +270,11 @@ def _fates(
     source = (
         f'column "{named}"' if isinstance(named, str) else f"{named} clusters of the last cells"
     )
+    along = "one path each, without noise," if paths is None else f"{paths} noisy paths"
     text = (
-        f"Cells are followed along {_PATHS} noisy paths to the last time; groups are those of "
-        f"{source}. Of the cells of the first time {(likely > 0.9).mean():.0%} have one fate with "
-        f"P > 0.9. Associations, not causes."
+        f"Cells are followed along {along} to the last time; groups are those of {source}. "
+        f"Of the cells of the first time {(likely > 0.9).mean():.0%} have one fate with P > 0.9. "
+        "Associations, not causes."
     )
     images = [
         ("Probability of each group, for every cell.", _image(fates(annotated, show=False))),

@@ -48,7 +48,7 @@ class Placing:
         adata : AnnData
             From `CellMNNPipeline.annotate`.
         basis : str, optional
-            Key of `obsm`, with or without "X_". By default a UMAP if there is one, and else
+            Key of `obsm`, with or without ``X_``. By default a UMAP if there is one, and else
             "components": the first two principal components of expression as the model has it.
 
         Raises

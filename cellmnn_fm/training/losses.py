@@ -147,7 +147,7 @@ def unit_directions(num_dims: int, latent_dim: int, count: int = 32) -> Tensor:
 
 
 def pair_weights(num_times: int, gamma: float, *, both_directions: bool = True) -> Tensor:
-    """Weight of every ordered pair of snapshots, γ^(|rank(s) - rank(s')| - 1).
+    """Weight of every ordered pair of snapshots, ``γ^(|rank(s) - rank(s')| - 1)``.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def kinetic_energy(
 
 
 def invertibility_penalty(determinant: Tensor) -> Tensor:
-    """E[1 / (|det P| + 1e-4)], which keeps the eigenvectors independent (Cell-MNN, ICLR 2026).
+    """``E[1 / (|det P| + 1e-4)]``, which keeps the eigenvectors independent (Cell-MNN, ICLR 2026).
 
     `determinant` (...) of all matrices P.
     """

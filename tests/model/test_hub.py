@@ -478,9 +478,10 @@ def test_the_commands(hub, fitted, tmp_path):
     assert same(load(tmp_path / "copy"), fitted)
     result = run("models", "--json")
     names = [(one["name"], one["where"]) for one in json.loads(result.stdout)]
-    bundled = [("cellmnn-base", "package"), ("cellmnn-simulated", "package")]
+    known = ("cellmnn-base", "cellmnn-conditions", "cellmnn-simulated")
+    bundled = [(name, "package") for name in known]
     assert names == [*bundled, ("me/model", "cache")]
-    assert available()[2].revision == hub.repos["model", "me/model"].sha(1)
+    assert available()[3].revision == hub.repos["model", "me/model"].sha(1)
     assert "cellmnn-base" in run("models").output
     result = run("pull", "me/nothing")
     assert result.exit_code == 2

@@ -272,7 +272,7 @@ def test_weights_are_not_shared(model):
 # --------------------------------------------------------------------------- cards
 
 
-@pytest.mark.parametrize("name", ["cellmnn-base", "cellmnn-simulated"])
+@pytest.mark.parametrize("name", ["cellmnn-base", "cellmnn-simulated", "cellmnn-conditions"])
 def test_cards(name, tmp_path):
     """Read, saved and read again by huggingface_hub; the metadata are those of a model."""
     card = huggingface_hub.ModelCard.load(bundled(name) / "README.md")
