@@ -5,11 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CELLMNN_DATA ?= ../shared/data
 export CELLMNN_DATA
-# what cellmnn_fm offers at the top is documented where it is defined
-MODULES := cellmnn_fm.pipeline $(patsubst cellmnn_fm/%/__init__.py,cellmnn_fm.%,\
-	$(wildcard cellmnn_fm/*/__init__.py))
-
-.PHONY: help simulated conditions demo test check test-slow docs test-hub test-multiprocess test-rest lint wheel peers benchmarks-quick \
+.PHONY: help simulated conditions demo test check test-slow docs notebooks test-hub test-multiprocess test-rest lint wheel peers benchmarks-quick \
 	benchmarks weights base figures studies release clean
 
 help:
@@ -34,8 +30,12 @@ check: lint ## what a commit needs, in under a minute: lint, types, order, style
 test-slow: $(VENV)/.installed ## slower tests, and the tutorials of docs/
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow -n 2 --dist loadfile
 
-docs: $(VENV)/.installed ## the reference of all modules, from their docstrings, in build/reference/
-	$(BIN)/pdoc --docformat numpy --math -o build/reference $(MODULES)
+docs: $(VENV)/.installed ## the documentation site, in build/site/: pages, notebooks, reference
+	$(BIN)/sphinx-build -q -W -b html -d build/doctrees docs build/site
+
+notebooks: $(VENV)/.installed ## the notebooks of docs/ run again, and the figures of the gallery
+	$(BIN)/python docs/run_notebooks.py
+	$(BIN)/python docs/draw_gallery.py
 
 test-hub: $(VENV)/.installed ## the tests that talk to a Hub server, which they start
 	env -u HF_HUB_OFFLINE OMP_NUM_THREADS=1 $(BIN)/pytest -q -m hub -n 2
