@@ -38,7 +38,7 @@ from .evaluation.candidates import blend_candidate, foundation_candidate, preset
 from .evaluation.evaluation import Evaluation, evaluate
 from .fitted.card import card_of_fit, card_of_foundation
 from .fitted.fitted_model import Cells, FittedModel
-from .fitted.fitting import Run, adapt_base, dataset_of, finetune_base, fit_from_scratch, name_of
+from .fitted.fitting import Run, adapt_base, dataset_of, finetune_base, fit_from_scratch, named
 from .fitted.foundation import Foundation
 from .fitted.loading import load_content
 from .fitted.record import FitRecord
@@ -158,7 +158,7 @@ class CellMNNPipeline:
                 "pipeline",
                 "a fitted one (or a pretrained one, for what concerns many data sets)",
                 "one without",
-                "call fit, adapt, from_pretrained, or of_dataset for one that it knows",
+                "assign what fit, adapt, from_pretrained or of_dataset give back",
             )
         return self._content
 
@@ -224,7 +224,7 @@ class CellMNNPipeline:
             raise InputError("adata", "one AnnData", "several", "fine-tune a pretrained pipeline")
         if steps is not None:
             require_count("steps", steps, 0)
-        run, name = Run.checked(seed, verdict, folder, progress), name or name_of(adata)
+        run = Run.checked(seed, verdict, folder, progress)
         how: dict[str, Any] = {"preset": preset, "frame": frame, "steps": steps, "name": name}
         return CellMNNPipeline(fit_from_scratch(adata, FitReading(**reading), run, **how))
 
@@ -263,7 +263,8 @@ class CellMNNPipeline:
         steps : int
             Training steps.
         name : str, optional
-            Of a single data set; `uns["name"]` or "course" by default.
+            Of a single data set; by default `uns["name"]` or "course", with a number if the base
+            has one of that name.
         seed, verdict, folder, progress
             As for :meth:`fit`.
         **reading
@@ -284,7 +285,7 @@ class CellMNNPipeline:
             raise InputError("name", "none with several data sets", name, "they have theirs")
         require_count("steps", steps, 0)
         run = Run.checked(seed, verdict, folder, progress)
-        adatas = adata if isinstance(adata, Mapping) else {name or name_of(adata): adata}
+        adatas = named(adata, name, base)
         if verdict:
             for course in adatas.values():
                 self._warn_if_seen(course)

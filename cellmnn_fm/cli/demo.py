@@ -10,7 +10,7 @@ import typer
 from ..data.files import read_file
 from ..data.outputs import JSON, require_outputs, save_cells, save_json
 from ..model.errors import InputError
-from .options import command, silence_transformers
+from .options import command
 from .output import Terminal, print_evaluation, print_table
 
 BASE = "cellmnn-base"
@@ -100,7 +100,6 @@ def demo_base(output: Path) -> None:
     from ..pipeline import CellMNNPipeline
     from ..pl.cells import trajectories
 
-    silence_transformers()
     known = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm")
     first, *_, last = known.record.times
     followed = known.trajectory(times=np.linspace(first, last, 50).tolist(), n_steps=2)
@@ -115,7 +114,6 @@ def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: 
     from ..pl.quality import losses, verdict
 
     adata = read_file(file)
-    silence_transformers()
     pipeline = CellMNNPipeline().fit(adata, time_key=time_key, verdict=False, progress=progress)
     pipeline.save_pretrained(output / "model")
     cells, record = pipeline.cells(adata), pipeline.record

@@ -359,18 +359,10 @@ def start_tracker(accelerator: Accelerator, tracker: str | None, settings: dict[
     accelerator.init_trackers("cellmnn_fm", config=flat)
 
 
-def silence_transformers() -> None:
-    """No bars of transformers for files of a few hundred kilobytes."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
 def load_pipeline(model: str | None, dataset: str | None = None) -> CellMNNPipeline:
-    """The pipeline that a command is about, or one to be fitted; without bars of transformers."""
+    """The pipeline that a command is about, or one to be fitted."""
     from ..pipeline import CellMNNPipeline
 
-    silence_transformers()
     if model is None:
         return CellMNNPipeline()
     return CellMNNPipeline.from_pretrained(model, dataset)

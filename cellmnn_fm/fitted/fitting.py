@@ -92,7 +92,7 @@ def fit_from_scratch(
     preset: Preset,
     frame: bool,
     steps: int | None,
-    name: str,
+    name: str | None,
 ) -> FittedModel:
     """A model of one time course that knows nothing else; see :meth:`CellMNNPipeline.fit`."""
     read = read_course(adata, reading, run.seed)
@@ -118,7 +118,7 @@ def fit_from_scratch(
         },
         losses=trained.losses,
         seconds=trained.seconds,
-        name=name,
+        name=name or name_of(adata),
         verdict=run.judge(adata, fit_preset(preset, frame, growth=growth, steps=steps), reading),
     )
     return FittedModel(trained.model, record, read.space.panel)
@@ -294,3 +294,18 @@ def name_of(adata: AnnData) -> str:
     named = str(adata.uns.get("name", "course"))
     name = "".join(sign if sign.isprintable() and sign not in "/\\" else "_" for sign in named)
     return name if name.strip(". ") else "course"
+
+
+def named(
+    adata: AnnData | Mapping[str, AnnData], name: str | None, base: Foundation
+) -> Mapping[str, AnnData]:
+    """Data sets by name; a single one by what its file calls it, if nobody says otherwise.
+
+    With a number, if the base has another of that name.
+    """
+    if isinstance(adata, Mapping):
+        return adata
+    own_name, number = name_of(adata), 1
+    while (free := own_name if number == 1 else f"{own_name}_{number}") in base.datasets:
+        number += 1
+    return {name or free: adata}

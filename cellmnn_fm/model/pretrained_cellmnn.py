@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import logging
 
 from .checkpoint import (
     find,
@@ -84,7 +85,8 @@ class CellMNNPreTrainedModel(PreTrainedModel):
             _require_layout(cls, config, folder)
             kwargs |= {"config": config, "use_safetensors": True}
             try:
-                loaded = super().from_pretrained(folder, *args, **kwargs)
+                with _without_bars():
+                    loaded = super().from_pretrained(folder, *args, **kwargs)
             except (AttributeError, IndexError, TypeError) as error:  # strange types of data
                 fix = "load the configuration that was saved with them"
                 raise InputError(f"weights of {folder}", "a model", error, fix) from error
@@ -126,7 +128,7 @@ class CellMNNPreTrainedModel(PreTrainedModel):
         if not is_main_process:
             return
         code = self._with_code() if with_code else nullcontext()
-        with whole_or_nothing(save_directory) as folder, code:
+        with whole_or_nothing(save_directory) as folder, code, _without_bars():
             super().save_pretrained(folder, **kwargs)
         if push_to_hub:
             self.push_to_hub(repo_id or Path(save_directory).name, token=kwargs.get("token"))
@@ -149,6 +151,18 @@ class CellMNNPreTrainedModel(PreTrainedModel):
             for cls in classes.values():
                 cls._auto_class = None  # the next one is saved without
             self.config.__dict__.pop("auto_map", None)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of transformers, for files of a few megabytes."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _require_layout(cls: Any, config: CellMNNConfig, folder: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, CellMNNPipeline, InputError
+from cellmnn_fm.fitted.fitting import named
 
 
 @pytest.fixture(scope="module", params=["aligned", "shared"])
@@ -130,3 +131,13 @@ def test_zero_shot_on_a_file_it_never_saw(data_folder):
     evaluation = pipeline.evaluate(adata, time_key="time_index", seeds=1)
     summary = evaluation.summary
     assert summary["zero_shot"]["ratio_to_ot_interpolate"] < 1.05
+
+
+def test_a_name_that_the_base_has_gets_a_number():
+    """What the file calls itself is no reason to refuse it; a name that was given is."""
+    base = CellMNNPipeline.from_pretrained("cellmnn-base").foundation
+    adata = anndata.AnnData(np.ones((3, 2)), uns={"name": "mef_neuron"})
+    assert list(named(adata, None, base)) == ["mef_neuron_2"]
+    assert list(named(adata, "mef_neuron", base)) == ["mef_neuron"]
+    adata.uns["name"] = "mine"
+    assert list(named(adata, None, base)) == ["mine"]
