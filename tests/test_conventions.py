@@ -19,8 +19,15 @@ def results(adata):
     return {
         "annotate": fitted.annotate(adata, ahead=True),
         "interpolate": fitted.interpolate(adata, 2.0, n_paths=3),
+        "fates": with_fates(fitted, adata),
         "trajectory": fitted.trajectory(adata),
     }
+
+
+def with_fates(fitted, adata):
+    annotated = fitted.annotate(adata)
+    fitted.fates(adata, 2).add_to(annotated)
+    return annotated
 
 
 def test_keys_are_those_of_the_document(results):
@@ -36,7 +43,7 @@ def test_keys_are_those_of_the_document(results):
 
 
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])
-@pytest.mark.parametrize("call", ["annotate", "interpolate", "trajectory"])
+@pytest.mark.parametrize("call", ["annotate", "interpolate", "fates", "trajectory"])
 def test_files_bring_everything_back(results, tmp_path, form, call):
     kept = results[call]
     file = tmp_path / f"file.{form}"

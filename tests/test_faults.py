@@ -275,7 +275,7 @@ def test_files(made, tmp_path, command, kind):
 # Numbers of options
 
 NUMBERS = {
-    "interpolate --at nan": "at: expected a finite number",
+    "interpolate --at nan": "time: expected a number",
     "interpolate --at 1e9": "at: expected times near those of the fit, 0 to 3, found 1e+09",
     "interpolate --at 2 --level nan": "level: expected above 0 and at most",
     "interpolate --at 2 --n-steps 0": "n_steps: expected a whole number, 1 or more, found 0",

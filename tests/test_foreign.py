@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -654,7 +655,7 @@ def test_lower_precision_of_a_caller_is_said(monkeypatch):
     class Lower:
         mixed_precision = "bf16"
 
-    monkeypatch.setattr(loop, "Accelerator", Lower)
+    monkeypatch.setattr(accelerate, "Accelerator", Lower)
     with pytest.warns(UserWarning, match="accelerate is set to bf16 here: so are fits"):
         loop.own_accelerator()
 
