@@ -56,7 +56,7 @@ LINKS = {
 NO_SIGNS = ("mef_reprogramming_tf", "mesc_retinoic_acid_626")  # the former has mef_neuron's cells
 MOST_FOR_TREES = 300  # genes; a forest is grown for each
 DRAWS = 300
-OURS = ("production", "operator", "jacobian")
+OURS = ("production", "association", "operator", "jacobian")
 
 
 def main(
@@ -102,7 +102,11 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
             }
         else:
             rows, columns, linked = compared.reference.pairs()
-            strengths = {m: np.abs(w[rows, columns]) for m, w in compared.weights.items()}
+            strengths = {
+                # associations are ranked by value, all others by size
+                method: w[rows, columns] if method == "association" else np.abs(w[rows, columns])
+                for method, w in compared.weights.items()
+            }
             ratios = {m: auprc_ratio(linked, strength) for m, strength in strengths.items()}
             best = max((method for method in ratios if method not in OURS), key=ratios.__getitem__)
             outcome["links"][file] = {

@@ -879,9 +879,12 @@ class CellMNNPipeline:
         where : (cells,) mask, optional
             Those of them that the network is about, such as ``adata.obs["day"] == 3``; a
             pretrained model adapts itself to all.
-        estimator : {"production", "operator", "jacobian"}
+        estimator : {"production", "association", "operator", "jacobian"}
             Production rates regressed on expression, which is right about most signs where the
-            truth is known; or the operator of the paper, which mostly is not, or its Jacobian.
+            truth is simulated; correlation given the size of cells, which is ahead on real sets of
+            many genes and has no direction, see
+            :func:`cellmnn_fm.questions.grn.association.association_network`; or the operator of
+            the paper, which mostly is right about neither, or its Jacobian.
         decay, ridge
             Of "production", see
             :func:`cellmnn_fm.questions.grn.estimators.production_network`.
@@ -891,7 +894,7 @@ class CellMNNPipeline:
             Of "operator" and "jacobian", see
             :func:`cellmnn_fm.questions.grn.estimators.operator_network`.
         members : int
-            How often cells are resampled for a confidence in each edge ("production" only).
+            How often cells are resampled for a confidence in each edge (of the first two).
         seed : int
             Of the resampling.
         **reading

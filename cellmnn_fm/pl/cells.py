@@ -239,7 +239,7 @@ def fates(
     followed = probabilities.notna().all(axis=1).to_numpy()
     names = list(probabilities.columns)
     if basis == "circle":
-        return _fate_circle(adata, probabilities[followed], ax, show, save)
+        return _fate_circle(adata[followed], probabilities[followed], ax, show, save)
     placing = Placing.of(adata, basis)
     single = len(names) == 2
     panels = 1 if single else len(names)
@@ -282,7 +282,7 @@ def _fate_circle(
     angles = 2 * np.pi * np.arange(len(names)) / len(names) + np.pi / 2
     corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     placed = probabilities.to_numpy() @ corners
-    times = _times(adata[probabilities.index])
+    times = _times(adata)
     with new_axes(ax, save, size=(4.6, 3.8)) as (axes,):
         axes.plot(*np.vstack([corners, corners[:1]]).T, color="0.8", lw=0.8, zorder=0)
         dots = scatter(axes, placed, c=times, cmap=TIME_COLORS, s=8, alpha=0.8)

@@ -43,6 +43,8 @@ class GeneRegulatoryNetwork:
         The same from resampled cells; their spread is the confidence in an edge.
     record : dict
         Estimator and its settings.
+    by_value : bool
+        Whether the strongest edges are those of the largest weights, and not of the largest size.
 
     Examples
     --------
@@ -64,6 +66,7 @@ class GeneRegulatoryNetwork:
     spread: NDArray[np.float64] | None = None
     members: Sequence[Factors] = ()
     record: dict[str, Any] = field(default_factory=dict)
+    by_value: bool = False
 
     def __repr__(self) -> str:
         strongest = self.to_dataframe(top_k=3).itertuples() if len(self.genes) > 1 else ()
@@ -129,11 +132,11 @@ class GeneRegulatoryNetwork:
             )
             if top_k is not None:
                 # what is kept so far is a floor for the blocks to come
-                kept = _strongest(np.concatenate(strongest), top_k)
+                kept = self._strongest(np.concatenate(strongest), top_k)
                 strongest = [kept]
-                if len(kept) == top_k:
+                if len(kept) == top_k and not self.by_value:
                     floor = max(floor, float(np.abs(kept[-1, 2])))
-        edges = _strongest(np.concatenate(strongest), top_k)
+        edges = self._strongest(np.concatenate(strongest), top_k)
         targets_of, sources_of = edges[:, 0].astype(int), edges[:, 1].astype(int)
         names = np.array(self.genes)
         table = pd.DataFrame(
@@ -215,6 +218,14 @@ class GeneRegulatoryNetwork:
         with written_whole(file) as staging:
             networkx.write_graphml(networkx.relabel_nodes(graph, printable), staging)
 
+    def _strongest(self, edges: NDArray, top_k: int | None) -> NDArray:
+        """Rows (target, source, weight) by falling strength; equal ones keep their order."""
+        strength = -edges[:, 2] if self.by_value else -np.abs(edges[:, 2])
+        if top_k is not None and top_k < len(edges):
+            kept = strength <= np.partition(strength, top_k - 1)[top_k - 1]
+            edges, strength = edges[kept], strength[kept]
+        return edges[np.argsort(strength, kind="stable")][:top_k]
+
     def _positions(self, names: Iterable[str] | None, what: str) -> NDArray[np.int64]:
         """Indices of genes by name; an error names those that are not there."""
         if names is None:
@@ -226,13 +237,3 @@ class GeneRegulatoryNetwork:
                 what, "genes of the network", listed(missing), "leave them out, or correct them"
             )
         return np.array([known[name] for name in wanted], dtype=np.int64)
-
-
-def _strongest(edges: NDArray, top_k: int | None) -> NDArray:
-    """Rows (target, source, weight) by falling strength; equal ones keep their order."""
-    strength = -np.abs(edges[:, 2])
-    if top_k is not None and top_k < len(edges):
-        threshold = np.partition(strength, top_k - 1)[top_k - 1]
-        edges = edges[strength <= threshold]
-        strength = -np.abs(edges[:, 2])
-    return edges[np.argsort(strength, kind="stable")][:top_k]

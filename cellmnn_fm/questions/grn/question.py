@@ -11,6 +11,7 @@ from ...data.options import Decay, Estimator, Part
 from ...dynamics.snapshots import velocities
 from ...fitted.fitted_model import Cells, FittedModel
 from ...model.errors import InputError, require_count, require_known, require_seed
+from .association import association_network
 from .estimators import DEFAULT_RIDGE, CellStates, kernel, operator_network, production_network
 from .network import GeneRegulatoryNetwork
 
@@ -75,15 +76,18 @@ def network(
     require_count("members", members, 0)
     require_known("estimator", estimator, get_args(Estimator))
     require_known("part", part, get_args(Part))
-    if estimator != "production" and (around is not None or members):
-        raise InputError(
-            "estimator", "production with around or members", estimator, "leave them out"
-        )
+    if estimator != "production" and around is not None:
+        raise InputError("estimator", "production with around", estimator, "leave it out")
+    if members and estimator not in ("production", "association"):
+        expected = "production or association with members"
+        raise InputError("estimator", expected, estimator, "leave them out")
     fitted = asked if isinstance(asked, FittedModel) else asked.fitted
     if isinstance(asked, Cells) and asked.source.is_embedding:
         raise InputError("grn", "a fit to genes", f"one to {asked.source.name}", "fit one")
     cells = cell_states(asked, where)
     about = (cells, fitted.subspace, fitted.panel.names)
+    if estimator == "association":
+        return association_network(*about, members=members, seed=seed)
     if estimator != "production":
         jacobian = estimator == "jacobian"
         return operator_network(fitted.dynamics, *about, part=part, jacobian=jacobian)

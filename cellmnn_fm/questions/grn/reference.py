@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from ...data.options import Decay
 from ...fitted.fitted_model import Cells
 from ...model.errors import InputError
+from .association import association_network
 from .baselines import BASELINES
 from .estimators import operator_network
 from .question import cell_states, network
@@ -189,13 +191,15 @@ class SignScores:
     mcc: float
 
 
-def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = False) -> LinkScores:
+def link_scores(
+    weights: NDArray, reference: Reference, *, every_pair: bool = False, by_value: bool = False
+) -> LinkScores:
     """Compare the strengths of edges with the known links.
 
     Parameters
     ----------
     weights : (genes, genes)
-        Row = target; only their absolute values matter.
+        Row = target; only their absolute values matter, unless they are ranked `by_value`.
     reference : Reference
         Pairs are all of its sources with all of its targets, as in BEELINE (Pratapa et al. 2020).
     every_pair : bool
@@ -208,7 +212,7 @@ def link_scores(weights: NDArray, reference: Reference, *, every_pair: bool = Fa
         raise InputError(
             "reference", "some of the pairs linked", int(known.sum()), "take another reference"
         )
-    strength = np.abs(weights[rows, columns])
+    strength = weights[rows, columns] if by_value else np.abs(weights[rows, columns])
     density = known.mean()
     # ties are broken evenly: equal strengths all count in part
     order = np.argsort(-strength, kind="stable")
@@ -312,13 +316,16 @@ def by_factor(
     return pd.DataFrame(rows, columns=["factor", "pairs", "accuracy", "f1", "published_tally"])
 
 
-def evaluate_network(weights: NDArray, reference: Reference) -> dict[str, Any]:
+def evaluate_network(
+    weights: NDArray, reference: Reference, *, by_value: bool = False
+) -> dict[str, Any]:
     """Link and sign scores, those that the reference allows.
 
-    Of `weights` (genes, genes), row = target.
+    Of `weights` (genes, genes), row = target; see :func:`link_scores`.
     """
     scores: dict[str, Any] = {}
-    for kind, score in (("link", link_scores), ("sign", sign_scores)):
+    links = partial(link_scores, by_value=by_value)
+    for kind, score in (("link", links), ("sign", sign_scores)):
         try:
             scored: LinkScores | SignScores = score(weights, reference)
         except InputError:  # no links, or no signs
@@ -387,6 +394,7 @@ class Comparison:
             )
             for jacobian in (False, True)
         ]
+        others.insert(0, association_network(states, cells.fitted.subspace, edges.genes))
         weights = {
             str(estimated.record["estimator"]): estimated.left[rows] @ estimated.right[:, rows]
             for estimated in (edges, *others)
@@ -404,7 +412,8 @@ class Comparison:
         known = self.reference
         return {
             "methods": {
-                name: evaluate_network(estimated, known) for name, estimated in self.weights.items()
+                name: evaluate_network(estimated, known, by_value=name == "association")
+                for name, estimated in self.weights.items()
             },
             "reference": {
                 "links": len(known.edges),

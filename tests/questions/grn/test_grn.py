@@ -300,7 +300,7 @@ def test_around_a_cell(simulated):
     assert not np.allclose(near.left @ near.right, everywhere.left @ everywhere.right)
     with pytest.raises(InputError, match="around: expected the name of a cell, found cellx"):
         fits[False].grn(adata, around="cellx")
-    with pytest.raises(InputError, match="estimator: expected production with around or members"):
+    with pytest.raises(InputError, match="estimator: expected .* association with members"):
         fits[False].grn(adata, estimator="operator", members=3)
 
 
@@ -353,7 +353,7 @@ def test_coordinates_have_no_network(adata):
     fitted = CellMNNPipeline().fit(adata, use_rep="X_emb", **options)
     with pytest.raises(InputError, match="grn: expected a fit to genes, found one to obsm"):
         fitted.grn(adata)
-    with pytest.raises(InputError, match="estimator: expected production or operator or jacobian"):
+    with pytest.raises(InputError, match="estimator: expected production or association"):
         CellMNNPipeline().fit(adata, **options).grn(adata, estimator="magic")
 
 

@@ -1,0 +1,105 @@
+"""Associations: closed forms, known confounders, and how edges are ranked."""
+
+import numpy as np
+import pytest
+
+from cellmnn_fm import CellMNNPipeline, InputError
+from cellmnn_fm.data.gene_networks import GeneNetwork
+from cellmnn_fm.data.subspace import Subspace
+from cellmnn_fm.questions.grn.association import association_network, without_size
+from cellmnn_fm.questions.grn.estimators import CellStates
+
+GENES = tuple(f"g{number}" for number in range(12))
+
+
+def states_of(x):
+    """Cells of which only the expression matters."""
+    return CellStates(np.zeros((len(x), 2)), np.zeros((len(x), 2)), np.zeros(len(x)), x)
+
+
+def subspace(genes):
+    rng = np.random.default_rng(0)
+    return Subspace.pca(rng.normal(size=(30, genes)), 2)
+
+
+@pytest.fixture(scope="module")
+def sized():
+    """Counts of genes that have nothing in common but the size of their cells; and one pair."""
+    rng = np.random.default_rng(0)
+    size = np.exp(0.8 * rng.normal(size=(2000, 1)))
+    level = np.exp(0.3 * rng.normal(size=(2000, 12)))
+    level[:, :4] = np.exp(rng.normal(size=(2000, 4)))
+    level[:, 1] = level[:, 0]
+    level[:, 3] = 1 / level[:, 2]
+    return np.log1p(rng.poisson(5 * size * level)).astype(float)
+
+
+def test_the_size_of_cells_is_taken_out(sized):
+    """Where plain correlation joins all genes with all."""
+    network = association_network(states_of(sized), subspace(12), GENES)
+    found = network.left @ network.right
+    plain = np.corrcoef(sized.T)
+    others = ~np.eye(12, dtype=bool)
+    others[:4, :4] = False
+    assert plain[4:, 4:].min() > 0.5
+    assert np.abs(found[others]).max() < 0.35
+    assert found[0, 1] > 0.2
+    assert found[2, 3] < np.sort(found[others])[0]
+
+
+def test_closed_form(sized):
+    """R of residuals of least squares; few genes keep all factors, and both directions agree."""
+    residuals = without_size(sized)
+    np.testing.assert_allclose(residuals.std(axis=0), 1)
+    for explained in (sized.mean(axis=1), (sized > sized.min(axis=0)).mean(axis=1)):
+        np.testing.assert_allclose(residuals.T @ (explained - explained.mean()), 0, atol=1e-7)
+    network = association_network(states_of(sized), subspace(12), GENES)
+    expected = np.corrcoef(residuals.T)
+    np.testing.assert_allclose(network.left @ network.right, expected, atol=1e-9)
+
+
+def test_many_genes_keep_fifty_factors():
+    """The leading ones, as a full decomposition has them."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(150, 5)) @ rng.normal(size=(5, 80)) + 0.1 * rng.normal(size=(150, 80))
+    network = association_network(states_of(x), subspace(80), tuple(f"g{n}" for n in range(80)))
+    assert network.left.shape == (80, 50)
+    full = np.corrcoef(without_size(x).T)
+    off = network.left @ network.right - full
+    assert np.abs(off[~np.eye(80, dtype=bool)]).max() < 0.02
+
+
+def test_positive_edges_come_first(sized):
+    network = association_network(states_of(sized), subspace(12), GENES)
+    table = network.to_dataframe()
+    assert table["weight"].is_monotonic_decreasing
+    assert {table.loc[0, "source"], table.loc[0, "target"]} == {"g0", "g1"}
+    top = network.to_dataframe(top_k=5)
+    np.testing.assert_allclose(top["weight"], table["weight"][:5])
+    assert set(table.tail(2)["source"]) == {"g2", "g3"}
+
+
+def test_genes_that_say_nothing():
+    """Constant ones have no edges; few cells have no network."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 3))
+    x = np.concatenate([x, np.ones((50, 1))], axis=1)
+    found = association_network(states_of(x), subspace(4), tuple("abcd"))
+    weights = found.left @ found.right
+    assert np.isfinite(weights).all()
+    np.testing.assert_array_equal(weights[3], 0)
+    with pytest.raises(InputError, match="cells: expected 10 or more, found 5"):
+        association_network(states_of(x[:5]), subspace(4), tuple("abcd"))
+
+
+def test_from_the_pipeline():
+    """Members give a confidence; without a file it is of the distributions that a model knows."""
+    adata = GeneNetwork.make("bifurcating", genes=12, seed=0).to_anndata(cells=80, seed=0)
+    fitted = CellMNNPipeline().fit(adata, time_key="time", frame=True, steps=5, verdict=False)
+    network = fitted.grn(adata, estimator="association", members=5)
+    table = network.to_dataframe(top_k=10)
+    assert table["sign_consistency"].min() > 0.5
+    assert "association" in repr(network)
+    assert len(fitted.grn(estimator="association").to_dataframe(top_k=3)) == 3
+    with pytest.raises(InputError, match="estimator: expected production with around"):
+        fitted.grn(adata, estimator="association", around=adata.obs_names[0])
