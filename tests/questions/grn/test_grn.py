@@ -300,7 +300,7 @@ def test_around_a_cell(simulated):
     assert not np.allclose(near.left @ near.right, everywhere.left @ everywhere.right)
     with pytest.raises(InputError, match="around: expected the name of a cell, found cellx"):
         fits[False].grn(adata, around="cellx")
-    with pytest.raises(InputError, match="estimator: expected .* association with members"):
+    with pytest.raises(InputError, match=r"estimator: expected .* association with members"):
         fits[False].grn(adata, estimator="operator", members=3)
 
 
