@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..model.errors import InputError, listed
 from .options import QuestionReading
+from .reading import read_column
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,10 +48,7 @@ def read_condition(adata: AnnData, options: QuestionReading) -> ConditionCells |
             raise InputError("condition_key", "a column of obs", f"none for {named}", "name it")
         return None
     name = f'condition column "{key}"'
-    if key not in adata.obs:
-        columns = listed(adata.obs.columns) or "(none)"
-        raise InputError(name, "a column of obs", f"columns {columns}", "name one")
-    column = adata.obs[key]
+    column = read_column(adata, key, name)
     labels = column.astype(str).where(column.notna(), "").to_numpy()
     known = [label for label in np.unique(labels) if label]
     condition = _known_label("condition", options.condition, known, name)

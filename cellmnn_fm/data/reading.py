@@ -406,6 +406,14 @@ def observed_time(wanted: float, times: NDArray, what: str) -> float:
     return nearest
 
 
+def read_column(adata: AnnData, key: str, name: str) -> pd.Series:
+    """A column of `obs`, called `name` in the error if there is none."""
+    if key not in adata.obs:
+        columns = listed(adata.obs.columns) or "(none)"
+        raise InputError(name, "a column of obs", f"columns {columns}", "name one")
+    return adata.obs[key]
+
+
 def read_batches(adata: AnnData, batch_key: str | None) -> NDArray | None:
     """The batch of each cell, (cells,), if there is a column of them.
 
@@ -417,10 +425,7 @@ def read_batches(adata: AnnData, batch_key: str | None) -> NDArray | None:
     if batch_key is None:
         return None
     name = f'batch column "{batch_key}"'
-    if batch_key not in adata.obs:
-        columns = listed(adata.obs.columns) or "(none)"
-        raise InputError(name, "a column of obs", f"columns {columns}", "name one")
-    labels = adata.obs[batch_key]
+    labels = read_column(adata, batch_key, name)
     if missing := int(labels.isna().sum()):
         raise InputError(name, "a batch for every cell", f"{missing} without", "name theirs")
     return labels.astype(str).to_numpy()
