@@ -84,7 +84,7 @@ def interpolation(
             actual = "a fit from scratch" if record.beside is None else pair
             raise InputError("blend", "a model from a pretrained one", actual, "leave it out")
         every_dynamics.append(train(course, *preset_configs("sliced", course)).dynamics)
-    if record.beside is not None:  # half-way is closer than either (benchmarks/conditions.py)
+    if fitted.model.config.reads_control:  # half-way is closer (benchmarks/conditions.py)
         every_dynamics.append(frame_alone(fitted.dynamics))
     recipe: Recipe | None = "blend" if blend else record.recipe
     settings = {"two_sided": two_sided, "n_steps": n_steps, "blend": blend, "damping": damping}
