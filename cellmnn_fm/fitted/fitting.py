@@ -32,7 +32,7 @@ from ..evaluation.verdict import judge
 from ..model.checkpoint import require_replaceable
 from ..model.errors import InputError, require_known, require_seed
 from ..model.modeling_cellmnn import CellMNNModel
-from ..training.adaptation import adapt, adapt_beside, extended, of_dataset
+from ..training.adaptation import adapt, adapt_beside, extended, of_dataset, require_control
 from ..training.configs import TrainingConfig, preset_configs
 from ..training.finetuning import finetune
 from ..training.one_course import train
@@ -138,6 +138,7 @@ def adapt_base(
     """
     row, reading = _row(base, start), base.reading(options)
     beside = read_condition(adata, options)
+    require_control(base.model, given=beside is not None)
     read = read_course(adata, reading)
     record = _record(
         adata,

@@ -151,6 +151,7 @@ def _joined(snapshots: Sequence[AnnData]) -> AnnData:
     import anndata
 
     whole = anndata.concat(snapshots, merge="same")
+    whole.obs_names_make_unique()
     for key in ("mean", "margin"):
         by_time = {
             f"{snapshot.uns['cellmnn']['at']:g}": snapshot.var[f"cellmnn_{key}"]
@@ -159,11 +160,10 @@ def _joined(snapshots: Sequence[AnnData]) -> AnnData:
         }
         if by_time:
             whole.varm[f"cellmnn_{key}"] = pd.DataFrame(by_time, index=whole.var_names)
-    about = dict(snapshots[0].uns["cellmnn"])
-    for key in ("at", "mean_radius"):
-        if key in about:
-            about[key] = np.array([snapshot.uns["cellmnn"].get(key) for snapshot in snapshots])
-    whole.uns["cellmnn"] = about
+    of_each = [snapshot.uns["cellmnn"] for snapshot in snapshots]
+    whole.uns["cellmnn"] = {key: value for about in of_each for key, value in about.items()}
+    for key in {"at", "mean_radius"} & set(whole.uns["cellmnn"]):
+        whole.uns["cellmnn"][key] = np.array([about.get(key, np.nan) for about in of_each])
     return whole
 
 

@@ -59,13 +59,7 @@ def adapt_jointly(
     """As :func:`adapt`, for several time courses: one row of the table for each."""
     if not base.config.context_cells:
         raise InputError("base", "a model of many data sets", "one of a single one", "take a base")
-    if base.config.reads_control:
-        raise InputError(
-            "condition",
-            "one, of a base that reads a control",
-            "none",
-            "name the column of conditions and one of them, or take cellmnn-base",
-        )
+    require_control(base, given=False)
     embedding, known = _embedding(base, start), []
     latent_dim = max(base.config.latent_dim, *(course.latent_dim for course in courses))
     for course in courses:
@@ -74,6 +68,27 @@ def adapt_jointly(
         frame = fit_frame(snapshots, times, latent_dim=latent_dim)
         known.append(_Known(course.latent_dim, embedding, frame, shuffled(snapshots)))
     return _with_network_of(base, known, subspace)
+
+
+def require_control(base: CellMNNModel, *, given: bool) -> None:
+    """Refuse a control that a base does not read, and none where it reads one.
+
+    Raises
+    ------
+    InputError
+        Either way.
+    """
+    if base.config.reads_control and not given:
+        raise InputError(
+            "condition",
+            "one, of a base that reads a control",
+            "none",
+            "name the column of conditions and one of them, or take cellmnn-base",
+        )
+    if given and not base.config.reads_control:
+        raise InputError(
+            "base", "one that reads a control", "one that reads none", "take cellmnn-conditions"
+        )
 
 
 @torch.no_grad()
@@ -99,10 +114,7 @@ def adapt_beside(base: CellMNNModel, course: TimeCourse, control: TimeCourse) ->
     InputError
         If the base does not read a control.
     """
-    if not base.config.reads_control:
-        raise InputError(
-            "base", "one that reads a control", "one that reads none", "take cellmnn-conditions"
-        )
+    require_control(base, given=True)
     courses = [course, control]
     everything = np.union1d(course.times, control.times)
     scale = TimeScale.of(everything)

@@ -300,7 +300,7 @@ def test_options_from_python(adata, fitted, options, message):
     assert set(fitted.trajectory(adata, times=3.0).obs["time"]) == {3.0}
 
 
-def test_several_times_and_labels(fitted, adata):
+def test_several_times_and_labels(fitted, adata, tmp_path):
     """All rows in one, as if each had been asked for by itself; labels in the unit of the fit."""
     one, two = (fitted.interpolate(adata, time) for time in (0.5, 2.0))
     both = fitted.interpolate(adata, [0.5, "2"])
@@ -309,6 +309,11 @@ def test_several_times_and_labels(fitted, adata):
     np.testing.assert_allclose(both.obs.groupby("time")["weight"].sum(), 1)
     np.testing.assert_array_equal(both.varm["cellmnn_margin"]["2"], two.var["cellmnn_margin"])
     assert both.uns["cellmnn"]["at"].tolist() == [0.5, 2.0]
+    with pytest.warns(UserWarning, match="beyond"):  # where no region is known
+        mixed = fitted.interpolate(adata, [-0.5, 2.0, 2.0])
+    assert np.isnan(mixed.uns["cellmnn"]["mean_radius"]).tolist() == [True, False, False]
+    assert mixed.obs_names.is_unique
+    mixed.write_h5ad(tmp_path / "mixed.h5ad")
     with pytest.raises(InputError, match="at: expected one or more times, found none"):
         fitted.interpolate(adata, [])
     with pytest.raises(InputError, match='time: expected a number, found "day 2"'):
