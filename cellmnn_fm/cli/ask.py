@@ -101,9 +101,9 @@ def interpolate(
     )
     if figure is not None:
         from ..pl.cells import interpolation
+        from ..questions.annotation import states_alone
 
-        annotated = pipeline.annotate(cells, layers=False)
-        interpolation(annotated, predicted, basis, save=figure, show=False)
+        interpolation(states_alone(cells), predicted, basis, save=figure, show=False)
     times, margin = predicted.obs["time"].unique().tolist(), None
     shown = ", ".join(f"{time:g}" for time in times)
     text = f"{output}: {predicted.n_obs} cells at time{'s' * (len(times) > 1)} {shown}"
@@ -175,6 +175,7 @@ def trajectory(
 
         from ..pl.cells import trajectories
         from ..pl.genes import gene_trends
+        from ..questions.annotation import states_alone
 
         smooth = np.linspace(every_time[0], every_time[-1], _DRAWN_TIMES).tolist()
         drawn_cells = min(cells or _DRAWN_CELLS, _DRAWN_CELLS)
@@ -182,7 +183,7 @@ def trajectory(
         if genes is not None:
             gene_trends(paths, genes, save=trends, show=False)
         if figure is not None:
-            around = paths if asked is None else pipeline.annotate(asked, layers=False)
+            around = paths if asked is None else states_alone(asked)
             trajectories(around, paths, basis, save=figure, show=False)
     count = followed.n_obs // len(every_time)
     text = f"{output}: {count} cells at {len(every_time)} times"
@@ -272,10 +273,11 @@ def fates(
         save_table(table.drivers, drivers, index_label="gene")
     if figure is not None:
         from ..pl.cells import fates as draw_fates
+        from ..questions.annotation import states_alone
 
-        annotated = pipeline.annotate(cells, layers=False)
-        table.add_to(annotated)
-        draw_fates(annotated, basis, save=figure, show=False)
+        placed = states_alone(cells)
+        table.add_to(placed)
+        draw_fates(placed, basis, save=figure, show=False)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in table.shares.items())
     terminal.say(
         f"{output}: {len(table.probabilities)} cells; {shares}",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ..dynamics.snapshots import growth_rates
-from ..fitted.fitted_model import Cells
+from ..fitted.fitted_model import Cells, FittedModel
 from .ahead import ahead
 from .result import Result, written_coverage
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 def annotation(
@@ -50,8 +56,7 @@ def annotation(
     if with_ahead:
         result.obs["cellmnn_ahead"] = ahead(cells)
     result.uns["cellmnn"] = {"coverage": written_coverage(cells.coverage)}
-    if fitted.record.time_unit:
-        result.uns["cellmnn"]["time_unit"] = fitted.record.time_unit
+    result.uns["cellmnn"] |= _time_unit(fitted)
     if genes is None:
         return Result(result, None, source=source)
     subspace, inferred = genes
@@ -61,3 +66,31 @@ def annotation(
         return Result(result, subspace, source=source)
     places = ("layers", "cellmnn_expression"), ("layers", "cellmnn_velocity")
     return Result(result, subspace, *places, source=source)
+
+
+def states_alone(cells: Cells) -> AnnData:
+    """Where observed cells are, for figures of them: no matrix of genes, and no velocity.
+
+    A large file stays on disk.
+
+    Parameters
+    ----------
+    cells : Cells
+        Observed.
+    """
+    import anndata
+
+    adata, fitted = cells.adata, cells.fitted
+    return anndata.AnnData(
+        obs=adata.obs.assign(cellmnn_time=cells.times),
+        var=pd.DataFrame(index=pd.Index(fitted.panel.names)),
+        obsm={**dict(adata.obsm), "X_cellmnn": cells.states},
+        varm={"cellmnn_loadings": fitted.subspace.loadings},
+        uns={"cellmnn": _time_unit(fitted)},
+    )
+
+
+def _time_unit(fitted: FittedModel) -> dict[str, str]:
+    """The unit of times, where labels had one."""
+    unit = fitted.record.time_unit
+    return {"time_unit": unit} if unit else {}
