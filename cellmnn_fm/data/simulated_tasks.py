@@ -15,7 +15,7 @@ from ..model.errors import InputError
 from ..model.gaussian_frame import FrameState, fit_frame, stack_frames
 from ..model.in_context import Control
 from .paired_frames import fit_paired_frames
-from .simulated_systems import FAMILIES, Family, SimulatedSystem, draw_system, perturbed
+from .simulated_systems import FAMILIES, Family, SimulatedCells, draw_system, perturbed
 from .time_course import TimeScale
 
 _STREAMS = 8  # groups of systems that take turns, so that steps that follow differ
@@ -98,21 +98,8 @@ class SimulatedBatch(NamedTuple):
 
     def to(self, device: torch.device) -> SimulatedBatch:
         """The batch on a device."""
-        return _moved(self, device)
-
-
-def _moved(parts, device: torch.device):
-    """Named parts on a device, those that there are."""
-    return type(parts)(
-        *(
-            _moved(part, device)
-            if isinstance(part, Control)
-            else part
-            if part is None
-            else part.to(device)
-            for part in parts
-        )
-    )
+        parts = self._asdict().items()
+        return self._replace(**{name: part.to(device) for name, part in parts if part is not None})
 
 
 class SimulatedTasks(Dataset):
@@ -247,27 +234,22 @@ def _attempted(seed: int, dims: int, times: int, config: SimulationConfig) -> _C
     everything = np.concatenate([observed, between])
     order = np.argsort(everything)
     followed_times, observable = everything[order], np.isin(order, np.arange(times))
+    cells = system.followed(followed_times, _POOL, rng)
     # directions in which nothing happens, as in the later components of real data
-    noise = np.zeros(0)
+    rest_spread = cells.states.std() * np.exp(rng.uniform(np.log(0.1), np.log(1.0), still))
 
-    def followed(system: SimulatedSystem) -> _Course:
-        nonlocal noise
-        cells = system.followed(followed_times, _POOL, rng)
-        states, velocity = cells.states, cells.velocity
-        if still:
-            if not len(noise):
-                noise = states.std() * np.exp(rng.uniform(np.log(0.1), np.log(1.0), still))
-            rest = noise * rng.normal(size=(*states.shape[:2], still))
-            states = np.concatenate([states, rest], axis=-1)
-            velocity = np.concatenate([velocity, np.zeros_like(rest)], axis=-1)
-        return _Course(
-            followed_times, observable, states, velocity, cells.growth, system.counts, dims
-        )
+    def course_of(cells: SimulatedCells) -> _Course:
+        rest = rest_spread * rng.normal(size=(*cells.states.shape[:2], still))
+        states = np.concatenate([cells.states, rest], axis=-1)
+        velocity = np.concatenate([cells.velocity, np.zeros_like(rest)], axis=-1)
+        about = cells.growth, system.counts, dims
+        return _Course(followed_times, observable, states, velocity, *about)
 
-    course = followed(system)
+    course = course_of(cells)
     if not config.pairs:
         return course
-    return followed(perturbed(system, rng))._replace(control=course)
+    condition = perturbed(system, rng)
+    return course_of(condition.followed(followed_times, _POOL, rng))._replace(control=course)
 
 
 class _Shown(NamedTuple):

@@ -63,6 +63,10 @@ class Control(NamedTuple):
     context: Tensor
     shown: Tensor
 
+    def to(self, device: torch.device) -> Control:
+        """The same on a device."""
+        return Control(self.frame.to(device), self.context.to(device), self.shown.to(device))
+
 
 class Course(NamedTuple):
     """What is to be said of a whole data set.
