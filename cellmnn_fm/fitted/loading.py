@@ -37,6 +37,8 @@ def load_content(
     """
     folder, revision = locate(name_or_path, **download)
     with locked(folder.parent, shared=True):  # so that all files are of one save
+        if not folder.is_dir():  # which was between its two renames
+            folder, revision = locate(name_or_path, **download)
         kind: Any = Foundation if (folder / FOUNDATION_FILE).is_file() else FittedModel
         # a base may know no genes, which its own file says
         needed = [FOUNDATION_FILE] if kind is Foundation else [RECORD_FILE, GENES_FILE]

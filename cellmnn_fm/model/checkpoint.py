@@ -142,12 +142,18 @@ def require_replaceable(folder: str | Path) -> None:
         return
     if not target.is_dir():
         raise InputError(str(folder), "a folder, or nothing yet", "a file", "name another one")
-    if not any(target.iterdir()) or is_saved(target) or _is_begun(target):
+    try:
+        names = sorted(path.name for path in target.iterdir())
+        if not names or is_saved(target) or _is_begun(target):
+            return
+        if names != sorted(path.name for path in target.iterdir()):
+            return  # another save is at work: who writes looks again when it has the lock
+    except FileNotFoundError:  # it is between its two renames
         return
     raise InputError(
         str(folder),
         "an empty folder, or one of a saved model",
-        f"other files, such as {min(path.name for path in target.iterdir())}",
+        f"other files, such as {names[0]}",
         "name another one: those are left as they are",
     )
 

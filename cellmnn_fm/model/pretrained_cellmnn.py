@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import reduce
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -71,13 +72,18 @@ class CellMNNPreTrainedModel(PreTrainedModel):
             return super().from_pretrained(None, *args, **kwargs)
         download = {name: kwargs.pop(name) for name in _DOWNLOAD_OPTIONS & set(kwargs)}
         subfolder = kwargs.pop("subfolder", "")
-        folder = find(pretrained_model_name_or_path, **download)[0]
-        for part in PurePosixPath(subfolder).parts:
-            folder = inside(folder, part)
+
+        def place() -> Path:
+            whole = find(pretrained_model_name_or_path, **download)[0]
+            return reduce(inside, PurePosixPath(subfolder).parts, whole)
+
+        folder = place()
         if (folder / "adapter_config.json").exists():
             fix = "merge it into its base first"
             raise InputError(str(folder), "a whole model", "an adapter", fix)
         with locked(folder.parent, shared=True):  # so that all files are of one save
+            if not folder.is_dir():  # which was between its two renames
+                folder = place()
             verify(folder)
             config = kwargs.pop("config", None)
             if not isinstance(config, PreTrainedConfig):
