@@ -103,8 +103,7 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
         else:
             rows, columns, linked = compared.reference.pairs()
             strengths = {
-                # associations are ranked by value, all others by size
-                method: w[rows, columns] if method == "association" else np.abs(w[rows, columns])
+                method: (w if method in compared.by_value else np.abs(w))[rows, columns]
                 for method, w in compared.weights.items()
             }
             ratios = {m: auprc_ratio(linked, strength) for m, strength in strengths.items()}

@@ -146,24 +146,18 @@ class Evaluation:
     @property
     def sentence(self) -> str:
         """What it says of the model that is asked about: the pretrained one, or else the fit."""
-        methods = {score.method for score in self.scores}
-        method = "zero_shot" if "zero_shot" in methods else "two_sided"
-        by_time: dict[str, dict[float, float]] = {}
-        for name in (method, "ot_interpolate"):
-            times = sorted({score.time for score in self.scores})
-            by_time[name] = {
-                time: float(
-                    np.mean([s.w1 for s in self.scores if (s.method, s.time) == (name, time)])
-                )
-                for time in times
-            }
-        straight = by_time["ot_interpolate"]
-        closer = sum(w1 < straight[time] for time, w1 in by_time[method].items())
+        method = "zero_shot" if any(s.method == "zero_shot" for s in self.scores) else "two_sided"
+        times = sorted({score.time for score in self.scores})
+
+        def w1(name: str, time: float) -> float:
+            return float(np.mean([s.w1 for s in self.scores if (s.method, s.time) == (name, time)]))
+
+        closer = sum(w1(method, time) < w1("ot_interpolate", time) for time in times)
         ratio = self.summary[method]["ratio_to_ot_interpolate"]
         side = "below" if ratio < 1 else "above"
         return (
             f"{readable_method(method)}: W1 is {abs(ratio - 1):.0%} {side} that of OT-Interpolate, "
-            f"and closer at {closer} of {len(straight)} left-out times"
+            f"and closer at {closer} of {len(times)} left-out times"
         )
 
     def __repr__(self) -> str:

@@ -112,6 +112,11 @@ class FitRecord:
         return "fine_tuned" if self.settings.get("steps") else "zero_shot"
 
     @property
+    def named_unit(self) -> dict[str, str]:
+        """The unit of times, as results have it; nothing where there is none."""
+        return {"time_unit": self.time_unit} if self.time_unit else {}
+
+    @property
     def population(self) -> dict[float, float] | None:
         """How many cells there were, by time, where the fit was told."""
         counts = self.settings.get("population")

@@ -112,13 +112,13 @@ def write_report(
         warnings.simplefilter("always", UserWarning)
         cells = pipeline.cells(adata, **reading)
         asked = CellMNNPipeline(cells.fitted)
-        annotated = asked.annotate(cells, layers=False)
+        annotated, followed = asked.annotate(cells, layers=False), _followed(asked, cells)
         sections = [
             _data(cells),
             _training(cells.fitted.record),
             *_evaluation(pipeline, cells, evaluate, progress, reading),
-            _snapshots(asked, cells, annotated),
-            *_fates(asked, cells, annotated, groups),
+            _snapshots(asked, cells, annotated, followed),
+            *_fates(asked, cells, annotated, followed, groups),
             *_network(asked, cells),
         ]
     said = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
@@ -204,12 +204,13 @@ def _evaluation(
     return [Section(title, text.strip(), pd.DataFrame(rows), [figure])]
 
 
-def _snapshots(asked: CellMNNPipeline, cells: Cells, annotated: AnnData) -> Section:
+def _snapshots(
+    asked: CellMNNPipeline, cells: Cells, annotated: AnnData, followed: AnnData
+) -> Section:
     """Predicted snapshots, velocities and followed cells."""
     course, images = cells.course, []
     stream = velocity_stream(annotated, show=False)
     images.append(("Where cells are going: streamlines of the velocity dz/dt.", _image(stream)))
-    followed = _followed(asked, cells)
     out = followed.obs["stopped"].to_numpy()[-followed.n_obs // _TIMES :].mean()
     text = f"{_FOLLOWED} cells of the first time at most, followed to the last"
     text += (
@@ -238,7 +239,11 @@ def _followed(asked: CellMNNPipeline, cells: Cells) -> AnnData:
 
 
 def _fates(
-    asked: CellMNNPipeline, cells: Cells, annotated: AnnData, groups: str | int | None
+    asked: CellMNNPipeline,
+    cells: Cells,
+    annotated: AnnData,
+    followed: AnnData,
+    groups: str | int | None,
 ) -> list[Section]:
     """Where cells end up, and what goes with it."""
     import pandas as pd
@@ -285,7 +290,7 @@ def _fates(
     ]
     trends = list(dict.fromkeys(table.drivers.idxmax()))[:_TRENDS]
     if set(trends) <= set(annotated.var_names):
-        figure = gene_trends(_followed(asked, cells), trends, table, show=False)
+        figure = gene_trends(followed, trends, table, show=False)
         caption = (
             "The first of these genes along the paths to each group: mean, and half of the cells."
         )

@@ -70,7 +70,8 @@ class Placing:
             actual = listed(adata.obsm) or "none"
             raise InputError(f'obsm["{basis}"]', "an embedding of 2 dimensions", actual, "name one")
         placed = np.asarray(adata.obsm[key], dtype=np.float64)[:, :2]
-        name = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PC"}.get(name_of(key), name_of(key))
+        name = key.removeprefix("X_")
+        name = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PC"}.get(name, name)
         labels = f"{name} 1", f"{name} 2"
         return cls(placed, labels, states)
 
@@ -137,8 +138,3 @@ class Placing:
         from sklearn.neighbors import NearestNeighbors
 
         return NearestNeighbors(n_neighbors=count).fit(self.states).kneighbors(states)
-
-
-def name_of(key: str) -> str:
-    """An embedding by the name that people use."""
-    return key.removeprefix("X_")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..dynamics.snapshots import growth_rates
-from ..fitted.fitted_model import Cells, FittedModel
+from ..fitted.fitted_model import Cells
 from .ahead import ahead
 from .result import Result, written_coverage
 
@@ -55,8 +55,8 @@ def annotation(
         result.obs["cellmnn_growth"] = rates
     if with_ahead:
         result.obs["cellmnn_ahead"] = ahead(cells)
-    result.uns["cellmnn"] = {"coverage": written_coverage(cells.coverage)}
-    result.uns["cellmnn"] |= _time_unit(fitted)
+    about = {"coverage": written_coverage(cells.coverage)}
+    result.uns["cellmnn"] = {**about, **fitted.record.named_unit}
     if genes is None:
         return Result(result, None, source=source)
     subspace, inferred = genes
@@ -86,11 +86,5 @@ def states_alone(cells: Cells) -> AnnData:
         var=pd.DataFrame(index=pd.Index(fitted.panel.names)),
         obsm={**dict(adata.obsm), "X_cellmnn": cells.states},
         varm={"cellmnn_loadings": fitted.subspace.loadings},
-        uns={"cellmnn": _time_unit(fitted)},
+        uns={"cellmnn": fitted.record.named_unit},
     )
-
-
-def _time_unit(fitted: FittedModel) -> dict[str, str]:
-    """The unit of times, where labels had one."""
-    unit = fitted.record.time_unit
-    return {"time_unit": unit} if unit else {}

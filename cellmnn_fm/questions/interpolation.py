@@ -88,6 +88,7 @@ def interpolation(
         every_dynamics.append(frame_alone(fitted.dynamics))
     recipe: Recipe | None = "blend" if blend else record.recipe
     settings = {"two_sided": two_sided, "n_steps": n_steps, "blend": blend, "damping": damping}
+    diffusion = None if n_paths is None else Diffusion.of(fitted.dynamics, course, noise, seed)
     snapshots = []
     for time in times:
         predicted = _predicted(cells, every_dynamics, time, two_sided, n_steps, damping)
@@ -100,8 +101,7 @@ def interpolation(
             region = mean_region(course, predicted, recipe, level)
             if region is not None:
                 _add_region(snapshot, region, fitted.subspace)
-        if n_paths is not None:
-            diffusion = Diffusion.of(fitted.dynamics, course, noise, seed)
+        if diffusion is not None and n_paths is not None:
             low, high = _intervals(predicted, course, diffusion, n_paths, level)
             snapshot.obsm["cellmnn_low"], snapshot.obsm["cellmnn_high"] = low, high
             snapshot.uns["cellmnn"] |= {"n_paths": n_paths, "noise": noise, "level": level}

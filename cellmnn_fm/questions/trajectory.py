@@ -76,9 +76,7 @@ def trajectory(
         wanted_times = [time for time in record.times if time >= start] or [start]
     warn_if_beyond(wanted_times, record.times)
     targets = np.asarray(wanted_times, dtype=np.float64)
-    settings: dict[str, Any] = {"dataset": record.name}
-    if record.time_unit:
-        settings["time_unit"] = record.time_unit
+    settings: dict[str, Any] = {"dataset": record.name, **record.named_unit}
     floor = asked.source.floor if isinstance(asked, Cells) else None
     if n_paths is not None and isinstance(asked, Cells):
         steps = STEPS if n_steps is None else n_steps

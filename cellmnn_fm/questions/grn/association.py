@@ -6,12 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data.subspace import Subspace
-from ...model.errors import InputError
-from .estimators import MIN_NETWORK_CELLS, CellStates
+from .estimators import CellStates, expression_of, leading_components
 from .network import Factors, GeneRegulatoryNetwork
 
 _MOST_FACTORS = 50
-_POWER_ITERATIONS = 3
 
 
 def association_network(
@@ -48,13 +46,9 @@ def association_network(
     InputError
         On too few cells.
     """
-    x = subspace.reconstruct(cells.states) if cells.expression is None else cells.expression
-    x = np.asarray(x, dtype=np.float64)
-    if len(x) < MIN_NETWORK_CELLS:
-        raise InputError("cells", f"{MIN_NETWORK_CELLS} or more", len(x), "take more of them")
-    everything = np.arange(len(x))
+    x = np.asarray(expression_of(cells, subspace), dtype=np.float64)
     rng = np.random.default_rng(seed)
-    resampled = [_factors(x[rng.choice(everything, len(x))], seed) for _ in range(members)]
+    resampled = [_factors(x[rng.choice(len(x), len(x))], seed) for _ in range(members)]
     spread = x.std(axis=0)
     return GeneRegulatoryNetwork(
         genes,
@@ -69,14 +63,7 @@ def association_network(
 
 def _factors(x: NDArray, seed: int) -> Factors:
     """R = left · right, of expression `x` (cells, genes)."""
-    residuals = without_size(x)
-    rank = min(*residuals.shape, _MOST_FACTORS)
-    if rank < min(residuals.shape):
-        from sklearn.utils.extmath import randomized_svd
-
-        _, s, vt = randomized_svd(residuals, rank, n_iter=_POWER_ITERATIONS, random_state=seed)
-    else:
-        _, s, vt = np.linalg.svd(residuals, full_matrices=False)
+    _, s, vt = leading_components(without_size(x), _MOST_FACTORS, seed)
     return vt.T * (s**2 / len(x)), vt
 
 

@@ -100,11 +100,9 @@ def production_network(
     """
     if require_number("ridge", ridge) <= 0:
         raise InputError("ridge", "a positive number", ridge, "give a weight, such as 0.3")
-    x = subspace.reconstruct(cells.states) if cells.expression is None else cells.expression
+    x = expression_of(cells, subspace)
     # single precision is enough for the leading components of many genes
     x = np.asarray(x, dtype=np.float64 if min(x.shape) <= _MAX_RANK else np.float32)
-    if len(x) < MIN_NETWORK_CELLS:
-        raise InputError("cells", f"{MIN_NETWORK_CELLS} or more", len(x), "take more of them")
     mass = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
     mass = mass / mass.sum()
     mean = mass @ x
@@ -126,6 +124,29 @@ def production_network(
     return GeneRegulatoryNetwork(genes, *factors(mass), mean, spread, resampled, settings)
 
 
+def expression_of(cells: CellStates, subspace: Subspace) -> NDArray:
+    """Expression (cells, genes) as measured, or what the states stand for.
+
+    Raises
+    ------
+    InputError
+        On too few cells for a network.
+    """
+    x = subspace.reconstruct(cells.states) if cells.expression is None else cells.expression
+    if len(x) < MIN_NETWORK_CELLS:
+        raise InputError("cells", f"{MIN_NETWORK_CELLS} or more", len(x), "take more of them")
+    return x
+
+
+def leading_components(x: NDArray, most: int, seed: int) -> tuple[NDArray, NDArray, NDArray]:
+    """u, s and vᵀ of `x` (cells, genes): all of them, or the `most` leading ones of many."""
+    if most >= min(x.shape):
+        return np.linalg.svd(x, full_matrices=False)
+    from sklearn.utils.extmath import randomized_svd
+
+    return randomized_svd(x, most, n_iter=_POWER_ITERATIONS, random_state=seed)
+
+
 def _production_factors(
     scaled: NDArray,
     velocity: NDArray,
@@ -139,13 +160,7 @@ def _production_factors(
     root = np.sqrt(mass).astype(scaled.dtype)[:, None]
     centred = (scaled - mass.astype(scaled.dtype) @ scaled) * root
     moving = (velocity - mass @ velocity) * np.sqrt(mass)[:, None]
-    rank = min(*centred.shape, _MAX_RANK)
-    if rank < min(centred.shape):
-        from sklearn.utils.extmath import randomized_svd
-
-        u, s, vt = randomized_svd(centred, rank, n_iter=_POWER_ITERATIONS, random_state=seed)
-    else:
-        u, s, vt = np.linalg.svd(centred, full_matrices=False)
+    u, s, vt = leading_components(centred, _MAX_RANK, seed)
     variances = s**2
     covariance = (moving.T @ u) * s  # of velocity with the components, (latent_dim, rank)
     left = loadings @ (covariance / (ridge + variances))

@@ -344,10 +344,13 @@ class Comparison:
         By method; row = target. Of the genes only those in the reference.
     reference : Reference
         Over these genes.
+    by_value : frozenset of str
+        Methods whose edges are ranked by their weight, and not by its size.
     """
 
     weights: dict[str, NDArray]
     reference: Reference
+    by_value: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -394,25 +397,27 @@ class Comparison:
             )
             for jacobian in (False, True)
         ]
-        others.insert(0, association_network(states, cells.fitted.subspace, edges.genes))
-        weights = {
-            str(estimated.record["estimator"]): estimated.left[rows] @ estimated.right[:, rows]
-            for estimated in (edges, *others)
+        associated = association_network(states, cells.fitted.subspace, edges.genes)
+        networks = {
+            str(estimated.record["estimator"]): estimated
+            for estimated in (edges, associated, *others)
         }
+        weights = {name: of.left[rows] @ of.right[:, rows] for name, of in networks.items()}
         for name, baseline in BASELINES.items():
             if name != "trees" or most_for_trees is None or len(genes) <= most_for_trees:
                 weights[name] = baseline(x, states.times, seed)
         rng = np.random.default_rng(seed)
         weights["always_activation"] = np.ones((len(genes),) * 2)
         weights["shuffled_signs"] = rng.choice([-1.0, 1.0], (len(genes),) * 2)
-        return cls(weights, replace(reference, genes=tuple(genes)))
+        by_value = frozenset(name for name, of in networks.items() if of.by_value)
+        return cls(weights, replace(reference, genes=tuple(genes)), by_value)
 
     def to_dict(self) -> dict[str, Any]:
         """Scores by method, numbers of pairs, and signs by factor, ready for JSON."""
         known = self.reference
         return {
             "methods": {
-                name: evaluate_network(estimated, known, by_value=name == "association")
+                name: evaluate_network(estimated, known, by_value=name in self.by_value)
                 for name, estimated in self.weights.items()
             },
             "reference": {
