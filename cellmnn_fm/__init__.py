@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .data.gene_networks import GeneNetwork
     from .data.genes import GeneOptions, GenePanel
     from .data.growth_genes import GrowthGenes
+    from .data.notices import set_verbosity
     from .data.shared_subspace import SharedSubspace, fit_shared_subspace
     from .data.synthetic import branching_course
     from .data.tasks import SamplingConfig
@@ -48,6 +49,7 @@ __all__ = [
     "fit_shared_subspace",
     "pretrain",
     "save_foundation",
+    "set_verbosity",
     "write_report",
 ]
 
@@ -71,6 +73,7 @@ _HOMES = {
     "fit_shared_subspace": "data.shared_subspace",
     "pretrain": "training.pretraining",
     "save_foundation": "fitted.foundation",
+    "set_verbosity": "data.notices",
     "write_report": "pl.page",
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .data.genes import GenePanel
+from .data.introduced import Introduced
 from .data.options import (
     BELIEVED_BEYOND,
     NOISE,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-class CellMNNPipeline:
+class CellMNNPipeline(Introduced):
     """From an AnnData time course to trajectories, in three lines.
 
     Snapshots are reduced to latent states z = (x - μ) E; a [`CellMNNModel`] predicts at every state

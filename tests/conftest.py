@@ -2,6 +2,8 @@
 
 import functools
 import os
+import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata
@@ -11,6 +13,7 @@ import pytest
 
 from cellmnn_fm import fit_shared_subspace
 from cellmnn_fm.data.corpus import Corpus
+from cellmnn_fm.data.notices import gathered
 from cellmnn_fm.data.synthetic import KNOWN_SYSTEMS, branching_course
 from cellmnn_fm.data.tasks import SamplingConfig
 from cellmnn_fm.evaluation.recovery import recover
@@ -43,6 +46,19 @@ def table_of():
         return text[start:stop]
 
     return table
+
+
+@pytest.fixture
+def noted():
+    """A block that says something of the kind as information."""
+
+    @contextmanager
+    def check(pattern):
+        with gathered() as (notices, _):
+            yield
+        assert any(re.search(pattern, text) for text in notices), notices
+
+    return check
 
 
 @pytest.fixture

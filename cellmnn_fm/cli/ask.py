@@ -111,10 +111,10 @@ def interpolate(
         margins = predicted.var["cellmnn_margin"]
         margin = margins[margins > 0].median()
         text += f"\nmean of a gene: within {margin:.2g} at {level:.0%} (median of genes)"
-    text += "" if figure is None else f"\n{figure}: figure"
     about = {"time": times[0] if len(times) == 1 else times, "median_margin": margin}
     about["level"] = level
     terminal.say(text, output=str(output), cells=predicted.n_obs, **about)
+    terminal.wrote(figure)
 
 
 @command
@@ -188,6 +188,7 @@ def trajectory(
     count = followed.n_obs // len(every_time)
     text = f"{output}: {count} cells at {len(every_time)} times"
     terminal.say(text, output=str(output), cells=count, times=every_time)
+    terminal.wrote(figure, None if genes is None else trends)
 
 
 @command
@@ -222,6 +223,7 @@ def annotate(
 
         velocity_stream(annotated, basis, color, save=figure, show=False)
     terminal.say(f"{output}: {annotated.n_obs} cells", output=str(output), cells=annotated.n_obs)
+    terminal.wrote(figure)
 
 
 @command
@@ -286,6 +288,7 @@ def fates(
         shares=table.shares.to_dict(),
         accuracy=table.accuracy,
     )
+    terminal.wrote(drivers, figure)
 
 
 @command
@@ -304,29 +307,40 @@ def growth(
         list[str] | None,
         typer.Option(help="TIME=CELLS, how many cells there were; repeat, for absolute rates."),
     ] = None,
+    figure: Annotated[Path | None, typer.Option(help="The rates as a figure.")] = None,
+    basis: Basis = None,
 ) -> None:
     """How fast cells multiply, births less deaths, in a model that was fitted with growth.
 
     Without counts of the population rates are relative to the mean of the cells of the same time.
     """
-    require_outputs([model, file, *reading.files], {"output": (output, TABLES)})
+    outputs = {"output": (output, TABLES), "figure": (figure, FIGURES)}
+    require_outputs([model, file, *reading.files], outputs)
     adata = read_file(file)
     from ..data.population import read_population
 
     counts = None if population is None else read_population(population)
-    table = load_pipeline(model).growth(adata, groups, population=counts, **reading.keywords)
+    pipeline = load_pipeline(model)
+    cells = pipeline.cells(adata, **reading.keywords)
+    table = pipeline.growth(cells, groups, population=counts)
     if output is not None:
         save_table(table.rates.to_frame(), output, index_label="cell")
+    if figure is not None:
+        from ..pl.cells import growth as draw_growth
+
+        draw_growth(pipeline.annotate(cells, layers=False), basis, save=figure, show=False)
     title = "absolute rates" if table.absolute else "rates, relative to all cells of a time"
     if table.groups is None:
         text = f"{title}: {table.rates.min():.3g} to {table.rates.max():.3g}"
         terminal.say(text, absolute=table.absolute, groups=None)
+        terminal.wrote(output, figure)
         return
     rows = table.groups.to_dict("records")
-    columns: Columns = {"time": "{:g}".format, "group": str, "rate": "{:.3f}".format}
+    columns: Columns = {"time": cells.time_names.__getitem__, "group": str, "rate": "{:.3f}".format}
     columns |= {"cells": str, "share": "{:.1%}".format}
     if table.absolute:
         columns["size"] = "{:,.0f}".format
     terminal.table(f"{groups}: {title}", rows, columns)
     if terminal.as_json:
         terminal.say("", absolute=table.absolute, groups=rows)
+    terminal.wrote(output, figure)

@@ -10,7 +10,7 @@ import typer
 from ..data.files import read_file
 from ..data.outputs import JSON, require_outputs, save_cells, save_json
 from ..model.errors import InputError
-from .options import command
+from .options import command, load_pipeline
 from .output import Terminal, print_evaluation, print_table
 
 BASE = "cellmnn-base"
@@ -97,10 +97,9 @@ def demo_base(output: Path) -> None:
     """Follow cells of a data set that the base knows."""
     import numpy as np
 
-    from ..pipeline import CellMNNPipeline
     from ..pl.cells import trajectories
 
-    known = CellMNNPipeline.from_pretrained(BASE).of_dataset("hesc_endoderm")
+    known = load_pipeline(BASE, "hesc_endoderm")
     first, *_, last = known.record.times
     followed = known.trajectory(times=np.linspace(first, last, 50).tolist(), n_steps=2)
     save_cells(followed, output / "hesc_endoderm_trajectory.h5ad")
@@ -109,18 +108,19 @@ def demo_base(output: Path) -> None:
 
 def demo_file(file: Path, time_key: str, output: Path, seeds: int, *, progress: bool) -> None:
     """Fit, interpolate and evaluate a time course; figures of each."""
-    from ..pipeline import CellMNNPipeline
     from ..pl.cells import interpolation, velocity_stream
     from ..pl.quality import losses, verdict
 
     adata = read_file(file)
-    pipeline = CellMNNPipeline().fit(adata, time_key=time_key, verdict=False, progress=progress)
+    unfitted = load_pipeline(None)
+    pipeline = unfitted.fit(adata, time_key=time_key, verdict=False, progress=progress)
     pipeline.save_pretrained(output / "model")
     cells, record = pipeline.cells(adata), pipeline.record
     predicted = pipeline.interpolate(cells, float(cells.course.times[:2].mean()))
     save_cells(predicted, output / "interpolated.h5ad")
-    base = CellMNNPipeline.from_pretrained(BASE)
-    evaluation = base.evaluate(adata, time_key=time_key, seeds=seeds, progress=progress)
+    evaluation = load_pipeline(BASE).evaluate(
+        adata, time_key=time_key, seeds=seeds, progress=progress
+    )
     save_json(evaluation.to_dict(), output / "evaluation.json")
     annotated = pipeline.annotate(cells, layers=False)
     interpolation(annotated, predicted, save=output / "interpolation.png", show=False)

@@ -74,6 +74,7 @@ def evaluate(
         from ..pl.quality import verdict
 
         verdict(evaluation, save=figure, show=False)
+    terminal.wrote(output, figure)
 
 
 @command

@@ -73,7 +73,10 @@ def grn(
     members: Annotated[
         int, typer.Option(help="Resample the cells so often, for a confidence in each edge.")
     ] = 0,
-    figures: Annotated[Path | None, typer.Option(help="Folder for figures.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="The strongest edges as a figure.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for that, a heat map, operators and edges in time.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
 ) -> None:
     """Write the gene regulatory network: who makes whom faster or slower.
@@ -81,7 +84,7 @@ def grn(
     Edges are statistical, not shown to be causes.
     """
     drawn = None if figures is None else figures / "network.png"
-    outputs = {"output": (output, EDGES), "figures": (drawn, FIGURES)}
+    outputs = {"output": (output, EDGES), "figure": (figure, FIGURES), "figures": (drawn, FIGURES)}
     require_outputs([model, file, sources, targets, decay, *reading.files], outputs)
     asked: Cells | FittedModel
     if file is None:
@@ -108,6 +111,10 @@ def grn(
         "targets": read_genes(targets, edges.genes),
     }
     edges.save(output, top_k=top, **picked)
+    if figure is not None:
+        from ..pl.genes import network as draw_network
+
+        draw_network(edges, **picked, save=figure, show=False)
     if figures is not None:
         _draw(figures, fitted, cell_states(asked, mask), edges, picked)
     genes, cells = len(edges.genes), edges.record["cells"]
@@ -120,8 +127,8 @@ def grn(
         )
     )
     text += f"\nstrongest: {shown}" if shown else ""
-    text += "" if figures is None else f"\n{figures}: figures"
     terminal.say(text, output=str(output), genes=genes, cells=cells)
+    terminal.wrote(figure, figures)
 
 
 @command
@@ -161,6 +168,7 @@ def grn_evaluate(
         terminal.say("", **compared)
     if output is not None:
         save_json(compared, output)
+    terminal.wrote(output)
 
 
 def _draw(

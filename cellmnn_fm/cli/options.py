@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import gc
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -269,7 +270,7 @@ def command(
     @functools.wraps(function)
     def run(**given: Any) -> None:
         terminal = Terminal(given.pop("as_json"), given.pop("quiet"))
-        with plain_errors(interrupted, quiet=terminal.quiet):
+        with plain_errors(interrupted, quiet=terminal.quiet, options=of_command | of_reading):
             read = {name: kind.of(given) for name, kind in readings.items()}
             function(**given, **read, terminal=terminal)
 
@@ -364,5 +365,9 @@ def load_pipeline(model: str | None, dataset: str | None = None) -> CellMNNPipel
     from ..pipeline import CellMNNPipeline
 
     if model is None:
-        return CellMNNPipeline()
-    return CellMNNPipeline.from_pretrained(model, dataset)
+        pipeline = CellMNNPipeline()
+    else:
+        pipeline = CellMNNPipeline.from_pretrained(model, dataset)
+    gc.freeze()  # what is imported stays
+    gc.enable()
+    return pipeline

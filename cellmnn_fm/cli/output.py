@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -55,6 +56,13 @@ class Terminal:
         elif self.speaks:
             typer.echo(shown(text))
 
+    def wrote(self, *files: Path | None) -> None:
+        """Tell people which of these files there are now; None is one that nobody asked for."""
+        if self.speaks:
+            for file in files:
+                if file is not None:
+                    typer.echo(shown(f"{file}: written"))
+
     def table(self, title: str, rows: list[dict[str, Any]], columns: Columns) -> None:
         """Print rows for people, each column rendered by its function."""
         if self.speaks:
@@ -62,22 +70,26 @@ class Terminal:
 
 
 @contextmanager
-def plain_errors(interrupted: str = "interrupted", *, quiet: bool = False) -> Iterator[None]:
-    """Bad input ends in one line and exit code 2, a signal n in 128 + n; notices at the end."""
+def plain_errors(
+    interrupted: str = "interrupted", *, quiet: bool = False, options: Iterable[str] = ()
+) -> Iterator[None]:
+    """Bad input ends in one line and exit code 2, a signal n in 128 + n; notices at the end.
+
+    Names of `options` that Python has are said as the flags that they are here.
+    """
+    from ..data.notices import gathered
     from ..model.errors import InputError
     from ..training.interrupts import Interrupted, raised
 
     try:
-        with raised(), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default", UserWarning)
+        with raised(), gathered() as (notices, alarms):
             yield
-        said = [
-            str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)
-        ]
-        for message in [] if quiet else dict.fromkeys(said):
-            _complain(f"warning: {message}")
+        if not quiet:
+            for kind, texts in {"note": notices, "warning": alarms}.items():
+                for text in texts:
+                    _complain(f"{kind}: {as_flags(text, options)}")
     except InputError as error:
-        _complain(f"error: {error}")
+        _complain(f"error: {as_flags(str(error), options)}")
         raise typer.Exit(2) from None
     except ImportError as error:
         if error.name not in _EXTRAS:
@@ -94,6 +106,15 @@ def plain_errors(interrupted: str = "interrupted", *, quiet: bool = False) -> It
         typer.echo(interrupted, err=True)
         number = error.number if isinstance(error, Interrupted) else 2
         raise typer.Exit(128 + number) from None
+
+
+def as_flags(text: str, options: Iterable[str]) -> str:
+    """A message with `time_map` as --time-map; names of one word may mean something else."""
+    names = [name for name in options if "_" in name]
+    if not names:
+        return text
+    pattern = rf"(?<![\w\"'-])({'|'.join(names)})(?![\w\"'])"
+    return re.sub(pattern, lambda match: f"--{match[1].replace('_', '-')}", text)
 
 
 def shown(text: object) -> str:
@@ -126,21 +147,9 @@ def print_table(title: str, rows: list[dict[str, Any]], columns: Columns) -> Non
 
 def print_evaluation(name: str, evaluation: Evaluation) -> None:
     """Print the table of an evaluation, and what it says."""
-    from ..evaluation.evaluation import readable_method
-
     settings, several = evaluation.settings, len({score.seed for score in evaluation.scores}) > 1
     title = f"{name}: held-out W1, {settings['n_dims']} dimensions, {settings['protocol']}"
-    rows = [
-        {
-            "method": readable_method(method),
-            "W1": row["w1_mean"],
-            "sd": row["w1_sd"],
-            "/ OT": row["ratio_to_ot_interpolate"],
-            "energy / OT": row["energy_over_ot_interpolate"],
-            "s": row["seconds"],
-        }
-        for method, row in evaluation.summary.items()
-    ]
+    rows = evaluation.table.reset_index().to_dict("records")
     columns: Columns = {"method": str, "W1": "{:.3f}".format}
     columns |= {"sd": "{:.3f}".format} if several else {}
     columns |= dict.fromkeys(("/ OT", "energy / OT"), "{:.3f}".format) | {"s": "{:.2f}".format}

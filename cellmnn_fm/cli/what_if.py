@@ -83,6 +83,7 @@ def perturb(
         terminal.say("", fates=rows, inferred=shifts.inferred)
     elif shifts.inferred:
         terminal.say(f"placed by regression: {', '.join(shifts.inferred)}")
+    terminal.wrote(output)
 
 
 @command
@@ -128,6 +129,7 @@ def screen(
     terminal.table(f"{significant} of {len(table)} shifts with q ≤ 0.1; the largest", rows, columns)
     if terminal.as_json:
         terminal.say("", output=str(output), significant=significant, rows=table.to_dict("records"))
+    terminal.wrote(output)
 
 
 @command
@@ -185,3 +187,4 @@ def compare(
     terminal.say(
         about, conditions=compared.conditions, unit=compared.replicates.unit, about=about, **content
     )
+    terminal.wrote(output)

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from ..model.checkpoint import locked
 from ..model.errors import InputError, listed
 from ..model.hub import explained_errors
+from .corpus_card import corpus_card
 from .corpus_sets import CorpusEntry, CorpusSet, entry_of, padded_states
 from .genes import GeneOptions, GenePanel
 from .latent_space import LatentSpace, SpaceOptions
@@ -263,15 +264,13 @@ class Corpus:
         """Write the corpus in the form of a data set repository of the Hub, to an empty folder.
 
         Parquet files in data/, one for each data set, which is a configuration of that name for
-        `datasets.load_dataset`; the manifest, subspaces and gene panels beside them.
+        `datasets.load_dataset`; the manifest, subspaces and gene panels beside them, and a card.
         """
         folder = Path(folder)
         _require_empty(folder)
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        configs = []
         for name in self.entries:
             self._table(name).to_parquet(folder / "data" / f"{_file_name(name)}.parquet")
-            configs += [f"- config_name: {name}", f"  data_files: data/{_file_name(name)}.parquet"]
             ignored = shutil.ignore_patterns(_STATES_FILE)
             target = folder / "sets" / _file_name(name)
             shutil.copytree(self._set_folder(name), target, ignore=ignored, dirs_exist_ok=True)
@@ -280,8 +279,7 @@ class Corpus:
             shutil.copytree(
                 self.folder / _SHARED_FOLDER, folder / _SHARED_FOLDER, dirs_exist_ok=True
             )
-        card = ["---", "configs:", *configs, "---", "", "Time courses in one latent space."]
-        (folder / "README.md").write_text("\n".join(card) + "\n")
+        corpus_card(self.entries.values(), self.latent_dim).save(folder / "README.md")
 
     @classmethod
     def from_parquet(cls, source: str | Path, folder: str | Path) -> Corpus:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from scipy import sparse
 from ..model.errors import InputError, listed
 from .genes import require_unique
 from .moments import Matrix
+from .notices import notice
 from .times import TimeKey, unit_named
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _scale_of(name: str, values: Any, adata: AnnData) -> Scale:
     else:
         return "log"
     flag = ' (uns["log1p"] says that it is on a log scale)' if name == "X" else ""
-    warnings.warn(f"{name} {reading}{flag}", stacklevel=3)
+    notice(f"{name} {reading}{flag}")
     return scale
 
 
@@ -352,9 +352,7 @@ def read_cell_times(
         require_times(distinct, counts.tolist())
         for time, cells in zip(distinct, counts, strict=True):
             if cells < _FEW_CELLS:
-                warnings.warn(
-                    f"{cells} cells at time {time:g}: too few to tell much of it", stacklevel=2
-                )
+                notice(f"{cells} cells at time {time:g}: too few to tell much of it")
     return CellTimes(times, read.unit, unit_named(adata.uns.get("time_unit", "")))
 
 
@@ -383,7 +381,7 @@ def same_times(times: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         return times
     kept = distinct[starts]
     merged = listed([f"{time!r}" for time in distinct[~starts].tolist()])
-    warnings.warn(f"{name}: {merged} taken as the time just before, by rounding", stacklevel=3)
+    notice(f"{name}: {merged} taken as the time just before, by rounding")
     return kept[(np.cumsum(starts) - 1)[np.searchsorted(distinct, times)]]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..model.errors import InputError, listed
+from .notices import notice
 
 # days
 _UNITS = {
@@ -157,7 +158,7 @@ class TimeKey:
         shown = ", ".join(f"{label} → {time:g}" for label, time in mapping.items())
         if any(label != f"{time:g}" for label, time in mapping.items()):
             plural = "times" if unit is None else f"{unit}s"
-            warnings.warn(f"{name} read as {plural}: {shown}", stacklevel=4)
+            notice(f"{name} read as {plural}: {shown}")
         return mapping, unit
 
 

@@ -9,10 +9,12 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from ..data.introduced import Introduced
 from ..data.latent_space import space_options
 from ..data.options import FitReading, Protocol
 from ..data.reading import read_times
@@ -105,7 +107,7 @@ class MethodSummary(TypedDict):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Introduced):
     """Scores of all methods on all held-out times.
 
     Attributes
@@ -160,8 +162,29 @@ class Evaluation:
             f"and closer at {closer} of {len(times)} left-out times"
         )
 
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each method, by the name that people read: W1 and its sd, ratios, seconds."""
+        return pd.DataFrame.from_dict(
+            {
+                readable_method(method): {
+                    "W1": row["w1_mean"],
+                    "sd": row["w1_sd"],
+                    "/ OT": row["ratio_to_ot_interpolate"],
+                    "energy / OT": row["energy_over_ot_interpolate"],
+                    "s": row["seconds"],
+                }
+                for method, row in self.summary.items()
+            },
+            orient="index",
+        ).rename_axis("method")
+
     def __repr__(self) -> str:
         return f"Evaluation of {len(self.summary)} methods\n{self.sentence}"
+
+    def _table(self) -> pd.DataFrame:
+        """Of the methods."""
+        return self.table
 
     def to_dict(self) -> dict[str, Any]:
         """Settings, summary and every value, ready for JSON."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..data.corpus_card import plain_cell
 from ..model.errors import InputError, listed
 from .foundation import Foundation
 from .record import FitRecord
@@ -103,7 +104,7 @@ def card_of_fit(record: FitRecord, licence: str | None = None) -> ModelCard:
     licence : str, optional
         Of the weights; "other" by default.
     """
-    title = _plain(record.name or "time course")
+    title = plain_cell(record.name or "time course")
     summary = f"A model of one time course of single cells, {title}."
     if record.base is not None:
         summary += f" {_base_line(record)}"
@@ -160,7 +161,7 @@ def card_of_foundation(
         summary = "A model of simulated systems alone: it has seen no real cell."
         data = "None. Systems are simulated on the way (`cellmnn_fm/data/simulated_systems.py`)."
     for record in tuned:
-        summary += f" Fine-tuned on {_plain(record.name)}. {_base_line(record)}"
+        summary += f" Fine-tuned on {plain_cell(record.name)}. {_base_line(record)}"
     trained = foundation.record
     text = CardText(
         title=name if name != "FOLDER_OR_NAME" else "Cell-MNN of many time courses",
@@ -213,12 +214,7 @@ def _data_table(rows: Sequence[Sequence[str]]) -> str:
         "| data set | cells | times | publication, accession | licence |",
         "|---|---:|---:|---|---|",
     ]
-    return "\n".join([*lines, *("| " + " | ".join(map(_plain, row)) + " |" for row in rows)])
-
-
-def _plain(text: str) -> str:
-    """In a line of Markdown: names of others must not be headings, cells of a table or tags."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return "\n".join([*lines, *("| " + " | ".join(map(plain_cell, row)) + " |" for row in rows)])
 
 
 def _row_of_record(record: FitRecord) -> list[str]:

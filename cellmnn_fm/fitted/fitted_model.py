@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ..data.batches import BatchEffects
@@ -228,6 +229,15 @@ class Cells:
     def velocity(self) -> NDArray[np.float32]:
         """dz/dt per unit of the user's time, (cells, latent_dim)."""
         return velocities(self.fitted.dynamics, self.states, self.times)
+
+    @cached_property
+    def time_names(self) -> dict[float, str]:
+        """Each time as people call it: by its label in the file, where that is no number."""
+        names = {float(time): f"{time:g}" for time in np.unique(self.times)}
+        labels = self.adata.obs.get(self.fitted.record.time_key)
+        if labels is None or pd.api.types.is_numeric_dtype(labels):
+            return names
+        return names | dict(zip(self.times.tolist(), labels.astype(str), strict=True))
 
     def labels(self, column: str) -> NDArray:
         """Strings (cells,) of a column of `obs`, empty where a cell has none."""

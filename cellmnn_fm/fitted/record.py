@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..data.corpus_sets import CorpusEntry
 from ..data.genes import Coverage, GeneOptions
+from ..data.notices import notice
 from ..data.options import SubspaceMode
 from ..data.reading import read_cell_times
 from ..data.saved_json import as_type, read_json, require_sound_times
@@ -168,7 +169,7 @@ class FitRecord:
                 )
         elif unit != self.time_unit:
             times = in_unit(times, unit, self.time_unit)
-            warnings.warn(f"times of the file, in {unit}s, read as {self.time_unit}s", stacklevel=3)
+            notice(f"times of the file, in {unit}s, read as {self.time_unit}s")
         self.require_near(f'time column "{key.column}"', times)
         return times
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
+from ..data.notices import gathered
 from ..data.options import FitKeywords, ReadingKeywords
 from ..data.outputs import PAGES, require_file, save_text
 from ..evaluation.evaluation import readable_method
@@ -39,7 +39,7 @@ _TRENDS = 4
 _MOST_PATHS, _ALL_PATHS = 30, 15_000  # of a cell, and of all: a minute or two on a core
 _FOLLOWED, _TIMES = 150, 50  # cells and times of smooth paths
 # where cell types are, in files of others
-_GROUP_COLUMNS = (
+GROUP_COLUMNS = (
     "cell_type",
     "celltype",
     "cell_types",
@@ -108,8 +108,7 @@ def write_report(
     import jinja2
 
     require_file(file, PAGES)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with gathered() as (notices, alarms):
         cells = pipeline.cells(adata, **reading)
         asked = CellMNNPipeline(cells.fitted)
         annotated, followed = asked.annotate(cells, layers=False), _followed(asked, cells)
@@ -121,13 +120,12 @@ def write_report(
             *_fates(asked, cells, annotated, followed, groups),
             *_network(asked, cells),
         ]
-    said = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.from_string(_TEMPLATE.read_text()).render(
         title=f"Cell-MNN: {cells.fitted.record.name or 'time course'}",
         version=version("cellmnn-fm"),
         sections=sections,
-        notices=list(dict.fromkeys(said)),
+        notices=notices + alarms,
     )
     save_text(page, file)
 
@@ -147,7 +145,11 @@ def _data(cells: Cells) -> Section:
         kept = _captured(states.expression, fitted.subspace.reconstruct(states.states))
         text += f" keep {kept:.1%} of the variance of these genes"
     unit = f" ({fitted.record.time_unit}s)" if fitted.record.time_unit else ""
-    return Section("Data", f"{text}.", pd.DataFrame({f"time{unit}": course.times, "cells": sizes}))
+    table = {f"time{unit}": course.times, "cells": sizes}
+    names = [cells.time_names[time] for time in course.times]
+    if names != [f"{time:g}" for time in course.times]:
+        table = {"label": names, **table}
+    return Section("Data", f"{text}.", pd.DataFrame(table))
 
 
 def _captured(measured: Any, reconstructed: np.ndarray) -> float:
@@ -221,7 +223,8 @@ def _snapshots(
         time = float(before + after) / 2
         predicted = asked.interpolate(cells, time)
         stopped = predicted.obs["stopped"].mean()
-        caption = f"Predicted half-way between {before:g} and {after:g}, where nothing was measured"
+        names = " and ".join(cells.time_names[at] for at in (before, after))
+        caption = f"Predicted half-way between {names}, where nothing was measured"
         caption += f" ({stopped:.0%} of the cells left out)." if stopped else "."
         if "cellmnn_margin" in predicted.var:
             margin = predicted.var["cellmnn_margin"].median()
@@ -323,7 +326,7 @@ def _network(asked: CellMNNPipeline, cells: Cells) -> list[Section]:
 def _groups(cells: Cells) -> str | int | None:
     """Cell types of the last cells, as files call them; else two clusters, if there are enough."""
     last = cells.times == cells.course.times[-1]
-    for column in _GROUP_COLUMNS:
+    for column in GROUP_COLUMNS:
         if column in cells.adata.obs:
             sizes = cells.adata.obs[column][last].value_counts()
             if (sizes >= MIN_GROUP_CELLS).sum() > 1:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from ..data.introduced import Introduced
 from ..data.time_course import TimeCourse
 from ..dynamics.rollout import roll_out
 from ..dynamics.snapshots import Dynamics
@@ -32,7 +33,7 @@ _MAX_START = 300  # cells that are followed in both conditions
 
 
 @dataclass(frozen=True)
-class ConditionComparison:
+class ConditionComparison(Introduced):
     """Where two conditions differ.
 
     Attributes
@@ -64,6 +65,10 @@ class ConditionComparison:
             f"{last.name:g}, {last['null']:.2f} by chance, p = {last['p']:.3f}\n"
             f"{self.replicates.sentence}"
         )
+
+    def _table(self) -> pd.DataFrame:
+        """By time."""
+        return self.trajectories
 
 
 def compare_conditions(

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from ..data.introduced import Introduced
 from ..data.options import NOISE
 from ..data.subspace import Subspace
 from ..dynamics.diffusion import STEPS, Diffusion, require_paths
@@ -35,7 +36,7 @@ _RESAMPLED = 100  # cells at the end, for the doubt about their groups
 
 
 @dataclass(frozen=True)
-class FateTable:
+class FateTable(Introduced):
     """Where cells end up.
 
     Attributes
@@ -119,6 +120,10 @@ class FateTable:
         """Of the descendants at the end, those in each group."""
         weighted = self.probabilities.mul(self.descendants, axis=0)
         return weighted.sum() / self.descendants.sum()
+
+    def _table(self) -> pd.DataFrame:
+        """Of the cells."""
+        return self.with_intervals
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..data.introduced import Introduced
 from ..data.population import PopulationSize
 from ..dynamics.snapshots import growth_rates
 from ..fitted.fitted_model import Cells
@@ -21,7 +22,7 @@ def require_growth(model: CellMNNModel) -> None:
 
 
 @dataclass(frozen=True)
-class GrowthTable:
+class GrowthTable(Introduced):
     """How fast cells multiply: births less deaths, per unit of time.
 
     Attributes
@@ -38,6 +39,18 @@ class GrowthTable:
     rates: pd.Series
     groups: pd.DataFrame | None
     absolute: bool
+
+    def __repr__(self) -> str:
+        low, high = self.rates.quantile([0.05, 0.95])
+        of_what = "absolute" if self.absolute else "relative to all cells of a time"
+        return (
+            f"GrowthTable of {len(self.rates):,} cells, {of_what}\n"
+            f"{low:.3g} to {high:.3g} for 90 % of them; rates, groups"
+        )
+
+    def _table(self) -> pd.DataFrame | None:
+        """Of the groups."""
+        return self.groups
 
 
 def growth(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..data.introduced import Introduced
 from ..data.options import Response
 from ..data.reading import Source
 from ..dynamics.rollout import roll_out
@@ -101,7 +102,7 @@ def linear_response(
 
 
 @dataclass(frozen=True)
-class Perturbation:
+class Perturbation(Introduced):
     """What changes when genes are set to values: a prediction, to be tested in cells.
 
     Attributes
@@ -126,6 +127,10 @@ class Perturbation:
         )
         most = ", ".join(map(str, self.genes.index[:5]))
         return f"Perturbation that shifts fates by {shifts}\nand genes such as {most}; fates, genes"
+
+    def _table(self) -> pd.DataFrame:
+        """Of the fates."""
+        return self.fates
 
 
 def compared(

@@ -17,6 +17,7 @@ from scipy import sparse
 
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.data.files import read_file
+from cellmnn_fm.data.notices import gathered
 from cellmnn_fm.data.reading import read_source
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "inputs.md"
@@ -318,15 +319,13 @@ def states(course):
 @pytest.mark.parametrize("name", CASES)
 def test_cases(name, tmp_path):
     function, outcome = CASES[name]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with gathered() as (notices, _):
         if outcome.startswith("error: "):
             with pytest.raises(InputError) as error:
                 fit(function(tmp_path))
             assert outcome.removeprefix("error: ") in str(error.value)
             return
         course = fit(function(tmp_path))
-    notices = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
     said = [
         one for one in notices if "cells at time" in one or "taken as" in one or "taken per" in one
     ]
@@ -347,12 +346,12 @@ def test_the_document_has_the_cases(table_of):
     assert table_of(DOCUMENT, "| case | outcome |", lines) == lines
 
 
-def test_counts_are_what_scanpy_makes_of_them():
+def test_counts_are_what_scanpy_makes_of_them(noted):
     """Per 10,000 of a cell, log1p; the same for every layout."""
     x = counts()
     expected = np.log1p(1e4 * x / x.sum(axis=1, keepdims=True))
     for values in (x, x.astype(np.float32), sparse.csr_matrix(x), sparse.csc_array(x)):
-        with pytest.warns(UserWarning, match="holds counts"):
+        with noted("holds counts"):
             source = read_source(with_x(values))
         matrix = source.matrix()
         dense = matrix.toarray() if sparse.issparse(matrix) else matrix

@@ -1,6 +1,5 @@
 """Labels of times: what is read, and what is refused as ambiguous."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellmnn_fm import CellMNNPipeline, InputError, TimeKey
+from cellmnn_fm.data.notices import gathered
 from cellmnn_fm.data.times import read_time
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "inputs.md"
@@ -54,8 +54,7 @@ REFUSED = {
 
 
 def read(labels, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with gathered():
         return TimeKey("when", **options).read(pd.Series(labels))
 
 
@@ -77,12 +76,12 @@ def test_what_is_refused(case):
     assert message in str(caught.value)
 
 
-def test_the_mapping_is_shown():
-    with pytest.warns(UserWarning, match='"when" read as days: day0 → 0, 36h → 1.5'):
+def test_the_mapping_is_shown(noted):
+    with noted('"when" read as days: day0 → 0, 36h → 1.5'):
         TimeKey("when").read(pd.Series(["day0", "36h"]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        TimeKey("when").read(pd.Series(["0", "1.5"]))  # nothing to say
+    with gathered() as said:
+        TimeKey("when").read(pd.Series(["0", "1.5"]))
+    assert said == ([], [])
 
 
 def test_a_table_of_labels():
@@ -127,10 +126,10 @@ def test_hours_and_days_agree(hours):
     np.testing.assert_allclose(one.values, other.values, atol=1e-6)
 
 
-def test_a_fit_remembers_its_unit(adata, tmp_path):
+def test_a_fit_remembers_its_unit(adata, tmp_path, noted):
     """Labels in hours are asked about in the days of the fit, also after saving."""
     adata.obs["stage"] = adata.obs["day"].map({0.0: "day0", 1.0: "24h", 3.0: "D3"})
-    with pytest.warns(UserWarning, match="read as days: day0 → 0, 24h → 1, D3 → 3"):
+    with noted("read as days: day0 → 0, 24h → 1, D3 → 3"):
         fitted = CellMNNPipeline().fit(adata, time_key="stage", steps=2, verdict=False)
     assert (fitted.record.times, fitted.record.time_unit) == ([0.0, 1.0, 3.0], "day")
     fitted.save_pretrained(tmp_path)

@@ -19,6 +19,7 @@ from cellmnn_fm.cli.app import app
 from cellmnn_fm.cli.grn import read_decay
 from cellmnn_fm.cli.output import print_table
 from cellmnn_fm.data.genes import GenePanel, human_symbols
+from cellmnn_fm.data.notices import gathered
 from cellmnn_fm.data.outputs import save_table
 from cellmnn_fm.data.reading import read_source, read_times, same_times
 from cellmnn_fm.dynamics.rollout import roll_out
@@ -28,13 +29,6 @@ from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 from cellmnn_fm.questions.grn.reference import Reference
 from cellmnn_fm.training.configs import preset_configs
 from cellmnn_fm.training.one_course import MOST_TIMES, first_of_block, train
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "X has negative values")
-        yield
 
 
 @pytest.fixture
@@ -64,7 +58,7 @@ def per_ten_thousand(x):
 
 
 @pytest.mark.parametrize("place", ["counts", "raw"])
-def test_scanpy_s_flag_is_about_x_alone(place):
+def test_scanpy_s_flag_is_about_x_alone(place, noted):
     """Counts beside logged values are counts."""
     adata = counted()
     x = adata.X.copy()
@@ -73,7 +67,7 @@ def test_scanpy_s_flag_is_about_x_alone(place):
     adata.X = per_ten_thousand(x)
     adata.uns["log1p"] = {"base": None}
     assert read_source(adata).scale == "log"
-    with pytest.warns(UserWarning, match="holds counts: taken per 10,000"):
+    with noted("holds counts: taken per 10,000"):
         source = read_source(adata, layer=place)
     np.testing.assert_allclose(source.matrix(), per_ten_thousand(x), rtol=1e-5)
     fitted = CellMNNPipeline().fit(adata, time_key="day", layer=place, steps=2, verdict=False)
@@ -96,10 +90,8 @@ def test_scales(change, scale, notice, as_sparse):
     adata = counted()
     x = change(adata.X).astype(np.float32)
     adata.X = sparse.csr_matrix(x) if as_sparse else x
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with gathered() as (said, _):
         assert read_source(adata).scale == scale
-    said = [str(one.message) for one in caught]
     assert any(notice in one for one in said) if notice else not said
 
 
@@ -221,14 +213,14 @@ def test_the_command_maps_times(adata, fitted, tmp_path):
     assert (anndata.read_h5ad(tmp_path / "out.h5ad").obs["time"] == 2).all()
 
 
-def test_units_that_files_state_are_compared(adata):
+def test_units_that_files_state_are_compared(adata, noted):
     adata.uns["time_unit"] = "day"
     fitted = CellMNNPipeline().fit(adata, time_key="day", steps=2, verdict=False)
     assert fitted.record.time_unit == "day"
     hours = adata.copy()
     hours.obs["day"] *= 24
     hours.uns["time_unit"] = "h"
-    with pytest.warns(UserWarning, match="times of the file, in hours, read as days"):
+    with noted("times of the file, in hours, read as days"):
         found = fitted.interpolate(hours, 2.0)
     np.testing.assert_allclose(found.X, fitted.interpolate(adata, 2.0).X)
     del hours.uns["time_unit"]
@@ -248,7 +240,7 @@ def test_times_outside_the_fit_are_said(adata):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_times_are_equal_but_for_rounding(adata, dtype):
+def test_times_are_equal_but_for_rounding(adata, dtype, noted):
     tenths = adata.obs["day"].map({0.0: 0.0, 1.0: 0.1, 3.0: 0.3}).astype(dtype)
     adata.obs["day"] = tenths
     fitted = CellMNNPipeline().fit(adata, time_key="day", steps=2, verdict=False)
@@ -258,7 +250,7 @@ def test_times_are_equal_but_for_rounding(adata, dtype):
     split = adata.obs["day"].astype(str).astype(np.float64).to_numpy().copy()
     split[::3][split[::3] > 0.25] = 0.1 + 0.2
     adata.obs["day"] = split
-    with pytest.warns(UserWarning, match="0.30000000000000004 taken as the time just before"):
+    with noted("0.30000000000000004 taken as the time just before"):
         assert set(read_times(adata, "day")) == {0.0, 0.1, 0.3}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ...data.introduced import Introduced
 from ...data.outputs import EDGES, require_file, save_table, written_whole
 from ...model.errors import InputError, listed
 
@@ -21,9 +22,11 @@ _BLOCK = 512  # targets whose weights are looked at at once, which bounds the me
 
 Factors = tuple[NDArray[np.float64], NDArray[np.float64]]
 
+_SHOWN_EDGES = 10  # in a notebook
+
 
 @dataclass(frozen=True)
-class GeneRegulatoryNetwork:
+class GeneRegulatoryNetwork(Introduced):
     """Signed influences of genes on genes: weights G = left · right, row = target.
 
     G is (genes, genes) but never formed: the factors are as thin as the latent space. The influence
@@ -78,6 +81,10 @@ class GeneRegulatoryNetwork:
             f"GeneRegulatoryNetwork of {len(self.genes):,} genes, {how}: {edges}, ...\n"
             "associations, not shown to be causes; to_dataframe(top_k=...)"
         )
+
+    def _table(self) -> pd.DataFrame:
+        """Of the strongest edges."""
+        return self.to_dataframe(top_k=_SHOWN_EDGES)
 
     def interaction(self, source: str, target: str) -> float:
         """The weight of one edge."""
