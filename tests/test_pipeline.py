@@ -283,4 +283,15 @@ def test_objects_introduce_themselves(adata):
     for answer, words in ((shift, "shifts fates by left"), (compared, "left and right")):
         assert words in repr(answer)
         assert len(repr(answer).splitlines()) == 2
-    assert "not shown to be causes" in repr(fitted.grn(adata))
+    network = fitted.grn(adata)
+    assert "not shown to be causes" in repr(network)
+    in_notebooks = [
+        (fitted, "<p>CellMNNPipeline of "),
+        (table, f"<p>{adata.n_obs - 10} rows more</p>"),
+        (shift, "<th>after</th>"),
+        (compared, "<th>distance</th>"),
+        (network, "<th>target</th>"),
+        (fitted.evaluate(adata, time_key="day", seeds=1), "<th>energy / OT</th>"),
+    ]
+    for answer, shown in in_notebooks:
+        assert shown in answer._repr_html_()

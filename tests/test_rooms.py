@@ -13,6 +13,7 @@ import pytest
 
 import cellmnn_fm
 from cellmnn_fm import CellMNNPipeline
+from cellmnn_fm.data.introduced import Introduced
 from cellmnn_fm.dynamics.snapshots import interpolate
 
 PACKAGE = Path(cellmnn_fm.__file__).parent
@@ -180,7 +181,7 @@ def test_signatures_of_the_pipeline_are_short(method):
 
 
 def test_the_pipeline_is_one_class():
-    assert CellMNNPipeline.__mro__ == (CellMNNPipeline, object)
+    assert CellMNNPipeline.__mro__ == (CellMNNPipeline, Introduced, object)
 
 
 def rooms_of(call):

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cellmnn_fm.cli.app import app
+from cellmnn_fm.cli.output import as_flags
 
 
 def run(*arguments):
@@ -30,6 +31,7 @@ def test_fit_and_interpolate(file, tmp_path):
     figure = tmp_path / "predicted.png"
     result = run("interpolate", model, file, "--at", "1.5", "-o", predicted, "--figure", figure)
     assert figure.stat().st_size > 0
+    assert f"{figure}: written" in result.output
     assert result.exit_code == 0, result.output
     assert anndata.read_h5ad(predicted).n_obs == 60
     one_sided = run(
@@ -42,6 +44,26 @@ def test_fit_and_interpolate(file, tmp_path):
     assert "warning: time 4 is 1 beyond the observed times 0 to 3: an extra" in later.stderr
     assert "note: X has negative values: taken as scaled" in later.stderr
     assert (tmp_path / "new" / "late.h5ad").is_file()
+
+
+def test_messages_name_flags():
+    options = ("time_map", "layer", "n_dims")
+    said = as_flags('time column "time_map": give time_map, 3 n_dims or another layer', options)
+    assert said == 'time column "time_map": give --time-map, 3 --n-dims or another layer'
+    assert as_flags("nothing to say", ()) == "nothing to say"
+
+
+def test_labels_are_those_of_the_file(adata, tmp_path):
+    """In place of the numbers that they were read as."""
+    adata.obs["stage"] = adata.obs["day"].map({0.0: "MDP", 1.0: "CDP", 3.0: "PreDC"})
+    adata.write_h5ad(tmp_path / "course.h5ad")
+    page, labels = tmp_path / "page.html", {"MDP": 0, "CDP": 1, "PreDC": 3}
+    maps = [word for label, at in labels.items() for word in ("--time-map", f"{label}={at}")]
+    options = ["--time-key", "stage", *maps, "-o", page, "--no-evaluation", "-q"]
+    assert run("report", "cellmnn-simulated", tmp_path / "course.h5ad", *options).exit_code == 0
+    assert "Predicted half-way between CDP and PreDC" in page.read_text()
+    unread = run("report", "cellmnn-simulated", tmp_path / "course.h5ad", *options[:2], "-o", page)
+    assert "found MDP, CDP, PreDC; give --time-map, a number for each" in unread.stderr
 
 
 def test_evaluate_writes_json_and_a_figure(file, tmp_path):

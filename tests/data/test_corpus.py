@@ -5,6 +5,7 @@ import json
 import anndata
 import numpy as np
 import pytest
+from huggingface_hub import DatasetCard
 
 from cellmnn_fm import InputError, TimeCourse, fit_shared_subspace
 from cellmnn_fm.data.corpus import Corpus, group_overlapping
@@ -87,6 +88,10 @@ def test_parquet_and_back(corpus, tmp_path):
             np.testing.assert_array_equal(one, other)
     plain = load_dataset(str(tmp_path / "hub"), "two", split="train", cache_dir=str(tmp_path / "c"))
     assert len(plain) == sum(corpus.entries["two"].cells)
+    card = DatasetCard.load(tmp_path / "hub" / "README.md")
+    assert [config["config_name"] for config in card.data.to_dict()["configs"]] == [*corpus.entries]
+    for name, entry in corpus.entries.items():
+        assert f"| {name} | {sum(entry.cells):,} | {len(entry.times)} | " in card.text
 
 
 @pytest.mark.parametrize("mode", ["shared", "aligned"])
