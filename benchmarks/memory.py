@@ -2,14 +2,14 @@
 
     python -m benchmarks.memory           # about 5 minutes on 2 cores, 1.2 GB of temporary disk
     python -m benchmarks.memory --fit     # a model of 500,000 cells and 3,000 genes; 6 minutes
-    python -m benchmarks.memory --questions    # 200,000 cells and 2,000 genes; 6 minutes
+    python -m benchmarks.memory --questions    # 500,000 cells, 2,000 genes, 50 dimensions
 
 The file is made first: Poisson counts of a rank-10 model, a tenth of them not 0, as log(x + 1). A
 process of its own then reads it backed, fits a shared subspace to it, and projects all cells in
 each mode; its peak resident memory is what counts. The same for a file stored by columns.
 
 With --fit: `CellMNNPipeline.fit` of one file by rows, the verdict included. With --questions: what
-the commands fit, interpolate, annotate, fates and trajectory take at most.
+the commands fit, interpolate, annotate, fates, trajectory, growth and grn take at most.
 
 Results: results/memory.jsonl, memory_fit.jsonl and memory_questions.jsonl.
 """
@@ -51,7 +51,7 @@ def main(
 ) -> None:
     """Make the files, and measure each, in processes of their own."""
     if questions:
-        measure_questions(200_000, 2_000)
+        measure_questions(500_000, 2_000, 50)
         return
     if fit:
         measure_fit(500_000, 3_000)
@@ -85,22 +85,30 @@ def measure_fit(cells: int, genes: int) -> None:
     Results("memory_fit").replace({(): measured})
 
 
-def measure_questions(cells: int, genes: int) -> None:
+def measure_questions(cells: int, genes: int, dims: int) -> None:
     """Each command on a file by rows, in a process of its own."""
-    measured: dict[str, Any] = {"cells": cells, "genes": genes}
+    measured: dict[str, Any] = {"cells": cells, "genes": genes, "dims": dims}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         file, model = folder / "csr.h5ad", folder / "model"
         apart(make_file, file, cells, genes, "csr")
         for name, words in {
-            "fit": [file, "--time-key", "time", "-o", model, "--no-verdict"],
+            "fit": [
+                *(file, "--time-key", "time", "-o", model, "--no-verdict"),
+                *("--n-dims", dims, "--growth", "learned"),
+            ],
             "interpolate": [model, file, "--at", "1.5", "-o", folder / "interpolate.h5ad"],
             "annotate": [model, file, "-o", folder / "annotate.h5ad"],
             "fates": [model, file, "--groups", "4", "-o", folder / "fates.tsv"],
             "trajectory": [model, file, "-o", folder / "cells.h5ad", "--n-steps", "4"],
+            "growth": [model, file, "-o", folder / "growth.tsv"],
+            "grn": [model, file, "-o", folder / "edges.tsv"],
         }.items():
             measured[name] = apart(run_command, [name, *map(str, words), "-q"])
-            print(name, measured[name])
+            print(name, measured[name], flush=True)
+            for written in folder.glob("*.h5ad"):
+                if written != file:
+                    written.unlink()
     Results("memory_questions").replace({(): measured})
 
 
@@ -130,7 +138,7 @@ def apart(task: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(task, *arguments).result()
 
 
-def make_file(file: Path, cells: int, genes: int, layout: str) -> None:
+def make_file(file: Path, cells: int, genes: int, layout: str, seed: int = 0) -> None:
     """Write a sparse file block by block; by columns, cells play genes and the block is turned."""
     rows, columns = (cells, genes) if layout == "csr" else (genes, cells)
     names = [f"GENE{i}" for i in range(genes)]
@@ -142,7 +150,7 @@ def make_file(file: Path, cells: int, genes: int, layout: str) -> None:
         uns={"name": "synthetic"},
     )
     adata.write_h5ad(file)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     of_columns = rng.normal(size=(RANK, columns)).astype(np.float32)
     pointers, count = [np.zeros(1, np.int64)], 0
     with h5py.File(file, "r+") as handle:

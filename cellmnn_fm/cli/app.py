@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .ask import annotate, fates, growth, interpolate, trajectory
+from .corpus import corpus_app
 from .demo import demo
 from .evaluate import evaluate, report
 from .fit import adapt, finetune, fit
@@ -55,3 +56,4 @@ for _panel, _commands in _PANELS.items():
         _name = _command.__name__.replace("_", "-")
         app.command(_name, rich_help_panel=_panel)(_command)
 app.add_typer(subspace_app, rich_help_panel="Models")
+app.add_typer(corpus_app, rich_help_panel="Models")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -23,10 +23,11 @@ from ..model.hub import explained_errors
 from .corpus_card import corpus_card
 from .corpus_sets import CorpusEntry, CorpusSet, entry_of, padded_states
 from .genes import GeneOptions, GenePanel
-from .latent_space import LatentSpace, SpaceOptions
+from .latent_space import LatentSpace, SpaceOptions, own_moments
+from .moments import Matrix
 from .options import SubspaceMode
-from .reading import read_source, read_times
 from .saved_json import as_type, read_json
+from .several_files import read_several, shown
 from .shared_subspace import SharedSubspace
 from .subspace import Subspace
 from .time_course import TimeCourse
@@ -171,39 +172,58 @@ class Corpus:
     def add_anndata(
         self,
         name: str,
-        adata: AnnData,
+        adata: AnnData | Sequence[AnnData],
         *,
         time_key: str | TimeKey = "time",
         genes: GeneOptions | None = None,
         provenance: Mapping[str, Any] | None = None,
+        progress: bool = False,
     ) -> None:
         """Project a data set and add it. The others are left as they are.
+
+        Cells are read twice, in chunks: for the moments of genes, and to be projected (once more in
+        the mode "shared"). What stays in memory is 0.6 kB a cell.
 
         Parameters
         ----------
         name : str
             Of the data set; those that are there are refused.
-        adata : AnnData
-            In memory or backed. `uns["overlaps"]` names data sets that share cells with it.
+        adata : AnnData or sequence of AnnData
+            In memory or backed; several are files of one time course, with the same genes.
+            `uns["overlaps"]` names data sets that share cells with it.
         time_key : str
             Column of `obs` with the time of each cell.
         genes : GeneOptions, optional
             How its genes are read.
         provenance : mapping, optional
             Source, licence and checksum, for the manifest.
+        progress : bool
+            Whether to show a progress bar.
         """
-        source, cell_times = read_source(adata), read_times(adata, time_key)
+        self._require_new(name)
+        adatas = list(adata) if isinstance(adata, Sequence) else [adata]
+        source, cell_times = read_several(adatas, time_key)
         options = SpaceOptions(self.subspace_mode, self.shared, genes or GeneOptions())
-        n_dims = self.latent_dim if source.is_embedding else None
-        space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims)
-        states, _ = space.project(source, genes)
-        own = LatentSpace.fit(source, cell_times, n_dims=_COMPONENTS)
-        components = own.project(source)[0] * np.linalg.norm(own.subspace.loadings, axis=0)
-        overlaps = [str(other) for other in adata.uns.get("overlaps", ())]
+        n_dims, moments = None, None
+
+        def read(what: str) -> Iterator[Matrix]:
+            return shown(source.chunks(), source.shape[0], f"{name}: {what}", progress)
+
+        if source.is_embedding:
+            n_dims = self.latent_dim
+        else:
+            moments = own_moments(read("moments"), max(_COMPONENTS, self.latent_dim))
+        space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims, moments=moments)
+        own = LatentSpace.fit(source, cell_times, n_dims=_COMPONENTS, moments=moments)
+        projections = [fitted.projection(source, genes) for fitted in (space, own)]
+        parts = [[project(chunk) for project in projections] for chunk in read("states")]
+        states, components = (np.concatenate(states) for states in zip(*parts, strict=True))
+        components *= np.linalg.norm(own.subspace.loadings, axis=0)
+        overlaps = {str(other) for part in adatas for other in part.uns.get("overlaps", ())}
         self.add_course(
             name,
             TimeCourse.from_cells(states, cell_times),
-            overlaps=overlaps,
+            overlaps=sorted(overlaps),
             provenance=provenance,
             space=space,
             components=TimeCourse.from_cells(components, cell_times),
@@ -241,8 +261,7 @@ class Corpus:
         )
         folder = self._set_folder(name)
         with self._changing():
-            if name in self.entries:
-                raise InputError("data set", "a new name", name, "remove it first, or rename it")
+            self._require_new(name)
             shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
             _write_states(Dataset.from_dict(states, features=features), folder)
             if space is not None:
@@ -253,8 +272,16 @@ class Corpus:
             about = {"synthetic": synthetic, "provenance": dict(provenance or {})}
             self.entries[name] = entry_of(name, course, overlaps=list(overlaps), **about)
 
+    def _require_new(self, name: str) -> None:
+        """Refuse a data set that is there."""
+        if name in self.entries:
+            raise InputError("data set", "a new name", name, "remove it first, or rename it")
+
     def remove(self, name: str) -> None:
         """Remove a data set."""
+        if name not in self.entries:
+            known = listed(self.entries) or "none"
+            raise InputError("data set", f"one of {known}", name, "choose one of those")
         with self._changing():
             del self.entries[name]
         self._open.pop(name, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -95,6 +95,7 @@ class LatentSpace:
         n_dims: int | None = None,
         rows: NDArray[np.bool_] | None = None,
         seed: int = 0,
+        moments: GeneMoments | None = None,
     ) -> LatentSpace:
         """Fit the map to a data set.
 
@@ -112,6 +113,8 @@ class LatentSpace:
             The cells that may be looked at; all by default.
         seed : int
             Of the principal components.
+        moments : GeneMoments, optional
+            Of these cells, as :func:`own_moments` gathers them, where they are known already.
 
         Raises
         ------
@@ -135,11 +138,15 @@ class LatentSpace:
             shared = shared if n_dims is None else shared.truncated(n_dims)
             if mode == "shared":
                 return cls(*_fit_shared(source, shared, options.genes, rows), mode)
-            panel, subspace, coverage = _fit_aligned(source, shared, options.genes, rows)
+            moments = moments or own_moments(source.chunks(rows), shared.latent_dim)
+            panel, subspace, coverage = _fit_aligned(source, shared, options.genes, moments)
         else:
             panel = GenePanel(tuple(source.names), tuple(_symbols_if_any(source, options.genes)))
             most = n_dims if shared is None else n_dims or shared.latent_dim
-            subspace = _fit_own(source, most, rows, seed)
+            if moments is None:
+                subspace = _fit_own(source, most, rows, seed)
+            else:
+                subspace = Subspace.of_moments(moments, most or DEFAULT_LATENT_DIM)
             coverage = Coverage(0 if mode == "aligned" else len(panel), len(panel), len(panel))
         if mode == "aligned" and source.is_embedding:
             chunks = source.chunks(rows)
@@ -169,8 +176,19 @@ class LatentSpace:
         UserWarning
             If less than half of the genes match.
         """
-        subspace, chunks, coverage, _ = self._read(source, genes or GeneOptions())
-        return np.concatenate([subspace.project(chunk) for chunk in chunks]), coverage
+        subspace, pick, coverage, _ = self._read(source, genes or GeneOptions())
+        states = [subspace.project(pick(chunk)) for chunk in source.chunks()]
+        return np.concatenate(states), coverage
+
+    def projection(
+        self, source: Source, genes: GeneOptions | None = None
+    ) -> Callable[[Matrix], NDArray[np.float32]]:
+        """What turns chunks (cells, genes) of a file into their latent states (cells, latent_dim).
+
+        For those who read a file once for several spaces; see :meth:`project`.
+        """
+        subspace, pick, *_ = self._read(source, genes or GeneOptions())
+        return lambda chunk: subspace.project(pick(chunk))
 
     def expression(
         self,
@@ -184,9 +202,9 @@ class LatentSpace:
 
         Of the cells in the mask `rows` (cells,), of all by default.
         """
-        subspace, chunks, _, present = self._read(source, genes or GeneOptions(), rows)
+        subspace, pick, _, present = self._read(source, genes or GeneOptions())
         parts = []
-        for chunk in chunks:
+        for chunk in map(pick, source.chunks(rows)):
             x = chunk if isinstance(chunk, np.ndarray) else chunk.toarray()
             full = self.subspace.reconstruct(subspace.project(x))
             full[:, present] = x
@@ -198,9 +216,9 @@ class LatentSpace:
 
         It is what ``x̂ = μ + D z`` leaves over, taken off the variance of x around μ.
         """
-        subspace, chunks, *_ = self._read(source, genes or GeneOptions())
+        subspace, pick, *_ = self._read(source, genes or GeneOptions())
         kept, cells = 0.0, 0
-        for chunk in chunks:
+        for chunk in map(pick, source.chunks()):
             x = chunk if isinstance(chunk, np.ndarray) else chunk.toarray()
             residual = x - subspace.reconstruct(subspace.project(x))
             kept += float(np.square(x - subspace.gene_mean).sum(dtype=np.float64))
@@ -209,9 +227,9 @@ class LatentSpace:
         return kept / (cells - 1)
 
     def _read(
-        self, source: Source, genes: GeneOptions, rows: NDArray[np.bool_] | None = None
-    ) -> tuple[Subspace, Iterator[Matrix], Coverage, NDArray[np.int64]]:
-        """Chunks of the columns of a file that are in the panel, and the subspace over those.
+        self, source: Source, genes: GeneOptions
+    ) -> tuple[Subspace, Callable[[Matrix], Matrix], Coverage, NDArray[np.int64]]:
+        """What picks the columns of a file that are in the panel, and the subspace over those.
 
         Beside them the coverage, and the positions of those columns in the panel.
         """
@@ -238,7 +256,7 @@ class LatentSpace:
 
         some_missing = len(present) < len(columns)
         subspace = self.subspace.restricted(present) if some_missing else self.subspace
-        return subspace, map(pick, source.chunks(rows)), coverage, present
+        return subspace, pick, coverage, present
 
     def over_genes(
         self, source: Source, states: NDArray, genes: GeneOptions | None = None
@@ -275,10 +293,13 @@ class LatentSpace:
         return subspace.of_genes(np.argsort(order)), inferred
 
 
-def _own_moments(source: Source, n_dims: int, rows: NDArray[np.bool_] | None) -> GeneMoments:
-    """Covariance of the genes as they are, for `n_dims` components, in one pass over the cells."""
+def own_moments(chunks: Iterable[Matrix], n_dims: int) -> GeneMoments:
+    """Covariance of the genes as they are, for `n_dims` components, in one pass over the cells.
+
+    Of `chunks` (cells, genes).
+    """
     rank = max(DEFAULT_RANK, 2 * n_dims)  # what chunks lose by merging lies far below
-    return GeneMoments.gather(source.chunks(rows), rank=rank, standardize=False)
+    return GeneMoments.gather(chunks, rank=rank, standardize=False)
 
 
 def _fit_own(
@@ -290,7 +311,7 @@ def _fit_own(
         return Subspace.standardized(matrix if rows is None else matrix[rows], n_dims)
     n_dims = n_dims or DEFAULT_LATENT_DIM
     if source.on_disk:
-        return Subspace.of_moments(_own_moments(source, n_dims, rows), n_dims)
+        return Subspace.of_moments(own_moments(source.chunks(rows), n_dims), n_dims)
     matrix = source.matrix()
     return Subspace.pca(matrix if rows is None else matrix[rows], n_dims, seed)
 
@@ -311,11 +332,10 @@ def _fit_shared(
 
 
 def _fit_aligned(
-    source: Source, shared: SharedSubspace, genes: GeneOptions, rows: NDArray[np.bool_] | None
+    source: Source, shared: SharedSubspace, genes: GeneOptions, moments: GeneMoments
 ) -> tuple[GenePanel, Subspace, Coverage]:
     """Own components over all genes, rotated by those in common if there are any."""
     symbols = human_symbols(source.var, genes.symbols)
-    moments = _own_moments(source, shared.latent_dim, rows)
     subspace = Subspace.of_moments(moments, shared.latent_dim)
     coverage = shared.coverage(symbols, moments)
     shared.panel.require_covering(coverage, symbols)

@@ -10,12 +10,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.sparse.linalg import eigsh
 
 from ..model.errors import InputError
 
 Matrix: TypeAlias = NDArray[np.floating] | sparse.csr_array
 
 DEFAULT_RANK = 64
+_MOST_EXACT = 4096  # genes whose scatter matrix is kept, 128 MB of it
+_ALL_EIGENPAIRS = 1200  # up to here all of them take no longer than some
 _ROUNDING = 1e-6  # a spread below this part of the mean is that of 32-bit numbers
 _NEGLIGIBLE = 1e-10  # an eigenvalue below this part of the largest is rounding
 
@@ -25,7 +28,7 @@ class GeneMoments:
     """Cells, means, variances and leading eigenpairs of one data set: all that is kept of it.
 
     The eigenpairs are those of the correlation matrix where the genes were `standardized`, else of
-    the covariance matrix; neither matrix is ever formed.
+    the covariance matrix.
 
     Parameters
     ----------
@@ -62,10 +65,11 @@ class GeneMoments:
     ) -> GeneMoments:
         """One pass over chunks (cells, genes) of one data set, in any order.
 
-        Means and variances are exact. The eigenpairs are exact if the data have at most `rank`
-        dimensions or come in one chunk; else each chunk is merged with the leading `rank`
-        directions of those before it, and only what lies below those is lost. Memory is that of
-        one chunk, dense, and `rank` rows. A rank of 0 gathers means and variances alone.
+        Means and variances are exact. So are the eigenpairs of up to 4,096 genes, whose scatter
+        matrix is summed; and of more, if the data have at most `rank` dimensions or come in one
+        chunk. Else each chunk is merged with the leading `rank` directions of those before it, and
+        only what lies below those is lost. Memory is that of one chunk, dense, and of the scatter
+        matrix or `rank` rows. A rank of 0 gathers means and variances alone.
 
         Raises
         ------
@@ -78,14 +82,13 @@ class GeneMoments:
         """
         cells = 0
         mean = scatter = np.zeros(0)
-        directions = np.zeros((0, 0), np.float32)  # rows whose Gram matrix is the scatter matrix
+        spread = _Spread(rank, standardize)
         for chunk in chunks:
             x = chunk.toarray() if isinstance(chunk, sparse.csr_array) else chunk
             if not len(x):
                 continue
             if not cells:
                 mean = scatter = np.zeros(x.shape[1])
-                directions = np.zeros((0, x.shape[1]), np.float32)
             chunk_mean = x.mean(axis=0, dtype=np.float64)
             centred = (x - chunk_mean).astype(np.float32)
             shift = chunk_mean - mean
@@ -96,19 +99,13 @@ class GeneMoments:
             mean = mean + shift * (len(x) / total)
             cells = total
             scatter[scatter <= cells * (_ROUNDING * mean) ** 2] = 0.0
-            rows = np.concatenate([directions, centred, between[None].astype(np.float32)])
-            if not standardize:
-                directions = _leading(rows, rank)
-                continue
-            # which directions lead is judged by the standard deviations known so far
-            scale = _nonzero(np.sqrt(scatter))
-            leading = _leading((rows / scale).astype(np.float32), rank)
-            directions = (leading * scale).astype(np.float32)
+            if rank:
+                spread.add(np.concatenate([centred, between[None].astype(np.float32)]), scatter)
         if cells < 2:
             raise InputError("cells", "at least 2", cells, "give more cells")
         require_varying(scatter)
-        length = _nonzero(np.sqrt(scatter)) if standardize else np.sqrt(cells - 1)
-        rows = _leading((directions / length).astype(np.float32), rank)
+        length = _nonzero(np.sqrt(scatter)) if standardize else np.full(len(mean), cells - 1) ** 0.5
+        rows = spread.leading(length) if rank else np.zeros((0, len(mean)), np.float32)
         eigenvalues = np.square(rows, dtype=np.float64).sum(axis=1)
         kept = eigenvalues > _NEGLIGIBLE * eigenvalues.max(initial=0)
         vectors = (rows[kept] / np.sqrt(eigenvalues[kept, None])).T
@@ -165,19 +162,71 @@ def require_varying(spread: NDArray) -> None:
         )
 
 
+class _Spread:
+    """The scatter matrix of genes, in the least memory that keeps its leading directions.
+
+    All centred rows while there are fewer than genes, then the matrix itself; of more genes than
+    a matrix has room for, the leading directions of what came so far.
+    """
+
+    def __init__(self, rank: int, standardize: bool):
+        self.rank, self.standardize = rank, standardize
+        self._rows: list[NDArray[np.float32]] = []  # their Gram matrix of columns is the scatter
+        self._matrix: NDArray[np.float64] | None = None
+
+    def add(self, rows: NDArray[np.float32], scatter: NDArray[np.float64]) -> None:
+        """Centred rows (cells, genes), with the squares (genes,) of all that came so far."""
+        genes = rows.shape[1]
+        if self._matrix is not None:
+            self._matrix += rows.T @ rows
+            return
+        self._rows.append(rows)
+        if genes > _MOST_EXACT:
+            together = np.concatenate(self._rows)
+            # which directions lead is judged by the standard deviations known so far
+            scale = _nonzero(np.sqrt(scatter)) if self.standardize else np.ones(genes)
+            leading = _leading((together / scale).astype(np.float32), self.rank)
+            self._rows = [(leading * scale).astype(np.float32)]
+        elif sum(map(len, self._rows)) > genes:
+            self._matrix = np.zeros((genes, genes))
+            for held in self._rows:
+                self._matrix += held.T @ held
+            self._rows = []
+
+    def leading(self, length: NDArray[np.float64]) -> NDArray[np.float32]:
+        """At most `rank` orthogonal rows, longest first, once genes are divided by `length`."""
+        if self._matrix is None:
+            return _leading((np.concatenate(self._rows) / length).astype(np.float32), self.rank)
+        self._matrix /= length[:, None]
+        self._matrix /= length
+        return _lengths(*_top(self._matrix, self.rank))
+
+
 def _leading(rows: NDArray[np.float32], rank: int) -> NDArray[np.float32]:
     """At most `rank` orthogonal rows, longest first, with nearly the same Gram matrix of columns.
 
     They are s Vᵀ of the singular value decomposition, by way of the smaller Gram matrix.
     """
-    if rank == 0:
-        return rows[:0]
     if len(rows) <= rows.shape[1]:
-        _, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
-        return vectors[:, ::-1][:, :rank].T.astype(np.float32) @ rows
-    values, vectors = np.linalg.eigh((rows.T @ rows).astype(np.float64))
-    lengths = np.sqrt(np.maximum(values[::-1][:rank], 0))
-    return (lengths[:, None] * vectors[:, ::-1][:, :rank].T).astype(np.float32)
+        _, vectors = _top((rows @ rows.T).astype(np.float64), rank)
+        return vectors.T.astype(np.float32) @ rows
+    return _lengths(*_top((rows.T @ rows).astype(np.float64), rank))
+
+
+def _lengths(values: NDArray[np.float64], vectors: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Rows s Vᵀ of eigenvalues s² and eigenvectors V."""
+    return (np.sqrt(np.maximum(values, 0))[:, None] * vectors.T).astype(np.float32)
+
+
+def _top(matrix: NDArray[np.float64], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """At most `rank` eigenpairs of a symmetric matrix, the largest first."""
+    if len(matrix) <= _ALL_EIGENPAIRS or rank > len(matrix) // 4:
+        values, vectors = np.linalg.eigh(matrix)
+    else:
+        # without a start of its own one is drawn, and the last digits with it
+        start = np.random.default_rng(0).normal(size=len(matrix))
+        values, vectors = eigsh(matrix, rank, v0=start)
+    return values[::-1][:rank], vectors[:, ::-1][:, :rank]
 
 
 def _nonzero(values: NDArray[np.float64]) -> NDArray[np.float64]:
