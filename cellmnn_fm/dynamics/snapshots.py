@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
@@ -21,7 +21,7 @@ from ..model.in_context import InContextHypernetwork
 from ..model.modeling_cellmnn import CellMNNModel, CellMNNOutput
 from .trust_region import TrustRegion, Walk
 
-_CHUNK = 65_536  # cells pushed at once, which bounds the memory
+_CHUNK = 16_384  # cells pushed at once, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -301,8 +301,8 @@ def draw_cells(
 def velocity_at(dynamics: Dynamics, states: NDArray, time: float) -> NDArray[np.float32]:
     """dz/dt at `states` (cells, latent_dim) and `time`, per unit of the user's time."""
     model, when = dynamics.model, _model_time(dynamics, time)
-    velocity = model(padded(model, states)[None], when, when).velocity[0, 0]
-    in_use = velocity[:, : states.shape[-1]].cpu().numpy()
+    parts = [model(z[None], when, when).velocity[0, 0] for z in _blocks(model, states)]
+    in_use: NDArray[np.float32] = torch.cat(parts)[:, : states.shape[-1]].cpu().numpy()
     return in_use / np.float32(dynamics.time_scale.unit)
 
 
@@ -342,11 +342,13 @@ def growth_rates(
     rates = np.zeros(len(states))
     for time in np.unique(times):
         same_time = times == time
-        z = padded(dynamics.model, states[same_time])[None]
-        _, of_model = dynamics.model.linear_ode(z, _model_time(dynamics, time))
-        if of_model is None:
-            break
-        rates_then = of_model[0].cpu().numpy()
+        when, parts = _model_time(dynamics, time), []
+        for z in _blocks(dynamics.model, states[same_time]):
+            _, of_model = dynamics.model.linear_ode(z[None], when)
+            if of_model is None:
+                return rates
+            parts.append(of_model[0])
+        rates_then = torch.cat(parts).cpu().numpy()
         common = 0.0 if absolute else rates_then.mean()
         rates[same_time] = (rates_then - common) / dynamics.time_scale.unit
     return rates
@@ -362,8 +364,7 @@ def _pushed(
     """
     dims = states.shape[-1]
     parts: list[tuple[Tensor, ...]] = []
-    for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK))):
-        z = padded(model, chunk)
+    for z in _blocks(model, states):
         first = torch.tensor([start]).to(z)
         region, begin = TrustRegion.around(model, z, first)
         ends = []
@@ -405,6 +406,12 @@ def _log_growth(output: CellMNNOutput, target: int, like: Tensor) -> Tensor:
     if output.log_growth is None:
         return torch.zeros_like(like[..., 0] if like.ndim > 1 else like)
     return output.log_growth[0, target]
+
+
+def _blocks(model: CellMNNModel, states: NDArray) -> Iterator[Tensor]:
+    """The same cells, `states` (cells, dims), as many at once as operators have room for."""
+    for chunk in np.array_split(states, max(1, -(-len(states) // _CHUNK))):
+        yield padded(model, chunk)
 
 
 def padded(model: CellMNNModel, states: NDArray) -> Tensor:
