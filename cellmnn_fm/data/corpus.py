@@ -36,6 +36,7 @@ from .times import TimeKey
 if TYPE_CHECKING:
     from anndata import AnnData
     from datasets import Dataset
+    from pyarrow import Table
 
 _MANIFEST_FILE = "manifest.json"
 _SHARED_FOLDER = "shared_subspace"
@@ -244,8 +245,6 @@ class Corpus:
 
         `components` are the same cells in more dimensions, see :class:`CorpusSet`.
         """
-        from datasets import Dataset, Features, List, Value
-
         if course.latent_dim > self.latent_dim:
             raise InputError(
                 name, f"at most {self.latent_dim} dimensions", course.latent_dim, "drop some"
@@ -253,17 +252,11 @@ class Corpus:
         states = {"z": padded_states(course, self.latent_dim)}
         if components is not None:
             states["components"] = np.concatenate(components.snapshots).astype(np.float32)
-        features = Features(
-            {
-                name: List(Value("float32"), length=values.shape[1])
-                for name, values in states.items()
-            }
-        )
         folder = self._set_folder(name)
         with self._changing():
             self._require_new(name)
             shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
-            _write_states(Dataset.from_dict(states, features=features), folder)
+            _write_states(_arrow(states), folder)
             if space is not None:
                 padded = space.subspace.padded(self.latent_dim)
                 genes = {"genes": space.panel.digest}
@@ -326,7 +319,7 @@ class Corpus:
                     shutil.copyfile(file, target)
         for name in names:
             table = Dataset.from_parquet(str(source / "data" / f"{_file_name(name)}.parquet"))
-            _write_states(table, folder / "sets" / _file_name(name))
+            _write_states(table.data.table, folder / "sets" / _file_name(name))
         # the manifest last: without it there is no corpus
         shutil.copyfile(source / _MANIFEST_FILE, folder / _MANIFEST_FILE)
         return cls(folder)
@@ -450,13 +443,27 @@ def _require_empty(folder: Path) -> None:
         raise InputError(str(folder), "an empty folder", actual, "name another one")
 
 
-def _write_states(table: Dataset, folder: Path) -> None:
+def _arrow(columns: dict[str, NDArray[np.float32]]) -> Table:
+    """Columns (cells, n) as an Arrow table, without a copy."""
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            name: pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
+            for name, values in columns.items()
+        }
+    )
+
+
+def _write_states(table: Table, folder: Path) -> None:
     """One Arrow batch, so that all cells lie side by side and any can be read at once."""
+    from datasets import Features
     from datasets.arrow_writer import ArrowWriter
 
     folder.mkdir(parents=True, exist_ok=True)
-    with ArrowWriter(path=str(folder / _STATES_FILE), features=table.features) as writer:
-        writer.write_table(table.data.table, writer_batch_size=len(table))
+    features = Features.from_arrow_schema(table.schema)
+    with ArrowWriter(path=str(folder / _STATES_FILE), features=features) as writer:
+        writer.write_table(table, writer_batch_size=len(table))
         writer.finalize()
 
 
