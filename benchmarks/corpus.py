@@ -6,8 +6,8 @@
 - Pretraining steps on a corpus of 100,000 and on one of 10,000,000 synthetic cells, each in a
   process of its own: steps per second, and the anonymous resident memory (RssAnon, Linux) at the
   end. Cells are in memory-mapped files, whose pages are not anonymous.
-- Tasks per second of two processes at one thread each, over those of one process at one thread:
-  with as many tasks for each process, and with as many in all.
+- Tasks per second of two and of four processes at one thread each, over those of one process at
+  one thread: with as many tasks for each process, and with as many in all.
 
 - With --ingest: files of sparse values are made one by one, and added to a corpus by one process:
   seconds a million cells, and its peak resident memory after a quarter, a half and all of them;
@@ -87,6 +87,7 @@ def main(
             "one process": launch(small, 1, TASKS),
             "two processes, as many tasks each": launch(small, 2, 2 * TASKS),
             "two processes, as many tasks in all": launch(small, 2, TASKS),
+            "four processes, as many tasks each": launch(small, 4, 4 * TASKS),
         }
         alone = rates["one process"]
         results["tasks_per_second"] = {name: round(rate, 1) for name, rate in rates.items()}

@@ -278,8 +278,8 @@ NUMBERS = {
     "interpolate --at nan": "time: expected a number",
     "interpolate --at 1e9": "at: expected times near those of the fit, 0 to 3, found 1e+09",
     "interpolate --at 2 --level nan": "level: expected above 0 and at most",
-    "interpolate --at 2 --n-steps 0": "n_steps: expected a whole number, 1 or more, found 0",
-    "trajectory --n-steps -1": "n_steps: expected a whole number, 1 or more, found -1",
+    "interpolate --at 2 --n-steps 0": "--n-steps: expected a whole number, 1 or more, found 0",
+    "trajectory --n-steps -1": "--n-steps: expected a whole number, 1 or more, found -1",
     "trajectory --cells 0": "cells: expected a whole number, 1 or more, found 0",
     "trajectory --seed -1": "seed: expected a whole number, 0 to 4.29497e+09, found -1",
     "trajectory --seed 4294967296": "seed: expected a whole number",
@@ -312,11 +312,11 @@ def test_numbers(made, tmp_path, words):
 FITTED_NUMBERS = {
     "fit --seed -1": "seed: expected a whole number",
     "fit --steps -1": "steps: expected a whole number, 0 or more, found -1",
-    "fit --n-dims 0": "n_dims: expected at least 1, found 0",
+    "fit --n-dims 0": "--n-dims: expected at least 1, found 0",
     "finetune --anchor nan": "anchor: expected a finite number",
     "finetune --seed 5000000000": "seed: expected a whole number",
     "evaluate --seeds 0": "seeds: expected a whole number, 1 or more, found 0",
-    "evaluate --n-dims 0": "n_dims: expected a whole number, 1 or more, found 0",
+    "evaluate --n-dims 0": "--n-dims: expected a whole number, 1 or more, found 0",
     "compare --condition half --permutations 0": "permutations: expected a whole number, 1 or",
 }
 
