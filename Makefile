@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CELLMNN_DATA ?= ../shared/data
 export CELLMNN_DATA
-.PHONY: help simulated conditions demo test check test-slow docs notebooks test-hub test-multiprocess test-rest lint wheel peers benchmarks-quick \
-	benchmarks weights base figures studies release clean
+.PHONY: help simulated conditions demo test check test-slow docs notebooks test-hub \
+	test-multiprocess test-rest lint pythons wheel peers benchmarks-quick benchmarks weights base \
+	figures studies release clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,6 +53,13 @@ lint: $(VENV)/.installed ## formatting, linter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+pythons: $(VENV)/.installed ## other Pythons: types, and whether the tested set can be installed
+	for version in 3.12 3.13; do \
+		$(BIN)/mypy --python-version $$version --cache-dir .mypy_cache/$$version && \
+		$(BIN)/pip install --quiet --dry-run --only-binary=:all: --python-version $$version \
+			--target build/none --constraint constraints.txt '.[plot,train]' || exit 1; \
+	done
+
 wheel: $(VENV)/.installed ## the wheel, imported from outside of the tree
 	rm -rf dist
 	$(BIN)/python -m build --wheel
@@ -85,6 +93,8 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python -m benchmarks.memory --questions
 	$(BIN)/python -m benchmarks.runaway
 	$(BIN)/python -m benchmarks.corpus
+	$(BIN)/python -m benchmarks.corpus --ingest
+	$(BIN)/python -m benchmarks.atlas
 	$(BIN)/python -m benchmarks.grn_simulated
 	$(BIN)/python -m benchmarks.grn_real
 	$(BIN)/python -m benchmarks.grn_speed

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # packages of optional dependencies
 _EXTRAS = {"matplotlib": "plot", "datasets": "train", "peft": "train", "umap": "umap"}
+_EXTRAS |= {"aiohttp": "remote"}
 
 Columns = dict[str, Callable[[Any], str]]
 

@@ -326,13 +326,14 @@ def frame_of_moments(
         scale = roots[..., :-kept].square().mean(-1).sqrt()
     else:
         scale = torch.ones_like(roots[..., 0]) if added else roots[..., 0]
-    padding = torch.eye(added, rank - kept).to(vectors).expand(len(roots), -1, -1)
+    padding = vectors.new_zeros(latent_dim, rank - kept)
+    padding[dim:] = torch.eye(added, rank - kept)
     real = pad(vectors[..., -kept:], (0, 0, 0, added))
     return FrameState(
         times=times.to(means.dtype),
         mean=pad(means, (0, added)),
         root_scale=scale,
-        root_vectors=torch.cat([real, pad(padding, (0, 0, dim, 0))], dim=-1),
+        root_vectors=torch.cat([real, padding.expand(len(roots), -1, -1)], dim=-1),
         root_excess=pad(roots[..., -kept:], (0, rank - kept), value=1.0) - scale[..., None],
     )
 
