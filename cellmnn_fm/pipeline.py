@@ -880,12 +880,13 @@ class CellMNNPipeline(Introduced):
         where : (cells,) mask, optional
             Those of them that the network is about, such as ``adata.obs["day"] == 3``; a
             pretrained model adapts itself to all.
-        estimator : {"production", "association", "operator", "jacobian"}
+        estimator : {"production", "association", "auto", "operator", "jacobian"}
             Production rates regressed on expression, which is right about most signs where the
             truth is simulated; correlation given the size of cells, which is ahead on real sets of
             many genes and has no direction, see
-            :func:`cellmnn_fm.questions.grn.association.association_network`; or the operator of
-            the paper, which mostly is right about neither, or its Jacobian.
+            :func:`cellmnn_fm.questions.grn.association.association_network`; the first of up to 50
+            genes, else the second, and `record["chosen"]` says which; or the operator of the paper,
+            which mostly is right about neither, or its Jacobian.
         decay, ridge
             Of "production", see
             :func:`cellmnn_fm.questions.grn.estimators.production_network`.

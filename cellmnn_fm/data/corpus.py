@@ -215,11 +215,11 @@ class Corpus:
         else:
             moments = own_moments(read("moments"), max(_COMPONENTS, self.latent_dim))
         space = LatentSpace.fit(source, cell_times, options, n_dims=n_dims, moments=moments)
-        own = LatentSpace.fit(source, cell_times, n_dims=_COMPONENTS, moments=moments)
-        projections = [fitted.projection(source, genes) for fitted in (space, own)]
+        detailed = LatentSpace.fit(source, cell_times, n_dims=_COMPONENTS, moments=moments)
+        projections = [fitted.projection(source, genes) for fitted in (space, detailed)]
         parts = [[project(chunk) for project in projections] for chunk in read("states")]
         states, components = (np.concatenate(states) for states in zip(*parts, strict=True))
-        components *= np.linalg.norm(own.subspace.loadings, axis=0)
+        components *= np.linalg.norm(detailed.subspace.loadings, axis=0)
         overlaps = {str(other) for part in adatas for other in part.uns.get("overlaps", ())}
         self.add_course(
             name,

@@ -114,8 +114,8 @@ def shown(
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
-        task = bar.add_task(text, total=cells)
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as display:
+        task = display.add_task(text, total=cells)
         for chunk in chunks:
             yield chunk
-            bar.advance(task, chunk.shape[0])
+            display.advance(task, chunk.shape[0])

@@ -23,6 +23,7 @@ _BLOCK = 512  # targets whose weights are looked at at once, which bounds the me
 Factors = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 _SHOWN_EDGES = 10  # in a notebook
+LEAST_ASYMMETRY = 0.05  # below, both directions of an edge are the same
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class GeneRegulatoryNetwork(Introduced):
         edges = ", ".join(
             f"{e.source} {'-|' if e.sign < 0 else '->'} {e.target}" for e in strongest
         )
-        how = self.record.get("estimator", "")
+        how = f"{self.record.get('estimator', '')}, {self.kind}"
         return (
             f"GeneRegulatoryNetwork of {len(self.genes):,} genes, {how}: {edges}, ...\n"
             "associations, not shown to be causes; to_dataframe(top_k=...)"
@@ -85,6 +86,21 @@ class GeneRegulatoryNetwork(Introduced):
     def _table(self) -> pd.DataFrame:
         """Of the strongest edges."""
         return self.to_dataframe(top_k=_SHOWN_EDGES)
+
+    @property
+    def asymmetry(self) -> float:
+        """Share of Σ G² that is owed to edges that differ from their reverse, 0 to 1.
+
+        ‖(G - Gᵀ)/2‖² / ‖G‖², from the factors alone. A network of correlations has 0.
+        """
+        product = self.right @ self.left
+        total = float(((self.left.T @ self.left) * (self.right @ self.right.T)).sum())
+        return 0.5 * (1 - float((product * product.T).sum()) / total) if total > 0 else 0.0
+
+    @property
+    def kind(self) -> str:
+        """What its directions are worth, in a word or two."""
+        return "directed" if self.asymmetry >= LEAST_ASYMMETRY else "co-expression only"
 
     def interaction(self, source: str, target: str) -> float:
         """The weight of one edge."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...data.notices import notice
 from ...data.options import Decay, Estimator, Part
 from ...dynamics.snapshots import velocities
 from ...fitted.fitted_model import Cells, FittedModel
@@ -16,6 +18,7 @@ from .estimators import DEFAULT_RIDGE, CellStates, kernel, operator_network, pro
 from .network import GeneRegulatoryNetwork
 
 MAX_CELLS = 10_000  # more would not sharpen a network
+FEW_GENES = 50  # so many can be told apart by their rates; see docs/networks.md
 
 
 def cell_states(asked: Cells | FittedModel, where: NDArray[np.bool_] | None = None) -> CellStates:
@@ -78,12 +81,21 @@ def network(
     require_known("part", part, get_args(Part))
     if estimator != "production" and around is not None:
         raise InputError("estimator", "production with around", estimator, "leave it out")
-    if members and estimator not in ("production", "association"):
-        expected = "production or association with members"
+    if members and estimator not in ("production", "association", "auto"):
+        expected = "production, association or auto with members"
         raise InputError("estimator", expected, estimator, "leave them out")
     fitted = asked if isinstance(asked, FittedModel) else asked.fitted
     if isinstance(asked, Cells) and asked.source.is_embedding:
         raise InputError("grn", "a fit to genes", f"one to {asked.source.name}", "fit one")
+    if estimator == "auto":
+        few = len(fitted.panel) <= FEW_GENES
+        chosen: Estimator = "production" if few else "association"
+        side = "up to" if few else "more than"
+        why = f"{chosen}, of {len(fitted.panel):,} genes, {side} {FEW_GENES}"
+        notice(f"network: {why}")
+        options: dict[str, Any] = {"decay": decay, "ridge": ridge, "members": members, "seed": seed}
+        edges = network(asked, where=where, estimator=chosen, **options)
+        return replace(edges, record={**edges.record, "chosen": why})
     cells = cell_states(asked, where)
     about = (cells, fitted.subspace, fitted.panel.names)
     if estimator == "association":

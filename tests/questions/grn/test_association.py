@@ -6,8 +6,10 @@ import pytest
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.data.gene_networks import GeneNetwork
 from cellmnn_fm.data.subspace import Subspace
+from cellmnn_fm.questions.grn import question
 from cellmnn_fm.questions.grn.association import association_network, without_size
 from cellmnn_fm.questions.grn.estimators import CellStates
+from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 
 GENES = tuple(f"g{number}" for number in range(12))
 
@@ -103,3 +105,31 @@ def test_from_the_pipeline():
     assert len(fitted.grn(estimator="association").to_dataframe(top_k=3)) == 3
     with pytest.raises(InputError, match="estimator: expected production with around"):
         fitted.grn(adata, estimator="association", around=adata.obs_names[0])
+
+
+def test_the_asymmetric_share():
+    """Of the squared weights, as of the matrix itself."""
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(9, 3)), rng.normal(size=(3, 9))
+    weights = left @ right
+    expected = np.square((weights - weights.T) / 2).sum() / np.square(weights).sum()
+    network = GeneRegulatoryNetwork(tuple("abcdefghi"), left, right)
+    assert network.asymmetry == pytest.approx(expected)
+    assert network.kind == "directed"
+    twins = GeneRegulatoryNetwork(tuple("abcdefghi"), left, left.T)
+    assert twins.asymmetry == pytest.approx(0, abs=1e-12)
+    assert twins.kind == "co-expression only"
+
+
+def test_auto_takes_what_can_be_told(noted, monkeypatch):
+    """Production of few genes, and says so."""
+    adata = GeneNetwork.make("bifurcating", genes=12, seed=0).to_anndata(cells=80, seed=0)
+    fitted = CellMNNPipeline().fit(adata, time_key="time", steps=5, verdict=False)
+    for most, chosen in ((12, "production"), (11, "association")):
+        monkeypatch.setattr(question, "FEW_GENES", most)
+        with noted(f"network: {chosen}, of 12 genes"):
+            found = fitted.grn(adata, estimator="auto", members=2)
+        assert found.record["estimator"] == chosen
+        assert found.record["chosen"].startswith(chosen)
+        expected = fitted.grn(adata, estimator=chosen)
+        np.testing.assert_allclose(found.left @ found.right, expected.left @ expected.right)
