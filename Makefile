@@ -98,6 +98,7 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python -m benchmarks.grn_simulated
 	$(BIN)/python -m benchmarks.grn_real
 	$(BIN)/python -m benchmarks.grn_speed
+	$(BIN)/python -m benchmarks.perturbed
 	$(BIN)/python -m benchmarks.beeline
 	$(BIN)/python -m benchmarks.clones
 	$(BIN)/python -m benchmarks.growth
