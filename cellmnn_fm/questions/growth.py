@@ -18,7 +18,7 @@ from ..model.modeling_cellmnn import CellMNNModel
 def require_growth(model: CellMNNModel) -> None:
     """Refuse a model in which cells do not multiply."""
     if not model.config.growth:
-        raise InputError("model", "one with growth", "one without", "fit it with growth=True")
+        raise InputError("model", "one with growth", "one without", "fit it with growth")
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,10 @@ class GeneRegulatoryNetwork(Introduced):
         """
         product = self.right @ self.left
         total = float(((self.left.T @ self.left) * (self.right @ self.right.T)).sum())
-        return 0.5 * (1 - float((product * product.T).sum()) / total) if total > 0 else 0.0
+        if total <= 0:
+            return 0.0
+        # rounding may leave a little less than nothing
+        return max(0.0, 0.5 * (1 - float((product * product.T).sum()) / total))
 
     @property
     def kind(self) -> str:
