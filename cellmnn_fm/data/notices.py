@@ -7,12 +7,16 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 LOGGER = logging.getLogger("cellmnn_fm")
 
 
 class _Console(logging.Handler):
-    """Each notice once, to the error output, unless the program that we are part of logs itself."""
+    """Each notice once, to the error output; or to the list of the block that gathers them.
+
+    A program that logs by itself gets them by its own handlers.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,22 +25,15 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Say it, if it is new."""
         text = record.getMessage()
-        if text not in self._said and not logging.getLogger().handlers:
+        if (gathering := _GATHERED.get()) is not None:
+            gathering.append(text)
+        elif text not in self._said and not logging.getLogger().handlers:
             self._said.add(text)
             print(f"cellmnn_fm: {text}", file=sys.stderr)
 
 
-class _Gathering(logging.Handler):
-    """Notices into a list."""
-
-    def __init__(self, texts: list[str]) -> None:
-        super().__init__()
-        self._texts = texts
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
-        self._texts.append(record.getMessage())
-
+# of this thread alone
+_GATHERED: ContextVar[list[str] | None] = ContextVar("gathered", default=None)
 
 if not LOGGER.handlers:
     LOGGER.addHandler(_Console())
@@ -71,13 +68,13 @@ def gathered() -> Iterator[tuple[list[str], list[str]]]:
     """A block whose notices and warnings go to two lists, each once, in place of the console."""
     notices: list[str] = []
     alarms: list[str] = []
-    shown, LOGGER.handlers = LOGGER.handlers, [_Gathering(notices)]
+    token = _GATHERED.set(notices)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             yield notices, alarms
     finally:
-        LOGGER.handlers = shown
+        _GATHERED.reset(token)
         # those of a kind of its own are other packages'
         alarms += [str(alarm.message) for alarm in caught if alarm.category is UserWarning]
         for texts in (notices, alarms):
