@@ -51,7 +51,7 @@ def test_the_size_of_cells_is_taken_out(sized):
 
 def test_closed_form(sized):
     """R of residuals of least squares; few genes keep all factors, and both directions agree."""
-    residuals = without_size(sized)
+    residuals = without_size(sized, np.zeros(len(sized)))
     np.testing.assert_allclose(residuals.std(axis=0), 1)
     for explained in (sized.mean(axis=1), (sized > sized.min(axis=0)).mean(axis=1)):
         np.testing.assert_allclose(residuals.T @ (explained - explained.mean()), 0, atol=1e-7)
@@ -60,13 +60,29 @@ def test_closed_form(sized):
     np.testing.assert_allclose(network.left @ network.right, expected, atol=1e-9)
 
 
+def test_what_follows_time_stays(sized):
+    """Sizes that are all owed to the time are left; those within a time are taken out."""
+    times = np.repeat([0.0, 1.0], 1000)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 6)) + 3 * times[:, None]  # all genes go up
+    kept = np.corrcoef(without_size(x, times).T)
+    assert kept[~np.eye(6, dtype=bool)].min() > 0.5
+    taken = np.corrcoef(without_size(x, np.zeros(2000)).T)
+    assert taken[~np.eye(6, dtype=bool)].max() < 0.2
+    within = without_size(sized, times)
+    for time in (0, 1):
+        cells = times == time
+        inside = sized[cells].mean(axis=1) - sized[cells].mean()
+        assert np.abs(within[cells].T @ inside).max() / cells.sum() < 0.05
+
+
 def test_many_genes_keep_fifty_factors():
     """The leading ones, as a full decomposition has them."""
     rng = np.random.default_rng(1)
     x = rng.normal(size=(150, 5)) @ rng.normal(size=(5, 80)) + 0.1 * rng.normal(size=(150, 80))
     network = association_network(states_of(x), subspace(80), tuple(f"g{n}" for n in range(80)))
     assert network.left.shape == (80, 50)
-    full = np.corrcoef(without_size(x).T)
+    full = np.corrcoef(without_size(x, np.zeros(len(x))).T)
     off = network.left @ network.right - full
     assert np.abs(off[~np.eye(80, dtype=bool)]).max() < 0.02
 
