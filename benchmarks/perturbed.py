@@ -73,7 +73,7 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
     adata = anndata.read_h5ad(data / f"{name}.h5ad")
     pipeline = CellMNNPipeline().fit(adata, time_key="time", verdict=False)
     cells = pipeline.cells(adata)
-    asymmetry = pipeline.grn(cells).asymmetry
+    asymmetry = pipeline.grn(cells, estimator="production").asymmetry
     outcome: dict[str, Any] = {"asymmetry": asymmetry, "pairs": {}}
     for words, edges in truths(data, name):
         known = Reference.of(edges[["source", "target", "sign"]], pipeline.panel.names)

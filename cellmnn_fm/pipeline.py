@@ -862,7 +862,7 @@ class CellMNNPipeline(Introduced):
         adata: AnnData | Cells | None = None,
         *,
         where: NDArray[np.bool_] | None = None,
-        estimator: Estimator = "production",
+        estimator: Estimator = "auto",
         decay: Decay = None,
         ridge: float = DEFAULT_RIDGE,
         around: str | None = None,
@@ -880,13 +880,14 @@ class CellMNNPipeline(Introduced):
         where : (cells,) mask, optional
             Those of them that the network is about, such as ``adata.obs["day"] == 3``; a
             pretrained model adapts itself to all.
-        estimator : {"production", "association", "auto", "operator", "jacobian"}
+        estimator : {"auto", "production", "association", "operator", "jacobian"}
             Production rates regressed on expression, which is right about most signs where the
             truth is simulated; correlation given the size of cells, which is ahead on real sets of
             many genes and has no direction, see
-            :func:`cellmnn_fm.questions.grn.association.association_network`; the first of up to 50
-            genes, else the second, and `record["chosen"]` says which; or the operator of the paper,
-            which mostly is right about neither, or its Jacobian.
+            :func:`cellmnn_fm.questions.grn.association.association_network`. By default the first
+            of up to 50 genes, without measured cells, and with `around` or `decay`, else the
+            second; `record["chosen"]` says why. Or the operator of the paper, which mostly is right
+            about neither, or its Jacobian.
         decay, ridge
             Of "production", see
             :func:`cellmnn_fm.questions.grn.estimators.production_network`.

@@ -40,7 +40,7 @@ EstimatorOption = Annotated[
     typer.Option(
         help="production is right about signs where the truth is simulated; association, which has "
         "no direction, is ahead on real sets of many genes; auto takes production of up to 50 "
-        "genes, else association."
+        "genes and without a file, else association."
     ),
 ]
 DecayOption = Annotated[
@@ -63,7 +63,7 @@ def grn(
     ] = Path("edges.tsv"),
     dataset: Dataset = None,
     where: Where = None,
-    estimator: EstimatorOption = "production",
+    estimator: EstimatorOption = "auto",
     decay: DecayOption = None,
     ridge: Annotated[float | None, typer.Option(help="λ; the measured one if absent.")] = None,
     sources: Annotated[

@@ -218,7 +218,7 @@ def perturb(
             actual = f"{listed(missing)}, which it was not fitted to"
             raise InputError("genes", "genes of the model", actual, 'take response="flow"')
         wild = followed_genes(asked, n_steps)
-        by_network = NetworkResponse(network(cells), wild.times)
+        by_network = NetworkResponse(network(cells, estimator="production"), wild.times)
         held = [by_network.network.genes.index(gene) for gene in genes]
         each = [value - wild.gene(fitted, gene) for value, gene in zip(values, held, strict=True)]
         away = np.stack(each, axis=-1)

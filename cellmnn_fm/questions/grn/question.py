@@ -51,7 +51,7 @@ def network(
     asked: Cells | FittedModel,
     *,
     where: NDArray[np.bool_] | None = None,
-    estimator: Estimator = "production",
+    estimator: Estimator = "auto",
     decay: Decay = None,
     ridge: float = DEFAULT_RIDGE,
     around: str | None = None,
@@ -79,21 +79,19 @@ def network(
     require_count("members", members, 0)
     require_known("estimator", estimator, get_args(Estimator))
     require_known("part", part, get_args(Part))
-    if estimator != "production" and around is not None:
+    if estimator not in ("production", "auto") and around is not None:
         raise InputError("estimator", "production with around", estimator, "leave it out")
     if members and estimator not in ("production", "association", "auto"):
-        expected = "production, association or auto with members"
+        expected = "production or association with members"
         raise InputError("estimator", expected, estimator, "leave them out")
     fitted = asked if isinstance(asked, FittedModel) else asked.fitted
     if isinstance(asked, Cells) and asked.source.is_embedding:
         raise InputError("grn", "a fit to genes", f"one to {asked.source.name}", "fit one")
     if estimator == "auto":
-        few = len(fitted.panel) <= FEW_GENES
-        chosen: Estimator = "production" if few else "association"
-        side = "up to" if few else "more than"
-        why = f"{chosen}, of {len(fitted.panel):,} genes, {side} {FEW_GENES}"
+        chosen, why = _chosen(asked, of_rates=around is not None or decay is not None)
         notice(f"network: {why}")
-        options: dict[str, Any] = {"decay": decay, "ridge": ridge, "members": members, "seed": seed}
+        options: dict[str, Any] = {"decay": decay, "ridge": ridge, "around": around}
+        options |= {"members": members, "seed": seed}
         edges = network(asked, where=where, estimator=chosen, **options)
         return replace(edges, record={**edges.record, "chosen": why})
     cells = cell_states(asked, where)
@@ -122,3 +120,15 @@ def network(
         members=members,
         seed=seed,
     )
+
+
+def _chosen(asked: Cells | FittedModel, *, of_rates: bool) -> tuple[Estimator, str]:
+    """The estimator of "auto", and why; `of_rates` where something is asked of rates alone."""
+    if of_rates:
+        return "production", "production, for around or decay"
+    if isinstance(asked, FittedModel):  # whose cells have no values but those of latent states
+        return "production", "production, since there are no measured cells"
+    genes = len(asked.fitted.panel)
+    if genes <= FEW_GENES:
+        return "production", f"production, of {genes:,} genes, up to {FEW_GENES}"
+    return "association", f"association, of {genes:,} genes, more than {FEW_GENES}"

@@ -380,7 +380,7 @@ class Comparison:
         seed : int
             Of the baselines that draw.
         """
-        edges = network(cells, where=where, decay=decay)
+        edges = network(cells, where=where, estimator="production", decay=decay)
         involved = set(reference.edges["source"]) | set(reference.edges["target"])
         genes = [gene for gene in edges.genes if gene in involved]
         if len(genes) < 3:
