@@ -153,7 +153,8 @@ def network(
     """The strongest edges: positive in red, negative in blue.
 
     Two genes that are joined in both directions by edges of one sign share a line without arrow:
-    snapshots cannot tell which of them drives the other.
+    snapshots cannot tell which of them drives the other. In a network that is co-expression only
+    no edge has an arrow, unless its reverse has the other sign.
 
     Parameters
     ----------
@@ -176,8 +177,10 @@ def network(
     both, alone = [], []
     for source, target, weight in graph.edges(data="weight"):
         back = graph.get_edge_data(target, source, {"weight": 0.0})["weight"]
-        if back * weight <= 0:
+        if back * weight < 0 or (back == 0 and grn.kind == "directed"):
             alone.append((source, target, weight))
+        elif back == 0:  # its reverse is as strong, and just beyond the `top_k`
+            both.append((source, target, weight))
         elif source < target:
             both.append((source, target, weight if abs(weight) > abs(back) else back))
     with new_axes(ax, save, size=(6.0, 5.6)) as (axes,):

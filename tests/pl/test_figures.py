@@ -12,6 +12,7 @@ from cellmnn_fm.data.gene_networks import GeneNetwork
 from cellmnn_fm.pl.cells import stream_grid
 from cellmnn_fm.pl.placing import Placing
 from cellmnn_fm.pl.style import GROUP_COLORS
+from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +202,22 @@ def test_a_network(drawn):
     assert {text.get_text() for text in axes.texts} == {*edges["source"], *edges["target"]}
     both = {frozenset(edge) for edge in edges[["source", "target"]].to_numpy()}
     assert len(both) <= len(axes.patches) <= len(edges)
+
+
+def test_undirected_edges_have_no_arrows():
+    """Whether or not the reverse is among the edges that are drawn."""
+    from matplotlib.patches import ArrowStyle
+
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(8, 3)), rng.normal(size=(3, 8))
+    for network, arrows in (
+        (GeneRegulatoryNetwork(tuple("abcdefgh"), left, left.T), False),
+        (GeneRegulatoryNetwork(tuple("abcdefgh"), left, right), True),
+    ):
+        axes = pl.network(network, top_k=5, show=False)
+        styles = {type(patch.get_arrowstyle()) for patch in axes.patches}
+        assert (styles != {ArrowStyle.Curve}) == arrows
+        plt.close("all")
 
 
 def test_growth_needs_growth(drawn):
