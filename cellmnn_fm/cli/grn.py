@@ -119,7 +119,9 @@ def grn(
     if figures is not None:
         _draw(figures, fitted, cell_states(asked, mask), edges, picked)
     genes, cells = len(edges.genes), edges.record["cells"]
-    text = f"{output}: {genes} genes, {cells} cells; {edges.kind}, {edges.asymmetry:.1%} asymmetric"
+    text = f"{output}: {genes} genes, {cells} cells"
+    text += f"; {edges.record.get('chosen') or estimator}"
+    text += f"; {edges.kind}, {edges.asymmetry:.1%} asymmetric"
     strongest = edges.to_dataframe(top_k=_STRONGEST, **picked)
     shown = ", ".join(
         f"{source} {'→' if weight > 0 else '⊣'} {target}"

@@ -8,7 +8,6 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data.notices import notice
 from ...data.options import Decay, Estimator, Part
 from ...dynamics.snapshots import velocities
 from ...fitted.fitted_model import Cells, FittedModel
@@ -89,7 +88,6 @@ def network(
         raise InputError("grn", "a fit to genes", f"one to {asked.source.name}", "fit one")
     if estimator == "auto":
         chosen, why = _chosen(asked, of_rates=around is not None or decay is not None)
-        notice(f"network: {why}")
         options: dict[str, Any] = {"decay": decay, "ridge": ridge, "around": around}
         options |= {"members": members, "seed": seed}
         edges = network(asked, where=where, estimator=chosen, **options)
