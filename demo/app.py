@@ -19,6 +19,7 @@ from cellmnn_fm.data.boolean_networks import BooleanNetwork
 from cellmnn_fm.data.files import read_file
 from cellmnn_fm.data.notices import gathered
 from cellmnn_fm.pl.page import GROUP_COLUMNS
+from cellmnn_fm.questions.annotation import states_alone
 
 CLUSTERS = "two clusters of the last cells"
 USUAL_TIMES = ("time", "day", "days", "hour", "hours", "timepoint", "stage", "age")
@@ -102,7 +103,7 @@ def interpolated(path: str | None, time_key: str, at: float) -> tuple[Figure, st
     with explained():
         cells = base().cells(opened(path), time_key=time_key)
         predicted = base().interpolate(cells, at)
-        figure = drawn(pl.interpolation, base().annotate(cells, layers=False), predicted)
+        figure = drawn(pl.interpolation, states_alone(cells), predicted)
     file = Path(tempfile.mkdtemp(), PREDICTED)
     predicted.write_h5ad(file)
     return figure, str(file)
@@ -113,9 +114,9 @@ def fated(path: str | None, time_key: str, groups: str) -> tuple[Figure, str]:
     with explained():
         cells = base().cells(opened(path), time_key=time_key)
         table = base().fates(cells, grouped(groups), n_paths=PATHS)
-        annotated = base().annotate(cells, layers=False)
-        table.add_to(annotated)
-        figure = drawn(pl.fates, annotated)
+        placed = states_alone(cells)
+        table.add_to(placed)
+        figure = drawn(pl.fates, placed)
     file = Path(tempfile.mkdtemp(), FATES)
     table.with_intervals.to_csv(file, sep="\t", index_label="cell")
     return figure, str(file)

@@ -28,7 +28,6 @@ def report(page: Page, python: str) -> None:
     subprocess.run([*command, str(file), "--time-key", "time", "-q"], check=True)
     page.goto(file.as_uri())
     page.screenshot(path=FIGURES / "report.png")
-    page.get_by_role("heading", name="Fates").scroll_into_view_if_needed()
     page.get_by_role("heading", name="Fates").evaluate("e => e.scrollIntoView()")
     page.screenshot(path=FIGURES / "report_fates.png")
 

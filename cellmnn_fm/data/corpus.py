@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ..model.checkpoint import locked
 from ..model.errors import InputError, listed
 from ..model.hub import explained_errors
+from .arrow_states import arrow_table, in_place, write_states
 from .corpus_card import corpus_card
 from .corpus_sets import CorpusEntry, CorpusSet, entry_of, padded_states
 from .genes import GeneOptions, GenePanel
@@ -36,7 +36,6 @@ from .times import TimeKey
 if TYPE_CHECKING:
     from anndata import AnnData
     from datasets import Dataset
-    from pyarrow import Table
 
 _MANIFEST_FILE = "manifest.json"
 _SHARED_FOLDER = "shared_subspace"
@@ -135,11 +134,9 @@ class Corpus:
 
     def __getitem__(self, name: str) -> CorpusSet:
         if name not in self._open:
-            if name not in self.entries:
-                known = listed(self.entries)
-                raise InputError("data set", f"one of {known}", name, "choose one of those")
+            self._require_known(name)
             table = self._table(name).data
-            columns = {column: _in_place(table, column) for column in table.column_names}
+            columns = {column: in_place(table, column) for column in table.column_names}
             self._open[name] = CorpusSet(self.entries[name], *columns.values())
         return self._open[name]
 
@@ -256,7 +253,7 @@ class Corpus:
         with self._changing():
             self._require_new(name)
             shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
-            _write_states(_arrow(states), folder)
+            write_states(arrow_table(states), folder / _STATES_FILE)
             if space is not None:
                 padded = space.subspace.padded(self.latent_dim)
                 genes = {"genes": space.panel.digest}
@@ -270,12 +267,16 @@ class Corpus:
         if name in self.entries:
             raise InputError("data set", "a new name", name, "remove it first, or rename it")
 
-    def remove(self, name: str) -> None:
-        """Remove a data set."""
+    def _require_known(self, name: str) -> None:
+        """Refuse a data set that is not there."""
         if name not in self.entries:
             known = listed(self.entries) or "none"
             raise InputError("data set", f"one of {known}", name, "choose one of those")
+
+    def remove(self, name: str) -> None:
+        """Remove a data set."""
         with self._changing():
+            self._require_known(name)
             del self.entries[name]
         self._open.pop(name, None)
         shutil.rmtree(self._set_folder(name))
@@ -319,7 +320,7 @@ class Corpus:
                     shutil.copyfile(file, target)
         for name in names:
             table = Dataset.from_parquet(str(source / "data" / f"{_file_name(name)}.parquet"))
-            _write_states(table.data.table, folder / "sets" / _file_name(name))
+            write_states(table.data.table, folder / "sets" / _file_name(name) / _STATES_FILE)
         # the manifest last: without it there is no corpus
         shutil.copyfile(source / _MANIFEST_FILE, folder / _MANIFEST_FILE)
         return cls(folder)
@@ -415,12 +416,6 @@ def group_overlapping(overlaps: Mapping[str, Iterable[str]]) -> dict[str, str]:
     return group
 
 
-def _in_place(table: Any, column: str) -> NDArray[np.float32]:
-    """A column of a memory-mapped `table`, (cells, its length), which is not read yet."""
-    (batch,) = table.column(column).chunks
-    return batch.flatten().to_numpy(zero_copy_only=True).reshape(len(batch), -1)
-
-
 def _file_name(name: str) -> str:
     """A name of a data set that is a name of a folder too."""
     plain = isinstance(name, str) and name.strip(".") != ""  # "." and ".." are folders
@@ -441,30 +436,6 @@ def _require_empty(folder: Path) -> None:
     if others:
         actual = f"other files, such as {others[0]}"
         raise InputError(str(folder), "an empty folder", actual, "name another one")
-
-
-def _arrow(columns: dict[str, NDArray[np.float32]]) -> Table:
-    """Columns (cells, n) as an Arrow table, without a copy."""
-    import pyarrow as pa
-
-    return pa.table(
-        {
-            name: pa.FixedSizeListArray.from_arrays(values.ravel(), values.shape[1])
-            for name, values in columns.items()
-        }
-    )
-
-
-def _write_states(table: Table, folder: Path) -> None:
-    """One Arrow batch, so that all cells lie side by side and any can be read at once."""
-    from datasets import Features
-    from datasets.arrow_writer import ArrowWriter
-
-    folder.mkdir(parents=True, exist_ok=True)
-    features = Features.from_arrow_schema(table.schema)
-    with ArrowWriter(path=str(folder / _STATES_FILE), features=features) as writer:
-        writer.write_table(table, writer_batch_size=len(table))
-        writer.finalize()
 
 
 def _write_manifest(folder: Path, settings: dict[str, Any], entries: list[CorpusEntry]) -> None:

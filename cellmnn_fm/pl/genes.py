@@ -174,10 +174,10 @@ def network(
     if not graph.number_of_edges():
         raise InputError("edges", "one or more", "none", "ask for more, or select others")
     most = max(abs(weight) for _, _, weight in graph.edges(data="weight"))
-    both, alone = [], []
+    both, alone, directed = [], [], grn.kind == "directed"
     for source, target, weight in graph.edges(data="weight"):
         back = graph.get_edge_data(target, source, {"weight": 0.0})["weight"]
-        if back * weight < 0 or (back == 0 and grn.kind == "directed"):
+        if back * weight < 0 or (back == 0 and directed):
             alone.append((source, target, weight))
         elif back == 0:  # its reverse is as strong, and just beyond the `top_k`
             both.append((source, target, weight))
@@ -189,7 +189,7 @@ def network(
             graph, places, ax=axes, node_color="#f2f2f2", edgecolors="0.7", node_size=260
         )
         networkx.draw_networkx_labels(graph, places, ax=axes, font_size=6.5)
-        for edges, directed in ((both, False), (alone, True)):
+        for edges, arrows in ((both, False), (alone, True)):
             for source, target, weight in edges:
                 networkx.draw_networkx_edges(
                     graph,
@@ -200,8 +200,8 @@ def network(
                     width=0.5 + 2.5 * abs(weight) / most,
                     alpha=0.85,
                     arrows=True,
-                    arrowstyle="-|>" if directed else "-",
-                    connectionstyle="arc3,rad=0.08" if directed else "arc3",
+                    arrowstyle="-|>" if arrows else "-",
+                    connectionstyle="arc3,rad=0.08" if arrows else "arc3",
                     node_size=260,
                 )
         signs = {"positive": UP, "negative": DOWN}
