@@ -22,7 +22,10 @@ _HILL, _THRESHOLD = 4, 0.5
 _BASAL = 0.03  # of the full production, without any activator
 _BURST = 0.02  # noise of production and decay: the variance of an event's size
 _STEP = 0.02
-_ACTIVATING = 0.75  # share of the edges along chains
+_ACTIVATING = 0.75  # share of the edges along chains, and to targets
+_CORE = 20  # factors of a large network that are as in a small one
+_MOST_REGULATORS = 3  # of a gene of a large network
+_MOST_GENES = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ class GeneNetwork:
     silent: tuple[int, ...] = ()
 
     @classmethod
-    def make(cls, topology: Topology, genes: int = 20, seed: int = 0) -> GeneNetwork:
+    def make(
+        cls, topology: Topology, genes: int = 20, seed: int = 0, factors: int | None = None
+    ) -> GeneNetwork:
         """A network of a kind: a core that says how cells move, and chains downstream of it.
 
         Parameters
@@ -68,10 +73,18 @@ class GeneNetwork:
         topology : {"linear", "cyclic", "bifurcating", "trifurcating"}
             A chain; a ring with one repression; two or three fates that exclude each other.
         genes : int
-            10 to 100.
+            10 to 100, or up to 10,000 with `factors`.
         seed : int
             Of the signs along the chains.
+        factors : int, optional
+            Only the first so many genes, 20 or more, drive others: 20 are a network as without,
+            and each other gene is driven by one to three factors that come before it.
         """
+        if factors is not None:
+            if not _CORE <= factors <= genes <= _MOST_GENES:
+                expected = f"{_CORE} or more, and of {_MOST_GENES:,} genes at most"
+                raise InputError("factors", expected, f"{factors} of {genes}", "choose others")
+            return cls._of_factors(topology, genes, seed, factors)
         if topology not in get_args(Topology):
             raise InputError(
                 "topology", ", ".join(get_args(Topology)), topology, "choose one of those"
@@ -101,6 +114,18 @@ class GeneNetwork:
                 chain(fate, list(range(fate + len(fates), genes, len(fates))))
         return cls(tuple(f"G{gene}" for gene in range(genes)), edges, topology)
 
+    @classmethod
+    def _of_factors(cls, topology: Topology, genes: int, seed: int, factors: int) -> GeneNetwork:
+        """A small network, and genes that hang on it, or on each other if they are factors."""
+        rng = np.random.default_rng((seed, get_args(Topology).index(topology), factors))
+        edges = np.zeros((genes, genes), dtype=np.int64)
+        edges[:_CORE, :_CORE] = cls.make(topology, _CORE, seed).edges
+        for gene in range(_CORE, genes):
+            count = rng.integers(1, _MOST_REGULATORS + 1)
+            regulators = rng.choice(min(gene, factors), count, replace=False)
+            edges[gene, regulators] = np.where(rng.random(count) < _ACTIVATING, 1, -1)
+        return cls(tuple(f"G{gene}" for gene in range(genes)), edges, topology)
+
     def without(self, gene: str) -> GeneNetwork:
         """The same with a gene knocked out, from the beginning."""
         if gene not in self.names:
@@ -112,13 +137,14 @@ class GeneNetwork:
 
         Of expression `x` (cells, genes).
         """
-        bound = x**_HILL / (x**_HILL + _THRESHOLD**_HILL)
-        on = np.ones_like(x)
-        for gene, signs in enumerate(self.edges):
-            if (signs > 0).any():
-                on[:, gene] = 1 - np.prod(1 - bound[:, signs > 0], axis=1)
-            on[:, gene] *= np.prod(1 - bound[:, signs < 0], axis=1)
-        return on
+        drives = self.edges.any(axis=0)
+        edges, of_factors = self.edges[:, drives], x[:, drives]
+        # of what is free of each factor, products over factors are sums of logarithms
+        free = -np.log1p((of_factors / _THRESHOLD) ** _HILL)
+        activated = (edges > 0).any(axis=1)
+        inactive = np.exp(free @ (edges > 0).T.astype(x.dtype))
+        repressed = np.exp(free @ (edges < 0).T.astype(x.dtype))
+        return np.where(activated, 1 - inactive, 1.0) * repressed
 
     def simulate(self, times: tuple[float, ...], cells: int, seed: int) -> NDArray[np.float64]:
         """Expression (times, cells, genes): other cells at each time, all from the same start."""
@@ -146,6 +172,7 @@ class GeneNetwork:
         cells: int = 300,
         seed: int = 0,
         counts: float | None = None,
+        depth: float = 0.0,
     ) -> AnnData:
         """Snapshots as AnnData.
 
@@ -160,6 +187,9 @@ class GeneNetwork:
         counts : float, optional
             Counts of a gene that is fully on; `X` is then the logarithm of Poisson counts (plus 1),
             which are in `layers["counts"]`.
+        depth : float
+            Standard deviation of the logarithm of how much is counted of a cell. If not 0, `X` is
+            the logarithm of counts that were scaled to the median cell, as is usual.
         """
         import anndata
         import pandas as pd
@@ -170,9 +200,16 @@ class GeneNetwork:
         var = pd.DataFrame(index=list(self.names))
         if counts is None:
             return anndata.AnnData(x.astype(np.float32), obs=obs, var=var)
-        drawn = np.random.default_rng((seed, 2)).poisson(counts * x)
+        rng = np.random.default_rng((seed, 2))
+        if not depth:
+            drawn = rng.poisson(counts * x)
+            shown = np.log1p(drawn)
+        else:
+            drawn = rng.poisson(counts * x * np.exp(depth * rng.normal(size=(len(x), 1))))
+            sizes = drawn.sum(axis=1, keepdims=True)
+            shown = np.log1p(drawn * (np.median(sizes) / np.maximum(sizes, 1)))
         return anndata.AnnData(
-            np.log1p(drawn).astype(np.float32), obs=obs, var=var, layers={"counts": drawn}
+            shown.astype(np.float32), obs=obs, var=var, layers={"counts": drawn}
         )
 
     def reference(self):

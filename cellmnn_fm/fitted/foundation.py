@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from ..data.corpus import Corpus
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FOUNDATION_FILE = "foundation.json"
 GENES_FILE = "gene_panel.json"
 _SUBSPACES_FILE = "datasets.safetensors"
+_NETWORKS_FILE = "networks.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ class Foundation:
         Those that it was trained on, by name.
     record : dict
         How the model was trained.
+    networks : dict of (genes, rank)
+        Gene networks of data sets, by name, as loadings over the genes of their panels; see
+        :mod:`cellmnn_fm.questions.grn.consensus`.
     """
 
     model: CellMNNModel
@@ -88,6 +93,7 @@ class Foundation:
     shared: SharedSubspace | None
     datasets: dict[str, KnownDataset]
     record: dict[str, Any]
+    networks: dict[str, NDArray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         known = f"pretrained on {len(self.datasets)} data sets" if self.datasets else "pretrained"
@@ -114,7 +120,7 @@ class Foundation:
     def reading(self, options: ReadingOptions) -> FitReading:
         """How the cells of a new data set are read: in the shared subspace, if there is one."""
         given: dict[str, Any] = {
-            field.name: getattr(options, field.name) for field in fields(ReadingOptions)
+            option.name: getattr(options, option.name) for option in fields(ReadingOptions)
         }
         if self.shared is None:
             return FitReading(**given, n_dims=self.model.config.latent_dim)
@@ -150,6 +156,8 @@ class Foundation:
             if known.record is not None:
                 records[name] = asdict(known.record)
         save_file(arrays, folder / _SUBSPACES_FILE)
+        if self.networks:
+            save_file(self.networks, folder / _NETWORKS_FILE)
         content = {
             "subspace_mode": self.subspace_mode,
             "datasets": entries,
@@ -203,7 +211,17 @@ class Foundation:
             loadings = model.get_buffer("loadings").cpu().numpy()
             noise_variance = float(model.get_buffer("noise_variance")[0])
             shared = SharedSubspace(panel, loadings, noise_variance, {})
-        return cls(model, mode, shared, datasets, about)
+        networks = {}
+        if (folder / _NETWORKS_FILE).is_file():
+            networks = load_file(folder / _NETWORKS_FILE)
+        for name, loadings in networks.items():
+            known = datasets.get(name)
+            genes_of_set = None if known is None else known.panel
+            expected = "none" if genes_of_set is None else f"{len(genes_of_set)} genes"
+            if genes_of_set is None or len(genes_of_set) != len(loadings):
+                what, actual = f"network of {name}", f"{len(loadings)} genes"
+                raise InputError(what, expected, actual, "save it again")
+        return cls(model, mode, shared, datasets, about, networks)
 
 
 def run_record(

@@ -17,7 +17,7 @@ def plot_heat_map(network: GeneRegulatoryNetwork, top_k: int = 100, genes: int =
     table = network.to_dataframe(top_k=top_k)
     names = list(dict.fromkeys(table[["source", "target"]].to_numpy().ravel()))[:genes]
     rows = [network.genes.index(name) for name in names]
-    weights = network.left[rows] @ network.right[:, rows]
+    weights = network.weights(rows, rows)
     np.fill_diagonal(weights, 0.0)
     figure = Figure(figsize=(0.25 * len(names) + 2, 0.25 * len(names) + 1.5), layout="constrained")
     axis = figure.subplots()

@@ -82,6 +82,7 @@ def test_scanpy_s_flag_is_about_x_alone(place, noted):
         (lambda x: x * np.float32(0.97), "counts", "holds counts times 0.97"),
         (lambda x: x + np.float32(0.01), "counts", "holds counts times 0.01"),
         (per_ten_thousand, "log", None),
+        (lambda x: per_ten_thousand(x) + np.float32(2e-16) * (x == 0), "log", None),
         (lambda x: per_ten_thousand(x) / np.float32(np.log(2)), "log", None),
         (lambda x: np.sqrt(x + 1).astype(np.float32) * 9, "log", "taken as logarithms"),
     ],

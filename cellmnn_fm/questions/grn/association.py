@@ -1,4 +1,4 @@
-"""Which genes go together, beyond what the size of a cell explains: no direction is claimed."""
+"""Which genes go together, and which come first: a network of ranks, given the size of cells."""
 
 from __future__ import annotations
 
@@ -6,26 +6,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data.subspace import Subspace
-from .estimators import CellStates, expression_of, leading_components
-from .network import Factors, GeneRegulatoryNetwork
+from ...data.time_course import TimeScale
+from .estimators import CellStates, expression_of, production_factors
+from .network import GeneRegulatoryNetwork
 
-_MOST_FACTORS = 50
+# chosen on simulated counts of 200 and 2,000 genes and on development sets, see docs/networks.md
+_DECAY = 5.0  # per mean gap between snapshots
+RIDGE = 0.2  # of the number of genes
+_BLOCK = 512  # genes that are ranked at once, which bounds the memory
 
 
 def association_network(
     cells: CellStates,
     subspace: Subspace,
     genes: tuple[str, ...],
+    time_scale: TimeScale,
     *,
     members: int = 0,
     seed: int = 0,
 ) -> GeneRegulatoryNetwork:
-    """Correlation of genes, given how many are detected in a cell and how much of them.
+    """Correlation of the ranks of genes, given the size of cells, and of ranks with velocities.
 
-    Both are regressed out of each gene, as far as they differ between cells of the same time: what
-    follows time may be the process itself. Residuals of unit variance have covariance R, of which
-    50 factors are kept. Edges are ranked by R, not by its size: genes that go together are linked
-    more often than those that exclude each other. R is the same in both directions.
+    With R the correlation of the ranks that :func:`without_size` leaves, C_vr the covariance of
+    velocities with them, k a rate and λ a number of variances,
+
+        G = (R + C_vr / k) (1 + R / λ)⁻¹
+
+    k is 5 per mean gap between snapshots, so that velocities add to a correlation and do not make
+    the network: where cells of different times hardly differ, G is the same in both directions.
+    λ, a fifth of the number of genes, takes some of the weight from what all genes share.
+    Edges are ranked by G, not by its size: genes that go together are linked more often than those
+    that exclude each other.
 
     Parameters
     ----------
@@ -35,6 +46,8 @@ def association_network(
         Over `genes`.
     genes : tuple of str
         Their names.
+    time_scale : TimeScale
+        Of the fit, for k per mean gap.
     members : int
         How often the cells are resampled, for the confidence in edges.
     seed : int
@@ -45,40 +58,48 @@ def association_network(
     InputError
         On too few cells.
     """
-    x, times = np.asarray(expression_of(cells, subspace), dtype=np.float64), cells.times
-    rng = np.random.default_rng(seed)
-    draws = [rng.choice(len(x), len(x)) for _ in range(members)]
-    resampled = [_factors(x[drawn], times[drawn], seed) for drawn in draws]
-    spread = x.std(axis=0)
+    x = np.asarray(expression_of(cells, subspace))
+    ranks = without_size(x, cells.times)
+    velocity = cells.velocity.astype(np.float64)
+    spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
+    told_apart = ranks.any(axis=0)
+    loadings = np.where(told_apart[:, None], subspace.loadings / spread[:, None], 0.0)
+    rate, ridge = _DECAY / time_scale.unit, RIDGE * len(genes)
+
+    def factors(mass: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        rates = np.full(len(genes), rate)
+        left, right = production_factors(ranks, velocity, loadings, rates, ridge, mass, seed)
+        return left * (ridge / rate), right
+
+    rng, even = np.random.default_rng(seed), np.full(len(x), 1 / len(x))
+    resampled = [factors(rng.multinomial(len(x), even) / len(x)) for _ in range(members)]
+    record = {"estimator": "association", "cells": len(x)}
+    mean = x.mean(axis=0, dtype=np.float64)
     return GeneRegulatoryNetwork(
-        genes,
-        *_factors(x, times, seed),
-        x.mean(axis=0),
-        np.where(spread > 0, spread, 1.0),
-        resampled,
-        {"estimator": "association", "cells": len(x)},
-        by_value=True,
+        genes, *factors(even), mean, spread, resampled, record, by_value=True
     )
 
 
-def _factors(x: NDArray, times: NDArray, seed: int) -> Factors:
-    """R = left · right, of expression `x` (cells, genes) at `times` (cells,)."""
-    _, s, vt = leading_components(without_size(x, times), _MOST_FACTORS, seed)
-    return vt.T * (s**2 / len(x)), vt
+def without_size(x: NDArray, times: NDArray) -> NDArray[np.float32]:
+    """Ranks of cells in each gene, less what detection and mean of a cell explain, of variance 1.
 
-
-def without_size(x: NDArray, times: NDArray) -> NDArray[np.float64]:
-    """Expression (cells, genes) less what detection and mean of a cell explain, of variance 1.
-
-    Of `x` (cells, genes) at `times` (cells,), around whose means both are taken; a gene that these
+    Of `x` (cells, genes) at `times` (cells,). Detection and mean are taken as far as they differ
+    between cells of the same time: what follows time may be the process itself. A gene that they
     explain wholly is 0.
     """
+    from scipy.stats import rankdata
+
     detected = (x > x.min(axis=0)).mean(axis=1)
-    size = np.stack([detected, x.mean(axis=1)], axis=1)
+    size = np.stack([detected, x.mean(axis=1, dtype=np.float64)], axis=1)
     for time in np.unique(times):
         size[times == time] -= size[times == time].mean(axis=0)
-    size = np.column_stack([np.ones(len(x)), size])
-    residuals = x - size @ np.linalg.lstsq(size, x, rcond=None)[0]
-    spread = residuals.std(axis=0)
-    sound = spread > 1e-9 * max(float(x.std()), 1e-300)
-    return np.where(sound, residuals / np.where(sound, spread, 1.0), 0.0)
+    explained, _ = np.linalg.qr(np.column_stack([np.ones(len(x)), size]))
+    residuals = np.empty(x.shape, dtype=np.float32)
+    for start in range(0, x.shape[1], _BLOCK):
+        columns = slice(start, start + _BLOCK)
+        ranks = rankdata(x[:, columns], axis=0) / len(x)
+        ranks -= explained @ (explained.T @ ranks)
+        spread = ranks.std(axis=0)
+        sound = spread > 1e-9
+        residuals[:, columns] = np.where(sound, ranks / np.where(sound, spread, 1.0), 0.0)
+    return residuals

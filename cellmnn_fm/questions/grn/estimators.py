@@ -115,7 +115,7 @@ def production_network(
     rates = _decay_rates(decay, genes, time_scale, x, velocity, subspace)
 
     def factors(mass: NDArray) -> Factors:
-        return _production_factors(scaled, velocity, loadings, rates, ridge, mass, seed)
+        return production_factors(scaled, velocity, loadings, rates, ridge, mass, seed)
 
     rng = np.random.default_rng(seed)
     resampled = [factors(rng.multinomial(len(x), mass) / len(x)) for _ in range(members)]
@@ -147,7 +147,7 @@ def leading_components(x: NDArray, most: int, seed: int) -> tuple[NDArray, NDArr
     return randomized_svd(x, most, n_iter=_POWER_ITERATIONS, random_state=seed)
 
 
-def _production_factors(
+def production_factors(
     scaled: NDArray,
     velocity: NDArray,
     loadings: NDArray,
@@ -156,7 +156,25 @@ def _production_factors(
     mass: NDArray,
     seed: int,
 ) -> Factors:
-    """G = left · right, in the basis of the principal components V of expression."""
+    """G = (C_vx + k C_xx) (λ + C_xx)⁻¹ = left · right, in the components V of expression.
+
+    Parameters
+    ----------
+    scaled : (cells, genes)
+        Expression x of mean 0 and variance 1.
+    velocity : (cells, latent_dim)
+        dz/dt of the cells.
+    loadings : (genes, latent_dim)
+        From dz/dt to dx/dt.
+    rates : (genes,)
+        k.
+    ridge : float
+        λ.
+    mass : (cells,)
+        Weights of the cells, of sum 1.
+    seed : int
+        Of the decomposition of many genes.
+    """
     root = np.sqrt(mass).astype(scaled.dtype)[:, None]
     centred = (scaled - mass.astype(scaled.dtype) @ scaled) * root
     moving = (velocity - mass @ velocity) * np.sqrt(mass)[:, None]

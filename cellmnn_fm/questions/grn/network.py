@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ...data.introduced import Introduced
 from ...data.outputs import EDGES, require_file, save_table, written_whole
+from ...data.transcription_factors import activating_shares, are_factors
 from ...model.errors import InputError, listed
 
 if TYPE_CHECKING:
@@ -24,6 +26,31 @@ Factors = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 _SHOWN_EDGES = 10  # in a notebook
 LEAST_ASYMMETRY = 0.05  # below, both directions of an edge are the same
+
+
+@dataclass(frozen=True)
+class SharedEdges:
+    """The mean of networks of several data sets, over those that measured both genes.
+
+    Attributes
+    ----------
+    loadings : (genes, rank)
+        L, of all sets side by side; their sum is L Lᵀ.
+    measured : (genes, sets)
+        1 where a set measured a gene.
+    """
+
+    loadings: NDArray[np.float64]
+    measured: NDArray[np.float64]
+
+    def counts(self, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
+        """How many sets measured both genes, (rows, columns)."""
+        return self.measured[rows] @ self.measured[columns].T
+
+    def weights(self, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
+        """Their mean, (rows, columns); 0 where there is none."""
+        total = self.loadings[rows] @ self.loadings[columns].T
+        return total / np.maximum(self.counts(rows, columns), 1)
 
 
 @dataclass(frozen=True)
@@ -49,6 +76,12 @@ class GeneRegulatoryNetwork(Introduced):
         Estimator and its settings.
     by_value : bool
         Whether the strongest edges are those of the largest weights, and not of the largest size.
+    symbols : tuple of str
+        Human symbols of the genes, by which factors are known; their names if there are none.
+    beside : dict of (left, right)
+        Networks of the same cells by other estimators, by name; they say how far these agree.
+    shared : SharedEdges, optional
+        What other data sets say, which is added to G.
 
     Examples
     --------
@@ -71,6 +104,9 @@ class GeneRegulatoryNetwork(Introduced):
     members: Sequence[Factors] = ()
     record: dict[str, Any] = field(default_factory=dict)
     by_value: bool = False
+    symbols: tuple[str, ...] = ()
+    beside: dict[str, Factors] = field(default_factory=dict)
+    shared: SharedEdges | None = None
 
     def __repr__(self) -> str:
         strongest = self.to_dataframe(top_k=3).itertuples() if len(self.genes) > 1 else ()
@@ -87,18 +123,34 @@ class GeneRegulatoryNetwork(Introduced):
         """Of the strongest edges."""
         return self.to_dataframe(top_k=_SHOWN_EDGES)
 
-    @property
+    @cached_property
+    def factors(self) -> tuple[str, ...]:
+        """Genes that are transcription factors, by the list that ships with the package."""
+        known = are_factors(self.genes, self.symbols)
+        return tuple(gene for gene, is_factor in zip(self.genes, known, strict=True) if is_factor)
+
+    @cached_property
     def asymmetry(self) -> float:
         """Share of Σ G² that is owed to edges that differ from their reverse, 0 to 1.
 
-        ‖(G - Gᵀ)/2‖² / ‖G‖², from the factors alone. A network of correlations has 0.
+        ‖(G - Gᵀ)/2‖² / ‖G‖². A network of correlations has 0.
         """
         product = self.right @ self.left
-        total = float(((self.left.T @ self.left) * (self.right @ self.right.T)).sum())
-        if total <= 0:
-            return 0.0
+        own = float(((self.left.T @ self.left) * (self.right @ self.right.T)).sum())
+        # what other sets say is the same in both directions
+        different = 0.5 * (own - float((product * product.T).sum()))
+        total = own
+        if self.shared is not None:
+            every = np.arange(len(self.genes))
+            blocks = np.array_split(every, -(-len(every) // _BLOCK))
+            total = sum(float(np.square(self.weights(rows, every)).sum()) for rows in blocks)
         # rounding may leave a little less than nothing
-        return max(0.0, 0.5 * (1 - float((product * product.T).sum()) / total))
+        return max(0.0, different / total) if total > 0 else 0.0
+
+    def weights(self, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
+        """G of some targets and sources, by their positions in `genes`; (rows, columns)."""
+        weights = self.left[rows] @ self.right[:, columns]
+        return weights if self.shared is None else weights + self.shared.weights(rows, columns)
 
     @property
     def kind(self) -> str:
@@ -108,31 +160,38 @@ class GeneRegulatoryNetwork(Introduced):
     def interaction(self, source: str, target: str) -> float:
         """The weight of one edge."""
         (row,), (column,) = self._positions([target], "target"), self._positions([source], "source")
-        return float(self.left[row] @ self.right[:, column])
+        return float(self.weights(np.array([row]), np.array([column]))[0, 0])
 
     def to_dataframe(
         self,
-        sources: Iterable[str] | None = None,
+        sources: Iterable[str] | Literal["factors"] | None = None,
         targets: Iterable[str] | None = None,
         top_k: int | None = None,
         min_abs: float = 0.0,
+        prior: bool = False,
     ) -> pd.DataFrame:
         """Edges, the strongest first.
 
         Parameters
         ----------
         sources, targets : iterable of str, optional
-            All genes by default.
+            All genes by default; "factors" are the transcription factors among them.
         top_k : int, optional
             At most so many.
         min_abs : float
             Of the weight.
+        prior : bool
+            Add "activating": the share of its known targets that a source activates, see
+            :func:`cellmnn_fm.data.transcription_factors.activating_shares`. It does not change
+            the weight.
 
         Returns
         -------
         DataFrame
             "source", "target", "weight" and "sign"; with members also "sign_consistency" (the share
-            of them with the sign of their mean) and "z" (that mean over their standard deviation).
+            of them with the sign of their mean) and "z" (that mean over their standard deviation);
+            "agreement", the share of other estimators with the same sign, where there are any; and
+            "sets", how many data sets are behind an edge, where more than one is.
 
         Raises
         ------
@@ -146,7 +205,7 @@ class GeneRegulatoryNetwork(Introduced):
         strongest = [np.empty((0, 3))]
         floor = min_abs
         for block in np.array_split(rows, max(1, -(-len(rows) // _BLOCK))):
-            weights = self.left[block] @ self.right[:, columns]
+            weights = self.weights(block, columns)
             targets_of, sources_of = np.nonzero(
                 (np.abs(weights) >= floor) & (block[:, None] != columns)
             )
@@ -174,15 +233,19 @@ class GeneRegulatoryNetwork(Introduced):
             }
         )
         if self.members:
-            again = np.stack(
-                [
-                    np.einsum("er,re->e", left[targets_of], right[:, sources_of])
-                    for left, right in self.members
-                ]
-            )
+            again = np.stack([_of_edges(f, targets_of, sources_of) for f in self.members])
             mean, spread = again.mean(axis=0), again.std(axis=0, ddof=1)
             table["sign_consistency"] = (np.sign(again) == np.sign(mean)).mean(axis=0)
             table["z"] = mean / np.where(spread > 0, spread, 1.0)
+        if self.beside:
+            others = [np.sign(_of_edges(f, targets_of, sources_of)) for f in self.beside.values()]
+            table["agreement"] = (np.stack(others) == np.sign(edges[:, 2])).mean(axis=0)
+        if self.shared is not None:
+            measured = self.shared.measured
+            counts = np.einsum("es,es->e", measured[targets_of], measured[sources_of])
+            table["sets"] = counts.astype(int)
+        if prior:
+            table["activating"] = activating_shares(self.genes, self.symbols)[sources_of]
         return table
 
     def regulators_of(self, gene: str, top_k: int | None = 20) -> pd.DataFrame:
@@ -214,7 +277,8 @@ class GeneRegulatoryNetwork(Introduced):
             expected = f"(cells, {len(self.genes)}), in the order of the network's genes"
             raise InputError("x", expected, x.shape, "select those genes")
         (target_row,) = self._positions([target], "target")
-        weights = self.left[target_row] @ self.right
+        every = np.arange(len(self.genes))
+        weights = self.weights(np.array([target_row]), every)[0]
         weights[target_row] = 0.0
         if centred and self.mean is not None:
             x = x - self.mean
@@ -256,6 +320,13 @@ class GeneRegulatoryNetwork(Introduced):
         """Indices of genes by name; an error names those that are not there."""
         if names is None:
             return np.arange(len(self.genes))
+        if isinstance(names, str):
+            if names != "factors":
+                raise InputError(what, "a list of genes, or factors", names, "give a list")
+            if not self.factors:
+                shown = listed(self.genes)
+                raise InputError(what, "transcription factors", f"none among {shown}", "name some")
+            names = self.factors
         wanted = list(dict.fromkeys(names))
         known = {name: index for index, name in enumerate(self.genes)}
         if missing := [name for name in wanted if name not in known]:
@@ -263,3 +334,9 @@ class GeneRegulatoryNetwork(Introduced):
                 what, "genes of the network", listed(missing), "leave them out, or correct them"
             )
         return np.array([known[name] for name in wanted], dtype=np.int64)
+
+
+def _of_edges(factors: Factors, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
+    """Weights (edges,) of targets `rows` (edges,) and sources `columns` (edges,)."""
+    left, right = factors
+    return np.einsum("er,re->e", left[rows], right[:, columns])

@@ -94,8 +94,9 @@ def network(
         return replace(edges, record={**edges.record, "chosen": why})
     cells = cell_states(asked, where)
     about = (cells, fitted.subspace, fitted.panel.names)
+    scale = fitted.record.time_scale
     if estimator == "association":
-        return association_network(*about, members=members, seed=seed)
+        return association_network(*about, scale, members=members, seed=seed)
     if estimator != "production":
         jacobian = estimator == "jacobian"
         return operator_network(fitted.dynamics, *about, part=part, jacobian=jacobian)
@@ -111,7 +112,7 @@ def network(
         weights = kernel(cells.states, list(names).index(around))
     return production_network(
         *about,
-        fitted.record.time_scale,
+        scale,
         decay=decay,
         ridge=ridge,
         weights=weights,

@@ -397,7 +397,8 @@ class Comparison:
             )
             for jacobian in (False, True)
         ]
-        associated = association_network(states, cells.fitted.subspace, edges.genes)
+        scale = cells.fitted.record.time_scale
+        associated = association_network(states, cells.fitted.subspace, edges.genes, scale)
         networks = {
             str(estimated.record["estimator"]): estimated
             for estimated in (edges, associated, *others)
