@@ -122,6 +122,7 @@ weights: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pretraining.build_corpus corpus
 	OMP_NUM_THREADS=1 $(BIN)/python -m pretraining.pretrain corpus \
 		--config pretraining/configs/base.yaml --output cellmnn_fm/model/pretrained/cellmnn-base
+	$(BIN)/python -m pretraining.collect_networks cellmnn_fm/model/pretrained/cellmnn-base
 
 base: weights ## cellmnn-base anew from cellmnn-simulated: corpus, pretraining, card; 4 minutes
 	$(BIN)/python -m studies.write_card

@@ -40,7 +40,7 @@ from .evaluation.evaluation import Evaluation, evaluate
 from .fitted.card import card_of_fit, card_of_foundation
 from .fitted.fitted_model import Cells, FittedModel
 from .fitted.fitting import Run, adapt_base, dataset_of, finetune_base, fit_from_scratch, named
-from .fitted.foundation import Foundation
+from .fitted.foundation import Foundation, names_of
 from .fitted.loading import load_content
 from .fitted.record import FitRecord
 from .model.checkpoint import whole_or_nothing
@@ -53,7 +53,7 @@ from .questions.conditions import ConditionComparison, compare, require_columns
 from .questions.fates import STEPS_TO_END, FateTable, fates
 from .questions.grn.estimators import DEFAULT_RIDGE, CellStates
 from .questions.grn.network import GeneRegulatoryNetwork
-from .questions.grn.question import cell_states, network
+from .questions.grn.question import cell_states, consensus_network, network
 from .questions.growth import GrowthTable, growth, require_growth
 from .questions.interpolation import interpolation, times_asked
 from .questions.perturbation import Perturbation, perturb
@@ -861,6 +861,8 @@ class CellMNNPipeline(Introduced):
         self,
         adata: AnnData | Cells | None = None,
         *,
+        genes: Sequence[str] | None = None,
+        consensus: bool = False,
         where: NDArray[np.bool_] | None = None,
         estimator: Estimator = "auto",
         decay: Decay = None,
@@ -876,14 +878,22 @@ class CellMNNPipeline(Introduced):
         Parameters
         ----------
         adata : AnnData or Cells, optional
-            Observed cells; see :meth:`cell_states` for what stands for them without.
+            Observed cells; see :meth:`cell_states` for what stands for them without, and `genes`.
+        genes : sequence of str, optional
+            Of a pretrained pipeline, without cells: the network of these genes (human symbols, or
+            those of mice) in the data sets that it knows, see
+            :func:`cellmnn_fm.questions.grn.consensus.consensus`.
+        consensus : bool
+            Add that mean to the network of the cells. It is that of this pipeline if it is a
+            pretrained one that has networks, else of cellmnn-base. Data sets of the same cells, by
+            ``adata.uns["name"]`` and ``["overlaps"]``, do not count.
         where : (cells,) mask, optional
             Those of them that the network is about, such as ``adata.obs["day"] == 3``; a
             pretrained model adapts itself to all.
         estimator : {"auto", "production", "association", "operator", "jacobian"}
-            Production rates regressed on expression, which is right about most signs where the
-            truth is simulated; correlation given the size of cells, which is ahead on real sets of
-            many genes and has no direction, see
+            Production rates regressed on expression, which is right about most signs where all
+            genes are seen; or correlation of ranks and velocities given the size of cells, which
+            is ahead where there are many genes, see
             :func:`cellmnn_fm.questions.grn.association.association_network`. By default the first
             of up to 50 genes, without measured cells, and with `around` or `decay`, else the
             second; `record["chosen"]` says why. Or the operator of the paper, which mostly is right
@@ -897,7 +907,8 @@ class CellMNNPipeline(Introduced):
             Of "operator" and "jacobian", see
             :func:`cellmnn_fm.questions.grn.estimators.operator_network`.
         members : int
-            How often cells are resampled for a confidence in each edge (of the first two).
+            How often cells are resampled for a confidence in each edge, of the first two; these
+            then also say where they agree.
         seed : int
             Of the resampling.
         **reading
@@ -908,10 +919,16 @@ class CellMNNPipeline(Introduced):
         InputError
             On unusable options, and for a fit to coordinates that have no genes.
         """
+        how: dict[str, Any] = {"where": where, "estimator": estimator, "decay": decay}
+        how |= {"ridge": ridge, "around": around, "part": part, "members": members, "seed": seed}
+        if adata is None and self.is_pretrained and (consensus or genes is not None):
+            return consensus_network(self.foundation, genes=genes)
         asked = self.fitted if adata is None else self.cells(adata, **reading)
-        how: dict[str, Any] = {"estimator": estimator, "decay": decay, "ridge": ridge}
-        how |= {"around": around, "part": part, "members": members, "seed": seed}
-        return network(asked, where=where, **how)
+        if not consensus and genes is None:
+            return network(asked, **how)
+        has_networks = isinstance(self._content, Foundation) and self._content.networks
+        base = self if has_networks else self.from_pretrained("cellmnn-base")
+        return consensus_network(base.foundation, asked, genes, **how)
 
     # --- how far to trust it
 
@@ -979,8 +996,7 @@ class CellMNNPipeline(Introduced):
 
     def _warn_if_seen(self, adata: AnnData) -> None:
         """Warn of cells that a pretrained model was trained on."""
-        same_cells = [str(adata.uns.get("name", "")), *map(str, adata.uns.get("overlaps", ()))]
-        if seen := [name for name in same_cells if name in self.foundation.datasets]:
+        if seen := sorted(names_of(adata) & set(self.foundation.datasets)):
             warnings.warn(
                 f"the model was pretrained on {', '.join(seen)}, held-out times included: "
                 "what it predicts here is no test of it",

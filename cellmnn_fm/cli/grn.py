@@ -62,12 +62,26 @@ def grn(
         Path, typer.Option("--output", "-o", help="Edges: .tsv, .csv, .parquet or .graphml.")
     ] = Path("edges.tsv"),
     dataset: Dataset = None,
+    genes: Annotated[
+        Path | None,
+        typer.Option(help="Of a base, without a file: the network of these genes, one a line."),
+    ] = None,
+    consensus: Annotated[
+        bool, typer.Option(help="Add, or without a file show, what the data sets of a base say.")
+    ] = False,
+    prior: Annotated[
+        bool, typer.Option(help="Add what share of its known targets a source activates.")
+    ] = False,
     where: Where = None,
     estimator: EstimatorOption = "auto",
     decay: DecayOption = None,
     ridge: Annotated[float | None, typer.Option(help="λ; the measured one if absent.")] = None,
     sources: Annotated[
-        Path | None, typer.Option(help="Regulators, one a line; all genes if absent.")
+        str | None,
+        typer.Option(
+            help="Regulators: a file with one a line, factors or all; transcription factors if "
+            "absent, where the network has any."
+        ),
     ] = None,
     targets: Annotated[Path | None, typer.Option(help="Targets, one a line.")] = None,
     top: Annotated[int, typer.Option(help="So many edges.")] = 10_000,
@@ -86,20 +100,19 @@ def grn(
     """
     drawn = None if figures is None else figures / "network.png"
     outputs = {"output": (output, EDGES), "figure": (figure, FIGURES), "figures": (drawn, FIGURES)}
-    require_outputs([model, file, sources, targets, decay, *reading.files], outputs)
-    asked: Cells | FittedModel
-    if file is None:
-        asked = fitted = load_pipeline(model, dataset).fitted
-    else:
-        adata = read_file(file)
-        asked = load_pipeline(model, dataset).cells(adata, **reading.keywords)
-        fitted = asked.fitted
+    listed_sources = None if sources in (None, "factors", "all") else Path(str(sources))
+    inputs = [model, file, genes, listed_sources, targets, decay, *reading.files]
+    require_outputs(inputs, outputs)
+    pipeline = load_pipeline(model, dataset)
+    asked = None if file is None else pipeline.cells(read_file(file), **reading.keywords)
     from ..questions.grn.estimators import DEFAULT_RIDGE
-    from ..questions.grn.question import cell_states, network
+    from ..questions.grn.question import cell_states
 
     mask = read_where(where, asked)
-    edges = network(
+    edges = pipeline.grn(
         asked,
+        genes=None if genes is None else read_lines(genes),
+        consensus=consensus,
         where=mask,
         estimator=estimator,
         decay=read_decay(decay),
@@ -107,20 +120,27 @@ def grn(
         members=members,
         seed=seed,
     )
-    picked: dict[str, Any] = {
-        "sources": read_genes(sources, edges.genes),
-        "targets": read_genes(targets, edges.genes),
-    }
-    edges.save(output, top_k=top, **picked)
+    among: Any = None if sources == "all" else "factors"
+    if listed_sources is not None:
+        among = read_genes(listed_sources, edges.genes)
+    elif sources is None and not edges.factors:
+        among = None
+    picked: dict[str, Any] = {"sources": among, "targets": read_genes(targets, edges.genes)}
+    edges.save(output, top_k=top, prior=prior, **picked)
     if figure is not None:
         from ..pl.genes import network as draw_network
 
         draw_network(edges, **picked, save=figure, show=False)
     if figures is not None:
-        _draw(figures, fitted, cell_states(asked, mask), edges, picked)
-    genes, cells = len(edges.genes), edges.record["cells"]
-    text = f"{output}: {genes} genes, {cells} cells"
-    text += f"; {edges.record.get('chosen') or estimator}"
+        known = edges.record["estimator"] == "consensus"
+        states = None if known else cell_states(asked or pipeline.fitted, mask)
+        _draw(figures, None if known else (asked or pipeline).fitted, states, edges, picked)
+    count, cells = len(edges.genes), edges.record["cells"]
+    text = f"{output}: {count:,} genes, {cells:,} cells"
+    text += f"; {edges.record.get('chosen') or edges.record['estimator']}"
+    if "data_sets" in edges.record:
+        text += f"; with networks of {len(edges.record['data_sets'])} data sets"
+    text += "" if among is None else f"; sources: {sources or 'factors'}"
     text += f"; {edges.kind}, {edges.asymmetry:.1%} asymmetric"
     strongest = edges.to_dataframe(top_k=_STRONGEST, **picked)
     shown = ", ".join(
@@ -130,7 +150,7 @@ def grn(
         )
     )
     text += f"\nstrongest: {shown}" if shown else ""
-    terminal.say(text, output=str(output), genes=genes, cells=cells)
+    terminal.say(text, output=str(output), genes=count, cells=cells)
     terminal.wrote(figure, figures)
 
 
@@ -176,12 +196,12 @@ def grn_evaluate(
 
 def _draw(
     folder: Path,
-    fitted: FittedModel,
-    cells: CellStates,
+    fitted: FittedModel | None,
+    cells: CellStates | None,
     network: GeneRegulatoryNetwork,
     picked: dict[str, Any],
 ) -> None:
-    """Network, heat map, operators; with several times also the strongest edges over time."""
+    """Network and heat map; of cells also operators, and the strongest edges over time."""
     import numpy as np
 
     from ..pl.genes import network as draw_network
@@ -190,6 +210,8 @@ def _draw(
 
     draw_network(network, **picked, save=folder / "network.png", show=False)
     save_figure(plot_heat_map(network), folder / "heat_map.png")
+    if fitted is None or cells is None:
+        return
     about = fitted.subspace, fitted.panel.names, fitted.record.time_scale
     operators = cell_operators(fitted.dynamics, cells)
     save_figure(plot_operators(operators, cells.times), folder / "operators.png")
@@ -238,16 +260,8 @@ def read_genes(file: Path | None, genes: tuple[str, ...]) -> list[str] | None:
         return None
     from ..model.errors import InputError, listed
 
-    if not file.is_file():
-        raise InputError("genes", "a file with one a line", f"nothing at {file}", "correct it")
     known = {gene.upper(): gene for gene in genes}
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()  # of spreadsheets, with a mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            str(file), "a text of genes", f"another file ({error})", "name it"
-        ) from error
-    wanted = [line.strip() for line in lines if line.strip()]
+    wanted = read_lines(file)
     known_genes = [known[gene.upper()] for gene in wanted if gene.upper() in known]
     if not known_genes:
         raise InputError(str(file), "genes of the network", "none of them", "give their symbols")
@@ -259,7 +273,22 @@ def read_genes(file: Path | None, genes: tuple[str, ...]) -> list[str] | None:
     return known_genes
 
 
-def read_where(where: str | None, asked: Cells | FittedModel) -> NDArray[np.bool_] | None:
+def read_lines(file: Path) -> list[str]:
+    """The names in a file, one a line."""
+    from ..model.errors import InputError
+
+    if not file.is_file():
+        raise InputError("genes", "a file with one a line", f"nothing at {file}", "correct it")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # of spreadsheets, with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            str(file), "a text of genes", f"another file ({error})", "name it"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_where(where: str | None, asked: Cells | None) -> NDArray[np.bool_] | None:
     """The cells (cells,) whose column has a value, from "column=value"."""
     if where is None:
         return None

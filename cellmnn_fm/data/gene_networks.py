@@ -208,9 +208,7 @@ class GeneNetwork:
             drawn = rng.poisson(counts * x * np.exp(depth * rng.normal(size=(len(x), 1))))
             sizes = drawn.sum(axis=1, keepdims=True)
             shown = np.log1p(drawn * (np.median(sizes) / np.maximum(sizes, 1)))
-        return anndata.AnnData(
-            shown.astype(np.float32), obs=obs, var=var, layers={"counts": drawn}
-        )
+        return anndata.AnnData(shown.astype(np.float32), obs=obs, var=var, layers={"counts": drawn})
 
     def reference(self):
         """The edges between different genes, as a table "source", "target", "sign"."""

@@ -30,7 +30,7 @@ Scale = Literal["log", "linear", "counts"]
 
 _COUNTS_PER_CELL = 10_000
 _LOOKED_AT = 256  # cells, to tell what values are
-_MOST_COUNTS = 1e6  # of a gene in a cell
+_MOST_COUNTS = 1e6  # of a gene in a cell; more are multiples of a rounding error
 _MOST_OF_ONES = 3  # smaller integers may be flags
 _MOST_ON_LOG_SCALE = 100  # e^100 molecules are in no cell
 _DOUBTFUL = 20  # base 2 and e reach about as far
@@ -246,7 +246,6 @@ def _scale_of(name: str, values: Any, adata: AnnData) -> Scale:
         reading = "has negative values: taken as scaled, and left as it is"
     elif highest >= _MOST_OF_ONES and (values_seen == np.round(values_seen)).all():
         reading, scale = "holds counts: taken per 10,000 of a cell, log1p", "counts"
-    # of a rounding error all values are multiples, as all large floats are whole
     elif _MOST_OF_ONES <= highest / least < _MOST_COUNTS and np.allclose(
         values_seen / least, np.round(values_seen / least), atol=1e-3
     ):

@@ -53,7 +53,8 @@ def activating_shares(genes: Sequence[str], symbols: Sequence[str] = ()) -> NDAr
 @cache
 def _row_of_symbol() -> dict[str, int]:
     """Rows of the table by human and mouse symbol, in upper case; human ones go first."""
-    table, rows = transcription_factors(), {}
+    table = transcription_factors()
+    rows: dict[str, int] = {}
     for row, mouse in enumerate(table["mouse"]):
         rows |= {symbol.upper(): row for symbol in mouse.split()}
     return rows | {symbol.upper(): row for row, symbol in enumerate(table["human"])}

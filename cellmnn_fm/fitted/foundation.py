@@ -27,6 +27,7 @@ from .record import FitRecord
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from anndata import AnnData
 
     from ..training.loop import Optimised
 
@@ -222,6 +223,11 @@ class Foundation:
                 what, actual = f"network of {name}", f"{len(loadings)} genes"
                 raise InputError(what, expected, actual, "save it again")
         return cls(model, mode, shared, datasets, about, networks)
+
+
+def names_of(adata: AnnData) -> set[str]:
+    """By which a file may be known to a base: its own, and of data sets that share its cells."""
+    return {str(adata.uns.get("name", "")), *map(str, adata.uns.get("overlaps", ()))}
 
 
 def run_record(

@@ -16,7 +16,7 @@ def plot_heat_map(network: GeneRegulatoryNetwork, top_k: int = 100, genes: int =
     """Weights between the genes with the strongest edges; rows are targets."""
     table = network.to_dataframe(top_k=top_k)
     names = list(dict.fromkeys(table[["source", "target"]].to_numpy().ravel()))[:genes]
-    rows = [network.genes.index(name) for name in names]
+    rows = np.array([network.genes.index(name) for name in names], dtype=int)
     weights = network.weights(rows, rows)
     np.fill_diagonal(weights, 0.0)
     figure = Figure(figsize=(0.25 * len(names) + 2, 0.25 * len(names) + 1.5), layout="constrained")

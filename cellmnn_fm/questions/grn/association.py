@@ -62,7 +62,7 @@ def association_network(
     ranks = without_size(x, cells.times)
     velocity = cells.velocity.astype(np.float64)
     spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
-    told_apart = ranks.any(axis=0)
+    told_apart = np.abs(ranks).max(axis=0) > 0
     loadings = np.where(told_apart[:, None], subspace.loadings / spread[:, None], 0.0)
     rate, ridge = _DECAY / time_scale.unit, RIDGE * len(genes)
 

@@ -46,10 +46,12 @@ def partial_correlation(x: NDArray, times: NDArray, seed: int = 0, ridge: float 
     return -inverse / np.outer(scale, scale)
 
 
-def trees(x: NDArray, times: NDArray, seed: int = 0) -> NDArray:
+def trees(
+    x: NDArray, times: NDArray, seed: int = 0, among: NDArray[np.bool_] | None = None
+) -> NDArray:
     """Importance in a forest for each target, signed by correlation (as GENIE3).
 
-    Of `x` (cells, genes) at `times` (cells,).
+    Of `x` (cells, genes) at `times` (cells,); of all genes, or of those that `among` (genes,) says.
 
     References
     ----------
@@ -59,8 +61,9 @@ def trees(x: NDArray, times: NDArray, seed: int = 0) -> NDArray:
 
     scaled, genes = _scaled(x), x.shape[1]
     weights = np.zeros((genes, genes))
+    sources = np.arange(genes) if among is None else np.flatnonzero(among)
     for target in range(genes):
-        others = np.delete(np.arange(genes), target)
+        others = sources[sources != target]
         forest = ExtraTreesRegressor(
             100, max_features="sqrt", min_samples_leaf=5, random_state=seed
         ).fit(scaled[:, others], scaled[:, target])

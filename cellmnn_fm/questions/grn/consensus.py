@@ -84,7 +84,7 @@ def consensus(
         names = tuple(known if genes is None else dict.fromkeys(genes))
         by_symbol = names
     shared = _side_by_side(loadings, symbols, [symbol.upper() for symbol in by_symbol])
-    there = shared.measured.any(axis=1)
+    there = shared.measured.max(axis=1) > 0
     if own is None:
         if there.sum() < 2:
             actual = f"{there.sum()} of {listed(names)}"
@@ -117,7 +117,7 @@ def _side_by_side(
         row_of = {symbol.upper(): row for row, symbol in enumerate(symbols[name]) if symbol}
         rows = np.array([row_of.get(gene, -1) for gene in genes])
         # a gene that never changes has nothing to say
-        measured[:, column] = (rows >= 0) & part.any(axis=1)[rows]
+        measured[:, column] = (rows >= 0) & (np.abs(part[rows]).max(axis=1) > 0)
         parts.append(part[rows].astype(np.float64) * measured[:, column, None])
     return SharedEdges(np.concatenate(parts, axis=1), measured)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from ...data.options import Decay, Estimator, Part
 from ...dynamics.snapshots import velocities
 from ...fitted.fitted_model import Cells, FittedModel
+from ...fitted.foundation import Foundation, names_of
 from ...model.errors import InputError, require_count, require_known, require_seed
 from .association import association_network
+from .consensus import consensus, seen_data_sets
 from .estimators import DEFAULT_RIDGE, CellStates, kernel, operator_network, production_network
 from .network import GeneRegulatoryNetwork
 
@@ -86,12 +89,67 @@ def network(
     fitted = asked if isinstance(asked, FittedModel) else asked.fitted
     if isinstance(asked, Cells) and asked.source.is_embedding:
         raise InputError("grn", "a fit to genes", f"one to {asked.source.name}", "fit one")
+    options: dict[str, Any] = {"where": where, "decay": decay, "ridge": ridge, "seed": seed}
+    members_of: dict[str, Any] = {"around": around, "members": members}
     if estimator == "auto":
         chosen, why = _chosen(asked, of_rates=around is not None or decay is not None)
-        options: dict[str, Any] = {"decay": decay, "ridge": ridge, "around": around}
-        options |= {"members": members, "seed": seed}
-        edges = network(asked, where=where, estimator=chosen, **options)
+        edges = network(asked, estimator=chosen, **options, **members_of)
         return replace(edges, record={**edges.record, "chosen": why})
+    edges = _estimated(asked, estimator, part=part, **options, **members_of)
+    if members and around is None:
+        other: Estimator = "production" if estimator == "association" else "association"
+        beside = _estimated(asked, other, **options)
+        edges = replace(edges, beside={other: (beside.left, beside.right)})
+    return replace(edges, symbols=fitted.panel.symbols)
+
+
+def consensus_network(
+    base: Foundation,
+    asked: Cells | FittedModel | None = None,
+    genes: Sequence[str] | None = None,
+    **how: Any,
+) -> GeneRegulatoryNetwork:
+    """Of what the data sets of a base know, with the network of some cells or without.
+
+    Parameters
+    ----------
+    base : Foundation
+        With networks.
+    asked : Cells or FittedModel, optional
+        Whose network comes first; data sets of the base with the same cells do not count.
+    genes : sequence of str, optional
+        Without it, see :func:`cellmnn_fm.questions.grn.consensus.consensus`.
+    **how
+        As for :func:`network`.
+    """
+    if asked is None:
+        return consensus(base, genes=genes)
+    if genes is not None:
+        raise InputError("genes", "none: a network has the genes of its cells", "some", "leave out")
+    fitted = asked if isinstance(asked, FittedModel) else asked.fitted
+    names = {fitted.record.name}
+    if isinstance(asked, Cells):
+        names |= names_of(asked.adata)
+    return consensus(base, network(asked, **how), without=seen_data_sets(base, names))
+
+
+def _estimated(
+    asked: Cells | FittedModel,
+    estimator: Estimator,
+    *,
+    where: NDArray[np.bool_] | None,
+    decay: Decay,
+    ridge: float,
+    seed: int,
+    around: str | None = None,
+    part: Part = "learned",
+    members: int = 0,
+) -> GeneRegulatoryNetwork:
+    """The network by one estimator, of options that were checked.
+
+    The mask `where` (cells,) says which cells are meant.
+    """
+    fitted = asked if isinstance(asked, FittedModel) else asked.fitted
     cells = cell_states(asked, where)
     about = (cells, fitted.subspace, fitted.panel.names)
     scale = fitted.record.time_scale

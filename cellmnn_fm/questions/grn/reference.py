@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,14 +22,13 @@ from .baselines import BASELINES
 from .estimators import operator_network
 from .question import cell_states, network
 
-if TYPE_CHECKING:
-    pass
-
 _SIGNS = {
     **dict.fromkeys(("+", "activation", "activates", "up", "positive"), 1),
     **dict.fromkeys(("-", "repression", "represses", "inhibition", "down", "negative"), -1),
     **dict.fromkeys(("", "nan", "none", "unknown", "?", "na"), 0),
 }
+
+_LEAST_TARGETS = 5  # of a source, to rank its targets
 
 PUBLISHED_FACTORS = ("FOS", "HMGA1", "JUN", "POU5F1", "SOX2", "YBX1")
 """The transcription factors whose edges the paper of the method reports one by one."""
@@ -161,6 +160,11 @@ class LinkScores:
         Precision among as many pairs as there are links, over that of chance.
     auroc : float
         Area under the receiver operating characteristic; 0.5 is chance.
+    auroc_within : float or None
+        The same within the targets of each source, the mean over those with 5 known links or more:
+        that some sources have many links does not help. None where there is no such source.
+    precision_100, precision_1000 : float or None
+        Share of known links among so many of the strongest pairs; None of fewer pairs.
     """
 
     pairs: int
@@ -168,6 +172,9 @@ class LinkScores:
     auprc_ratio: float
     early_precision_ratio: float
     auroc: float
+    auroc_within: float | None
+    precision_100: float | None
+    precision_1000: float | None
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,30 @@ def link_scores(
         auprc_ratio=auprc_ratio(known, strength),
         early_precision_ratio=float(hits / known.sum() / density),
         auroc=float(roc_auc_score(known, strength)),
+        auroc_within=_auroc_within(known, strength, columns),
+        precision_100=_precision(known[order], 100),
+        precision_1000=_precision(known[order], 1000),
     )
+
+
+def _precision(ranked: NDArray[np.bool_], count: int) -> float | None:
+    """Share of known links among the first of `ranked` (pairs,)."""
+    return float(ranked[:count].mean()) if len(ranked) >= count else None
+
+
+def _auroc_within(known: NDArray[np.bool_], strength: NDArray, sources: NDArray) -> float | None:
+    """Mean over sources of the area under the characteristic among the targets of each.
+
+    Of `known` (pairs,), `strength` (pairs,) and `sources` (pairs,).
+    """
+    from sklearn.metrics import roc_auc_score
+
+    areas = []
+    for source in np.unique(sources):
+        mine = sources == source
+        if known[mine].sum() >= _LEAST_TARGETS and not known[mine].all():
+            areas.append(roc_auc_score(known[mine], strength[mine]))
+    return float(np.mean(areas)) if areas else None
 
 
 def auprc_ratio(linked: NDArray[np.bool_], strength: NDArray) -> float:
