@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,6 @@ from cellmnn_fm.questions.grn.association import association_network
 from cellmnn_fm.questions.grn.baselines import BASELINES, trees
 from cellmnn_fm.questions.grn.consensus import consensus, seen_data_sets
 from cellmnn_fm.questions.grn.estimators import operator_network, production_network
-from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 from cellmnn_fm.questions.grn.question import cell_states
 from cellmnn_fm.questions.grn.reference import (
     Reference,
@@ -149,13 +148,12 @@ def estimates(
     fitted, states = cells.fitted, cell_states(cells)
     about = states, fitted.subspace, fitted.panel.names
     scale = fitted.record.time_scale
-    own = association_network(*about, scale)
-    own = GeneRegulatoryNetwork(**{**vars(own), "symbols": fitted.panel.symbols})
+    alone = replace(association_network(*about, scale), symbols=fitted.panel.symbols)
     foundation = base.foundation
     seen = seen_data_sets(foundation, {fitted.record.name, *names_of(cells.adata)})
-    joint = consensus(foundation, own, without=seen)
+    joint = consensus(foundation, alone, without=seen)
     networks = {
-        "association": own,
+        "association": alone,
         "consensus": joint,
         "production": production_network(*about, scale),
         "operator": operator_network(fitted.dynamics, *about),
@@ -210,7 +208,9 @@ def lead(linked: NDArray, strength: NDArray, other: NDArray, sources: NDArray) -
     groups = [np.flatnonzero(sources == source) for source in np.unique(sources)]
     quotients = []
     for _ in range(DRAWS):
-        rows = np.concatenate([groups[at] for at in rng.integers(len(groups), size=len(groups))])
+        rows = np.concatenate(
+            [groups[number] for number in rng.integers(len(groups), size=len(groups))]
+        )
         if 0 < linked[rows].sum() < len(rows):
             quotients.append(
                 auprc_ratio(linked[rows], strength[rows]) / auprc_ratio(linked[rows], other[rows])
@@ -233,13 +233,13 @@ def signs_by_method(
     assert expression is not None
     seen = dict(zip(cells.fitted.panel.names, (expression > 0).mean(axis=0), strict=True))
     least = np.minimum(signed["source"].map(seen), signed["target"].map(seen))
-    found = {method: signs_of(w, known)[0].astype(int).tolist() for method, w in weights.items()}
+    estimated = {m: signs_of(w, known)[0].astype(int).tolist() for m, w in weights.items()}
     return {
         "truth": signed["sign"].tolist(),
         "factor": signed["source"].str.upper().tolist(),
         "papers": pairs.map(of_pair).fillna(1).astype(int).tolist(),
         "detected": least.round(3).tolist(),
-        "found": found,
+        "found": estimated,
     }
 
 
@@ -259,14 +259,13 @@ def tables(found: dict[str, Any]) -> Iterator[list[str]]:
     every = kept.groupby("method")["reference"].count()
     methods = [m for m in every.index if every[m] == every.max()]
     yield links_by_half(kept, methods)
-    some = [m for m in every.index if m not in methods]
-    if some:
-        with_all = kept[kept["reference"].isin(kept[kept["method"] == some[0]]["reference"])]
-        with_all = with_all[with_all["set"].isin(set(kept[kept["method"] == some[0]]["set"]))]
+    slow = [m for m in every.index if m not in methods]
+    if slow:
+        with_all = kept[kept["set"].isin(set(kept[kept["method"] == slow[0]]["set"]))]
         yield [
             f"Of these the sets of up to {MOST_FOR_TREES:,} genes, for which forests were grown.",
             "",
-            *links_by_half(with_all, [*methods, *some]),
+            *links_by_half(with_all, [*methods, *slow]),
         ]
     yield links_by_reference(found)
     yield table_of_signs(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +39,7 @@ from .evaluation.evaluation import Evaluation, evaluate
 from .fitted.card import card_of_fit, card_of_foundation
 from .fitted.fitted_model import Cells, FittedModel
 from .fitted.fitting import Run, adapt_base, dataset_of, finetune_base, fit_from_scratch, named
-from .fitted.foundation import Foundation, names_of
+from .fitted.foundation import Foundation
 from .fitted.loading import load_content
 from .fitted.record import FitRecord
 from .model.checkpoint import whole_or_nothing
@@ -289,7 +288,7 @@ class CellMNNPipeline(Introduced):
         adatas = named(adata, name, base)
         if verdict:
             for course in adatas.values():
-                self._warn_if_seen(course)
+                base.warn_if_seen(course)
         tuned = CellMNNPipeline(
             finetune_base(
                 base,
@@ -921,14 +920,15 @@ class CellMNNPipeline(Introduced):
         """
         how: dict[str, Any] = {"where": where, "estimator": estimator, "decay": decay}
         how |= {"ridge": ridge, "around": around, "part": part, "members": members, "seed": seed}
-        if adata is None and self.is_pretrained and (consensus or genes is not None):
-            return consensus_network(self.foundation, genes=genes)
+        shared = consensus or genes is not None
+        if adata is None and shared and isinstance(self._content, Foundation):
+            return consensus_network(self._content, genes=genes)
         asked = self.fitted if adata is None else self.cells(adata, **reading)
-        if not consensus and genes is None:
-            return network(asked, **how)
-        has_networks = isinstance(self._content, Foundation) and self._content.networks
-        base = self if has_networks else self.from_pretrained("cellmnn-base")
-        return consensus_network(base.foundation, asked, genes, **how)
+        return (
+            consensus_network(self._content, asked, genes, **how)
+            if shared
+            else network(asked, **how)
+        )
 
     # --- how far to trust it
 
@@ -985,7 +985,7 @@ class CellMNNPipeline(Introduced):
                 )
             mode = base.subspace_mode
             options = replace(options, subspace=base.shared, subspace_mode=mode)
-            self._warn_if_seen(adata)
+            base.warn_if_seen(adata)
             candidates += [foundation_candidate(self.model), blend_candidate(self.model)]
         evaluation = evaluate(
             adata, candidates, options, protocol=protocol, seeds=seeds, progress=progress
@@ -993,15 +993,6 @@ class CellMNNPipeline(Introduced):
         settings = {**evaluation.settings, "frame": frame, "preset": preset}
         settings["growth"] = options.growth is not False
         return replace(evaluation, settings=settings)
-
-    def _warn_if_seen(self, adata: AnnData) -> None:
-        """Warn of cells that a pretrained model was trained on."""
-        if seen := sorted(names_of(adata) & set(self.foundation.datasets)):
-            warnings.warn(
-                f"the model was pretrained on {', '.join(seen)}, held-out times included: "
-                "what it predicts here is no test of it",
-                stacklevel=4,
-            )
 
     # --- where it is kept
 

@@ -29,7 +29,7 @@ import yaml
 
 from cellmnn_fm import CellMNNModel, CellMNNPipeline, InputError
 from cellmnn_fm.data.latent_space import SpaceOptions
-from cellmnn_fm.data.options import ReadingOptions
+from cellmnn_fm.data.options import QuestionReading
 from cellmnn_fm.data.reading import read_source, read_times
 from cellmnn_fm.dynamics.snapshots import Dynamics, blended, interpolate
 from cellmnn_fm.evaluation.candidates import fit_preset
@@ -167,7 +167,7 @@ def errors_beyond(name: str, file: Path) -> dict[str, float]:
     for recipe, of in cells.items():
         predicted = CellMNNPipeline(of.fitted).interpolate(of, last, two_sided=False)
         mean = predicted.obs["weight"].to_numpy() @ predicted.obsm["X_cellmnn"]
-        measured = of.fitted.cells(truth, ReadingOptions(time_key=key)).states.mean(axis=0)
+        measured = of.fitted.cells(truth, QuestionReading(time_key=key)).states.mean(axis=0)
         dims = len(measured)  # others of a model are padding
         expected = expected_error(of.course, last)
         assert expected is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -117,6 +118,15 @@ class Foundation:
             known = listed(self.datasets, len(self.datasets))
             raise InputError("data set", f"one of {known}", name, "choose one of those")
         return self.datasets[name]
+
+    def warn_if_seen(self, adata: AnnData) -> None:
+        """Warn of cells that the model was trained on."""
+        if seen := sorted(names_of(adata) & set(self.datasets)):
+            warnings.warn(
+                f"the model was pretrained on {', '.join(seen)}, held-out times included: "
+                "what it predicts here is no test of it",
+                stacklevel=4,
+            )
 
     def reading(self, options: ReadingOptions) -> FitReading:
         """How the cells of a new data set are read: in the shared subspace, if there is one."""

@@ -114,8 +114,10 @@ def _side_by_side(
     measured = np.zeros((len(genes), len(loadings)))
     parts = []
     for column, (name, part) in enumerate(loadings.items()):
-        row_of = {symbol.upper(): row for row, symbol in enumerate(symbols[name]) if symbol}
-        rows = np.array([row_of.get(gene, -1) for gene in genes])
+        row_of: dict[str, int] = {}
+        for row, symbol in enumerate(symbols[name]):  # of orthologs of one gene the first
+            row_of.setdefault(symbol.upper(), row)
+        rows = np.array([row_of.get(gene, -1) if gene else -1 for gene in genes])
         # a gene that never changes has nothing to say
         measured[:, column] = (rows >= 0) & (np.abs(part[rows]).max(axis=1) > 0)
         parts.append(part[rows].astype(np.float64) * measured[:, column, None])

@@ -47,11 +47,11 @@ class SharedEdges:
     measured: NDArray[np.float64]
 
     def counts(self, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
-        """How many sets measured both genes, (rows, columns)."""
+        """How many sets measured both, of positions `rows` (n,) and `columns` (m,): (n, m)."""
         return self.measured[rows] @ self.measured[columns].T
 
     def weights(self, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
-        """Their mean, (rows, columns); 0 where there is none."""
+        """Their mean, of positions `rows` (n,) and `columns` (m,): (n, m); 0 without any."""
         total = self.loadings[rows] @ self.loadings[columns].T
         return total / (self.counts(rows, columns) + 1)
 
@@ -156,7 +156,7 @@ class GeneRegulatoryNetwork(Introduced):
         return max(0.0, different / total) if total > 0 else 0.0
 
     def weights(self, rows: NDArray, columns: NDArray) -> NDArray[np.float64]:
-        """G of some targets and sources, by their positions in `genes`; (rows, columns)."""
+        """G of targets `rows` (n,) and sources `columns` (m,), by position in `genes`: (n, m)."""
         weights = self.left[rows] @ self.right[:, columns]
         return weights if self.shared is None else weights + self.shared.weights(rows, columns)
 

@@ -13,7 +13,8 @@ from ...data.options import Decay, Estimator, Part
 from ...dynamics.snapshots import velocities
 from ...fitted.fitted_model import Cells, FittedModel
 from ...fitted.foundation import Foundation, names_of
-from ...model.errors import InputError, require_count, require_known, require_seed
+from ...fitted.loading import load_content
+from ...model.errors import InputError, listed, require_count, require_known, require_seed
 from .association import association_network
 from .consensus import consensus, seen_data_sets
 from .estimators import DEFAULT_RIDGE, CellStates, kernel, operator_network, production_network
@@ -104,7 +105,7 @@ def network(
 
 
 def consensus_network(
-    base: Foundation,
+    content: Foundation | FittedModel | None,
     asked: Cells | FittedModel | None = None,
     genes: Sequence[str] | None = None,
     **how: Any,
@@ -113,24 +114,34 @@ def consensus_network(
 
     Parameters
     ----------
-    base : Foundation
-        With networks.
+    content : Foundation or FittedModel
+        A base; cellmnn-base in place of one without networks, where cells are asked about.
     asked : Cells or FittedModel, optional
         Whose network comes first; data sets of the base with the same cells do not count.
     genes : sequence of str, optional
         Without it, see :func:`cellmnn_fm.questions.grn.consensus.consensus`.
     **how
         As for :func:`network`.
+
+    Raises
+    ------
+    InputError
+        On genes beside cells, and see there.
     """
     if asked is None:
-        return consensus(base, genes=genes)
+        assert isinstance(content, Foundation)
+        return consensus(content, genes=genes)
     if genes is not None:
-        raise InputError("genes", "none: a network has the genes of its cells", "some", "leave out")
+        expected = "none with cells, whose genes a network has"
+        raise InputError("genes", expected, listed(genes), "leave them out, or the cells")
+    if not isinstance(content, Foundation) or not content.networks:
+        content, *_ = load_content("cellmnn-base")
+    assert isinstance(content, Foundation)
     fitted = asked if isinstance(asked, FittedModel) else asked.fitted
     names = {fitted.record.name}
     if isinstance(asked, Cells):
         names |= names_of(asked.adata)
-    return consensus(base, network(asked, **how), without=seen_data_sets(base, names))
+    return consensus(content, network(asked, **how), without=seen_data_sets(content, names))
 
 
 def _estimated(

@@ -6,12 +6,14 @@ import pytest
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.data.gene_networks import GeneNetwork
 from cellmnn_fm.data.subspace import Subspace
+from cellmnn_fm.data.time_course import TimeScale
 from cellmnn_fm.questions.grn import question
-from cellmnn_fm.questions.grn.association import association_network, without_size
+from cellmnn_fm.questions.grn.association import RIDGE, association_network, without_size
 from cellmnn_fm.questions.grn.estimators import CellStates
 from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 
 GENES = tuple(f"g{number}" for number in range(12))
+GAP = TimeScale(0.0, 1.0)
 
 
 def states_of(x):
@@ -38,7 +40,7 @@ def sized():
 
 def test_the_size_of_cells_is_taken_out(sized):
     """Where plain correlation joins all genes with all."""
-    network = association_network(states_of(sized), subspace(12), GENES)
+    network = association_network(states_of(sized), subspace(12), GENES, GAP)
     found = network.left @ network.right
     plain = np.corrcoef(sized.T)
     others = ~np.eye(12, dtype=bool)
@@ -50,14 +52,34 @@ def test_the_size_of_cells_is_taken_out(sized):
 
 
 def test_closed_form(sized):
-    """R of residuals of least squares; few genes keep all factors, and both directions agree."""
-    residuals = without_size(sized, np.zeros(len(sized)))
-    np.testing.assert_allclose(residuals.std(axis=0), 1)
+    """Least squares of ranks; then (R + C_vr / k) (1 + R / λ)⁻¹, k 5 a gap, λ a fifth of genes."""
+    ranks = without_size(sized, np.zeros(len(sized))).astype(np.float64)
+    np.testing.assert_allclose(ranks.std(axis=0), 1, rtol=1e-5)
     for explained in (sized.mean(axis=1), (sized > sized.min(axis=0)).mean(axis=1)):
-        np.testing.assert_allclose(residuals.T @ (explained - explained.mean()), 0, atol=1e-7)
-    network = association_network(states_of(sized), subspace(12), GENES)
-    expected = np.corrcoef(residuals.T)
-    np.testing.assert_allclose(network.left @ network.right, expected, atol=1e-9)
+        centred = explained - explained.mean()
+        np.testing.assert_allclose(ranks.T @ centred / len(sized), 0, atol=1e-6)
+    rng = np.random.default_rng(3)
+    velocity, space = rng.normal(size=(len(sized), 2)), subspace(12)
+    cells = CellStates(np.zeros((len(sized), 2)), velocity, np.zeros(len(sized)), sized)
+    network = association_network(cells, space, GENES, TimeScale(0.0, 2.0))
+    moving = velocity @ (space.loadings / sized.std(axis=0)[:, None]).T
+    moving -= moving.mean(axis=0)
+    r, c = ranks.T @ ranks / len(sized), moving.T @ ranks / len(sized)
+    expected = (r + c / (5 / 2)) @ np.linalg.inv(np.eye(12) + r / (RIDGE * 12))
+    np.testing.assert_allclose(network.left @ network.right, expected, atol=1e-5)
+    still = association_network(states_of(sized), space, GENES, GAP)
+    assert still.asymmetry == pytest.approx(0, abs=1e-9)  # velocities alone make a direction
+    assert network.asymmetry > 1e-6
+
+
+def test_monotone_transforms_change_nothing(sized):
+    """Ranks are what counts: logarithms, roots and units of single genes do not."""
+    x = sized.copy()
+    x[:, 5:] = np.sqrt(x[:, 5:])
+    one, other = (np.argsort(values[:, 6], kind="stable") for values in (x, sized))
+    np.testing.assert_array_equal(one, other)
+    scaled = without_size(3 * sized, np.zeros(len(sized)))
+    np.testing.assert_allclose(scaled, without_size(sized, np.zeros(len(sized))), atol=1e-5)
 
 
 def test_what_follows_time_stays(sized):
@@ -76,19 +98,23 @@ def test_what_follows_time_stays(sized):
         assert np.abs(within[cells].T @ inside).max() / cells.sum() < 0.05
 
 
-def test_many_genes_keep_fifty_factors():
+NAMES_OF_MANY = tuple(f"g{number}" for number in range(180))
+
+
+def test_many_genes_keep_a_hundred_factors():
     """The leading ones, as a full decomposition has them."""
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(150, 5)) @ rng.normal(size=(5, 80)) + 0.1 * rng.normal(size=(150, 80))
-    network = association_network(states_of(x), subspace(80), tuple(f"g{n}" for n in range(80)))
-    assert network.left.shape == (80, 50)
-    full = np.corrcoef(without_size(x, np.zeros(len(x))).T)
-    off = network.left @ network.right - full
-    assert np.abs(off[~np.eye(80, dtype=bool)]).max() < 0.02
+    x = rng.normal(size=(150, 5)) @ rng.normal(size=(5, 180)) + 0.1 * rng.normal(size=(150, 180))
+    network = association_network(states_of(x), subspace(180), NAMES_OF_MANY, GAP)
+    assert network.left.shape == (180, 100)
+    ranks = without_size(x, np.zeros(len(x))).astype(np.float64)
+    r = ranks.T @ ranks / len(x)
+    off = network.left @ network.right - r @ np.linalg.inv(np.eye(180) + r / (RIDGE * 180))
+    assert np.abs(off[~np.eye(180, dtype=bool)]).max() < 0.02
 
 
 def test_positive_edges_come_first(sized):
-    network = association_network(states_of(sized), subspace(12), GENES)
+    network = association_network(states_of(sized), subspace(12), GENES, GAP)
     table = network.to_dataframe()
     assert table["weight"].is_monotonic_decreasing
     assert {table.loc[0, "source"], table.loc[0, "target"]} == {"g0", "g1"}
@@ -102,12 +128,12 @@ def test_genes_that_say_nothing():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 3))
     x = np.concatenate([x, np.ones((50, 1))], axis=1)
-    found = association_network(states_of(x), subspace(4), tuple("abcd"))
+    found = association_network(states_of(x), subspace(4), tuple("abcd"), GAP)
     weights = found.left @ found.right
     assert np.isfinite(weights).all()
     np.testing.assert_array_equal(weights[3], 0)
     with pytest.raises(InputError, match="cells: expected 10 or more, found 5"):
-        association_network(states_of(x[:5]), subspace(4), tuple("abcd"))
+        association_network(states_of(x[:5]), subspace(4), tuple("abcd"), GAP)
 
 
 def test_from_the_pipeline():

@@ -154,6 +154,59 @@ def test_simulated_networks(topology):
     np.testing.assert_array_equal(adata.X, again.X)
 
 
+def test_large_networks_hang_on_a_small_one():
+    """One to three factors drive a gene that is none of the core; counts are scaled to a size."""
+    network = GeneNetwork.make("cyclic", genes=150, seed=2, factors=40)
+    small = GeneNetwork.make("cyclic", genes=20, seed=2)
+    np.testing.assert_array_equal(network.edges[:20, :20], small.edges)
+    assert not network.edges[:, 40:].any()
+    regulators = np.abs(network.edges[20:]).sum(axis=1)
+    assert {1, 2, 3} == set(regulators)
+    # a core that nothing else drives moves as it does alone
+    x = np.random.default_rng(0).uniform(size=(5, 150))
+    np.testing.assert_allclose(network.production(x)[:, :20], small.production(x[:, :20]))
+    adata = network.to_anndata(times=(0.0, 1.0), cells=30, seed=0, counts=2.0, depth=0.5)
+    sizes = adata.layers["counts"].sum(axis=1)
+    scaled = np.expm1(adata.X).sum(axis=1)
+    np.testing.assert_allclose(scaled[sizes > 0], np.median(sizes), rtol=1e-3)
+    assert sizes.std() / sizes.mean() > 0.3
+    with pytest.raises(InputError, match="factors: expected 20 or more, and of 10,000 genes"):
+        GeneNetwork.make("cyclic", genes=30, factors=31)
+
+
+def test_how_far_a_gene_is_on():
+    """On by any of its activators, off by any of its repressors: products of Hill functions."""
+    network = GeneNetwork.make("bifurcating", genes=12, seed=0)
+    x = np.random.default_rng(0).uniform(0, 2, size=(7, 12))
+    bound = x**4 / (x**4 + 0.5**4)
+    for gene, signs in enumerate(network.edges):
+        activated = 1 - np.prod(1 - bound[:, signs > 0], axis=1) if (signs > 0).any() else 1.0
+        expected = activated * np.prod(1 - bound[:, signs < 0], axis=1)
+        np.testing.assert_allclose(network.production(x)[:, gene], expected)
+
+
+def test_within_a_source_and_among_the_first():
+    """That a source has many links does not help; precision of what is first, by hand."""
+    genes = [f"S{n}" for n in range(2)] + [f"T{n}" for n in range(60)]
+    edges = [("S0", f"T{n}") for n in range(40)] + [("S1", f"T{n}") for n in range(5)]
+    known = Reference.of(pd.DataFrame(edges, columns=["source", "target"]), genes)
+    weights = np.zeros((62, 62))
+    weights[:, 0], weights[:, 1] = 2.0, 1.0  # all that is known is which source has more links
+    scores = link_scores(weights, known)
+    assert scores.auroc > 0.7
+    assert scores.auroc_within == pytest.approx(0.5)
+    assert scores.precision_100 is None  # there are 80 pairs
+    wide = Reference.of(
+        pd.DataFrame([(f"S{n % 2}", f"T{n}") for n in range(60)], columns=["source", "target"]),
+        genes,
+    )
+    right = np.zeros((62, 62))
+    at, of, truth = wide.pairs()
+    right[at[truth], of[truth]] = 1.0
+    assert link_scores(right, wide).precision_100 == pytest.approx(60 / 100)
+    assert link_scores(right, wide).auroc_within == 1.0
+
+
 def test_fates_exclude_each_other():
     network = GeneNetwork.make("bifurcating", genes=10, seed=0)
     late = network.simulate((0.0, 6.0), cells=200, seed=0)[1]
