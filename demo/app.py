@@ -6,7 +6,7 @@ Needs `pip install 'cellmnn-fm[demo]'`. What is uploaded stays on the machine th
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def opened(path: str | None) -> Any:
     """The cells of a file that was uploaded."""
     if path is None:
         raise gr.Error("file: expected one, found none; upload a file", print_exception=False)
-    adata = read_file(Path(path))
+    adata = _read(path, Path(path).stat().st_mtime_ns)
     if adata.n_obs > MOST_CELLS:
         raise gr.Error(
             f"file: expected at most {MOST_CELLS:,} cells here, found {adata.n_obs:,}; "
@@ -67,6 +67,12 @@ def opened(path: str | None) -> Any:
             print_exception=False,
         )
     return adata
+
+
+@lru_cache(maxsize=1)
+def _read(path: str, _changed: int) -> Any:
+    """The last file that was asked about, until it changes."""
+    return read_file(Path(path))
 
 
 def choices(path: str | None) -> tuple[Any, Any, str]:

@@ -75,6 +75,7 @@ def add(
     Killed, it leaves the corpus as it was. Checksums of files are kept.
     """
     from ..data.corpus import Corpus
+    from ..data.corpus_sets import origin_of
     from ..data.files import checksum, open_file
     from ..data.genes import GeneOptions
 
@@ -82,13 +83,13 @@ def add(
     adatas = [open_file(file) for file in files]
     about = adatas[0].uns
     name = name or str(about.get("name") or files[0].rstrip("/").rsplit("/", 1)[-1].split(".")[0])
-    stated = {key: str(about[key]) for key in ("publication", "licence", "source") if key in about}
+    corpus.require_new(name)
     corpus.add_anndata(
         name,
         adatas,
         time_key=read_time_key(time_key, time_map) or time_key,
         genes=GeneOptions(read_symbols(symbols), on_duplicates or "error"),
-        provenance={**stated, "files": files, "sha256": checksum(files)},
+        provenance={**origin_of(about), "files": files, "sha256": checksum(files)},
         progress=terminal.progress,
     )
     entry = corpus.entries[name]

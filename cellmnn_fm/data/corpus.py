@@ -198,7 +198,7 @@ class Corpus:
         progress : bool
             Whether to show a progress bar.
         """
-        self._require_new(name)
+        self.require_new(name)
         adatas = list(adata) if isinstance(adata, Sequence) else [adata]
         source, cell_times = read_several(adatas, time_key)
         options = SpaceOptions(self.subspace_mode, self.shared, genes or GeneOptions())
@@ -251,7 +251,7 @@ class Corpus:
             states["components"] = np.concatenate(components.snapshots).astype(np.float32)
         folder = self._set_folder(name)
         with self._changing():
-            self._require_new(name)
+            self.require_new(name)
             shutil.rmtree(folder, ignore_errors=True)  # what a killed call left
             write_states(arrow_table(states), folder / _STATES_FILE)
             if space is not None:
@@ -262,8 +262,8 @@ class Corpus:
             about = {"synthetic": synthetic, "provenance": dict(provenance or {})}
             self.entries[name] = entry_of(name, course, overlaps=list(overlaps), **about)
 
-    def _require_new(self, name: str) -> None:
-        """Refuse a data set that is there."""
+    def require_new(self, name: str) -> None:
+        """Refuse the name of a data set that is there."""
         if name in self.entries:
             raise InputError("data set", "a new name", name, "remove it first, or rename it")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .corpus_sets import CorpusEntry
 
-_NOT_STATED = "not stated"
+NOT_STATED = "not stated"
 _TEXT = """\
 # Time courses of single cells in one latent space
 
@@ -27,9 +28,7 @@ rows = datasets.load_dataset("REPOSITORY", "{first}", split="train", streaming=T
 
 ## Data sets
 
-| data set | cells | times | publication | licence |
-|---|---:|---:|---|---|
-{rows}
+{table}
 
 Cells were measured, or simulated, by others where a publication is named; its licence holds for
 them. Data sets that share cells are named in `manifest.json` (`overlaps`): no split may part them.
@@ -47,28 +46,43 @@ def corpus_card(entries: Iterable[CorpusEntry], latent_dim: int) -> DatasetCard:
             for entry in entries
         ],
     )
-    rows = "\n".join(
-        f"| {entry.name} | {sum(entry.cells):,} | {len(entry.times)} | "
-        + " | ".join(_stated(entry, key) for key in ("publication", "licence"))
-        + " |"
-        for entry in entries
-    )
     text = _TEXT.format(
         count=len(entries),
         cells=sum(sum(entry.cells) for entry in entries),
         dims=latent_dim,
         first=entries[0].name if entries else "NAME",
-        rows=rows,
+        table=table_of_data_sets([row_of_entry(entry) for entry in entries]),
     )
     return DatasetCard(f"---\n{about.to_yaml()}\n---\n\n{text}")
+
+
+def table_of_data_sets(rows: Iterable[Iterable[str]]) -> str:
+    """In Markdown; a row has the name, cells, times, publication and licence of a data set."""
+    lines = [
+        "| data set | cells | times | publication, accession | licence |",
+        "|---|---:|---:|---|---|",
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(map(plain_cell, row)) + " |" for row in rows)])
+
+
+def row_of_entry(entry: CorpusEntry) -> list[str]:
+    """The row of a data set of a corpus."""
+    unknown = "simulated" if entry.synthetic else NOT_STATED
+    return row_of_data_set(entry.name, entry.cells, entry.times, entry.provenance, unknown)
+
+
+def row_of_data_set(
+    name: str,
+    cells: Iterable[int],
+    times: Iterable[float],
+    about: Mapping[str, Any],
+    unknown: str = NOT_STATED,
+) -> list[str]:
+    """The row of any: its `cells` at each of its `times`, and what is stated `about` it."""
+    stated = [str(about.get(key) or unknown) for key in ("publication", "licence")]
+    return [name, f"{sum(cells):,}", f"{len(list(times))}", *stated]
 
 
 def plain_cell(text: str) -> str:
     """In a line of Markdown: names of others must not be headings, cells of a table or tags."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _stated(entry: CorpusEntry, key: str) -> str:
-    """What is known of its origin."""
-    stated = entry.provenance.get(key) or ("simulated" if entry.synthetic else _NOT_STATED)
-    return plain_cell(str(stated))

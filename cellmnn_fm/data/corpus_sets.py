@@ -43,6 +43,12 @@ class CorpusEntry:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+def origin_of(uns: Mapping[str, Any]) -> dict[str, str]:
+    """What a file says of where its cells are from."""
+    keys = ("publication", "source", "licence", "species")
+    return {key: str(uns[key]) for key in keys if key in uns}
+
+
 class CorpusSet:
     """The snapshots of one data set.
 

@@ -103,14 +103,14 @@ def read_named(
 
 
 def checksum(places: Iterable[str | Path]) -> dict[str, str]:
-    """SHA-256 of each file on disk by its name; of folders and addresses there is none."""
+    """SHA-256 of each file on disk by its place; of folders and addresses there is none."""
     import hashlib
 
     sums = {}
-    for path in map(Path, places):
-        if path.is_file():
-            with path.open("rb") as content:
-                sums[path.name] = hashlib.file_digest(content, "sha256").hexdigest()
+    for place in map(str, places):
+        if Path(place).is_file():
+            with Path(place).open("rb") as content:
+                sums[place] = hashlib.file_digest(content, "sha256").hexdigest()
     return sums
 
 

@@ -9,12 +9,16 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..data.corpus_card import plain_cell
+from ..data.corpus_card import (
+    NOT_STATED,
+    plain_cell,
+    row_of_data_set,
+    row_of_entry,
+    table_of_data_sets,
+)
 from ..model.errors import InputError, listed
 from .foundation import Foundation
 from .record import FitRecord
-
-NOT_STATED = "not stated"
 
 _PACKAGE = Path(__file__).parents[1]
 # in an installed package, and in a clone
@@ -115,7 +119,7 @@ def card_of_fit(record: FitRecord, licence: str | None = None) -> ModelCard:
         how_to_use=_USE_OF_FIT,
         intended_use=_INTENDED,
         limits=_LIMITS,
-        training_data=_data_table([_row_of_record(record)]),
+        training_data=table_of_data_sets([_row_of_record(record)]),
         results=_verdict_of([record]),
         training=_training_of(record),
         reproduce=_reproduce(record),
@@ -150,13 +154,10 @@ def card_of_foundation(
         How it was made.
     """
     tuned = [known.record for known in foundation.datasets.values() if known.record is not None]
-    rows = []
-    for known in foundation.datasets.values():
-        about = known.entry.provenance
-        row = [known.entry.name, f"{sum(known.entry.cells):,}", f"{len(known.entry.times)}"]
-        rows.append([*row, *(about.get(key) or NOT_STATED for key in ("publication", "licence"))])
+    rows = [row_of_entry(known.entry) for known in foundation.datasets.values()]
     if rows:
-        summary, data = f"One model of {len(rows)} time courses of single cells.", _data_table(rows)
+        summary = f"One model of {len(rows)} time courses of single cells."
+        data = table_of_data_sets(rows)
     else:
         summary = "A model of simulated systems alone: it has seen no real cell."
         data = "None. Systems are simulated on the way (`cellmnn_fm/data/simulated_systems.py`)."
@@ -208,19 +209,9 @@ def _card_data(
     )
 
 
-def _data_table(rows: Sequence[Sequence[str]]) -> str:
-    """A row for each data set."""
-    lines = [
-        "| data set | cells | times | publication, accession | licence |",
-        "|---|---:|---:|---|---|",
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(map(plain_cell, row)) + " |" for row in rows)])
-
-
 def _row_of_record(record: FitRecord) -> list[str]:
-    """Name, cells, times, publication and licence."""
-    about = [record.about.get(key) or NOT_STATED for key in ("publication", "licence")]
-    return [record.name or NOT_STATED, f"{sum(record.cells):,}", f"{len(record.times)}", *about]
+    """The row of a data set that a model was fitted to."""
+    return row_of_data_set(record.name or NOT_STATED, record.cells, record.times, record.about)
 
 
 def _base_line(record: FitRecord) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 
 from ..data.condition import read_condition
-from ..data.corpus_sets import CorpusEntry
+from ..data.corpus_sets import CorpusEntry, origin_of
 from ..data.genes import GeneOptions
 from ..data.growth_genes import GrowthGenes
 from ..data.options import (
@@ -43,8 +43,6 @@ from .record import FitRecord
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from anndata import AnnData
-
-_ABOUT = ("publication", "source", "licence", "species")  # of uns
 
 
 @dataclass(frozen=True)
@@ -264,7 +262,7 @@ def _record(adata: AnnData, reading: FitReading, read: ReadCourse, **others: Any
         cells=[len(snapshot) for snapshot in course.snapshots],
         batch_key=reading.batch_key,
         batches=None if space.batches is None else space.batches.to_dict(),
-        about={key: str(adata.uns[key]) for key in _ABOUT if key in adata.uns},
+        about=origin_of(adata.uns),
         **{"time_scale": course.time_scale, **others},
     )
 
