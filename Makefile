@@ -134,6 +134,10 @@ figures: $(VENV)/.installed ## the figures of the README, with cellmnn-base
 	$(BIN)/cellmnn grn cellmnn-base --dataset hesc_endoderm -o build/figures/edges.tsv \
 		--figures build/figures
 	cp build/figures/network.png docs/figures/hesc_endoderm_network.png
+	printf '%s\n' POU5F1 SOX2 NANOG GATA6 SOX17 T EOMES KLF4 MYC CDX2 FGF4 DNMT3B LIN28A FOXA2 CER1 \
+		> build/figures/genes.txt
+	$(BIN)/cellmnn grn cellmnn-base --genes build/figures/genes.txt -o build/figures/edges.tsv \
+		--figure docs/figures/pluripotency_network.png
 	$(BIN)/cellmnn trajectory cellmnn-base $(CELLMNN_DATA)/embryoid_body_pca.h5ad --time-key time \
 		--cells 100 -o build/figures/cells.h5ad --figure docs/figures/embryoid_body_trajectories.png
 	$(BIN)/cellmnn annotate cellmnn-base $(CELLMNN_DATA)/embryoid_body_pca.h5ad --time-key time \

@@ -142,13 +142,7 @@ def grn(
         text += f"; with networks of {len(edges.record['data_sets'])} data sets"
     text += "" if among is None else f"; sources: {sources or 'factors'}"
     text += f"; {edges.kind}, {edges.asymmetry:.1%} asymmetric"
-    strongest = edges.to_dataframe(top_k=_STRONGEST, **picked)
-    shown = ", ".join(
-        f"{source} {'→' if weight > 0 else '⊣'} {target}"
-        for source, target, weight in zip(
-            *(strongest[column] for column in ("source", "target", "weight")), strict=True
-        )
-    )
+    shown = edges.in_words(_STRONGEST, **picked)
     text += f"\nstrongest: {shown}" if shown else ""
     terminal.say(text, output=str(output), genes=count, cells=cells)
     terminal.wrote(figure, figures)

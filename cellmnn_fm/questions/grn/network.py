@@ -112,21 +112,24 @@ class GeneRegulatoryNetwork(Introduced):
     shared: SharedEdges | None = None
 
     def __repr__(self) -> str:
+        how = f"{self.record.get('estimator', '')}, {self.kind}"
+        return (
+            f"GeneRegulatoryNetwork of {len(self.genes):,} genes, {how}: {self.in_words(3)}, ...\n"
+            "associations, not shown to be causes; to_dataframe(top_k=...)"
+        )
+
+    def in_words(self, count: int, **selection: Any) -> str:
+        """The strongest edges that :meth:`to_dataframe` selects; without directions a pair once."""
         directed = self.kind == "directed"
         positive, negative = ("->", "-|") if directed else ("+", "-")
-        shown: dict[Any, str] = {}
-        strongest = self.to_dataframe(top_k=6) if len(self.genes) > 1 else pd.DataFrame()
+        words: dict[Any, str] = {}
+        strongest = self.to_dataframe(top_k=2 * count, **selection)
         for edge in strongest.itertuples():
             pair = edge.source, edge.target
             sign = negative if edge.sign < 0 else positive
             key = pair if directed else frozenset(pair)
-            shown.setdefault(key, f"{edge.source} {sign} {edge.target}")
-        edges = ", ".join(list(shown.values())[:3])
-        how = f"{self.record.get('estimator', '')}, {self.kind}"
-        return (
-            f"GeneRegulatoryNetwork of {len(self.genes):,} genes, {how}: {edges}, ...\n"
-            "associations, not shown to be causes; to_dataframe(top_k=...)"
-        )
+            words.setdefault(key, f"{edge.source} {sign} {edge.target}")
+        return ", ".join(list(words.values())[:count])
 
     def _table(self) -> pd.DataFrame:
         """Of the strongest edges."""
