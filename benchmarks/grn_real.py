@@ -27,13 +27,15 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from joblib import Memory
 from numpy.typing import NDArray
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.fitted.fitted_model import Cells
 from cellmnn_fm.fitted.foundation import names_of
 from cellmnn_fm.questions.grn.association import association_network
-from cellmnn_fm.questions.grn.baselines import BASELINES, trees
+from cellmnn_fm.questions.grn.baselines import BASELINES
+from cellmnn_fm.questions.grn.baselines import trees as grow_trees
 from cellmnn_fm.questions.grn.consensus import consensus, seen_data_sets
 from cellmnn_fm.questions.grn.estimators import operator_network, production_network
 from cellmnn_fm.questions.grn.question import cell_states
@@ -47,7 +49,7 @@ from cellmnn_fm.questions.grn.reference import (
 from studies.data_sets import Data
 from studies.results import Results
 
-from .beeline import regdiffusion
+from .beeline import regdiffusion as fit_regdiffusion
 from .runaway import DATA
 
 RESULTS = Results("grn_real")
@@ -79,6 +81,9 @@ DEVELOPMENT = (*BEELINE["hesc"], *BEELINE["mdc"], "ipsc_cardiomyocyte", "myoblas
 LEAST_LINKS, LEAST_SOURCES = 50, 5
 MOST_FOR_TREES = 1000  # genes, each of which takes a forest
 DRAWS = 300
+# what takes minutes is kept, for when something of ours changes
+KEPT = Memory(Path("build") / "grn_real", verbose=0)
+trees, regdiffusion = KEPT.cache(grow_trees), KEPT.cache(fit_regdiffusion)
 OURS = ("association", "consensus", "base alone", "production", "operator", "jacobian")
 CONTROLS = ("number of sets", "always activation", "shuffled signs")
 BY_VALUE = ("association", "consensus", "base alone", "number of sets", "spearman, by value")

@@ -10,9 +10,8 @@ from ...data.time_course import TimeScale
 from .estimators import CellStates, expression_of, production_factors
 from .network import GeneRegulatoryNetwork
 
-# chosen on simulated counts of 200 and 2,000 genes and on development sets, see docs/networks.md
 _DECAY = 5.0  # per mean gap between snapshots
-RIDGE = 0.2  # of the number of genes
+_RIDGE, _LEAST_RIDGE = 0.2, 100.0  # the former of the number of genes
 _BLOCK = 512  # genes that are ranked at once, which bounds the memory
 
 
@@ -34,7 +33,8 @@ def association_network(
 
     k is 5 per mean gap between snapshots, so that velocities add to a correlation and do not make
     the network: where cells of different times hardly differ, G is the same in both directions.
-    λ, a fifth of the number of genes, takes some of the weight from what all genes share.
+    λ, a fifth of the number of genes and 100 at least, takes some of the weight from what all genes
+    share. Both were chosen on simulated counts and on some of the real sets, see docs/networks.md.
     Edges are ranked by G, not by its size: genes that go together are linked more often than those
     that exclude each other.
 
@@ -64,7 +64,7 @@ def association_network(
     spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
     told_apart = np.abs(ranks).max(axis=0) > 0
     loadings = np.where(told_apart[:, None], subspace.loadings / spread[:, None], 0.0)
-    rate, ridge = _DECAY / time_scale.unit, RIDGE * len(genes)
+    rate, ridge = _DECAY / time_scale.unit, ridge_of(len(genes))
 
     def factors(mass: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         rates = np.full(len(genes), rate)
@@ -78,6 +78,11 @@ def association_network(
     return GeneRegulatoryNetwork(
         genes, *factors(even), mean, spread, resampled, record, by_value=True
     )
+
+
+def ridge_of(genes: int) -> float:
+    """λ of a network of so many genes."""
+    return max(_RIDGE * genes, _LEAST_RIDGE)
 
 
 def without_size(x: NDArray, times: NDArray) -> NDArray[np.float32]:

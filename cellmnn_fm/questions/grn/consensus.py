@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...fitted.foundation import Foundation
 from ...model.errors import InputError, listed
-from .association import RIDGE, without_size
+from .association import ridge_of, without_size
 from .estimators import leading_components
 from .network import GeneRegulatoryNetwork, SharedEdges
 
@@ -26,7 +26,7 @@ def association_loadings(x: NDArray, times: NDArray, rank: int = RANK) -> NDArra
     """L of a data set, (genes, rank), of expression `x` (cells, genes) at `times` (cells,)."""
     ranks = without_size(x, times)
     _, s, vt = leading_components(ranks / np.sqrt(len(x)), rank, 0)
-    ridge, variances = RIDGE * x.shape[1], s**2
+    ridge, variances = ridge_of(x.shape[1]), s**2
     loadings = vt.T * np.sqrt(variances * ridge / (ridge + variances))
     padded = np.zeros((x.shape[1], rank), dtype=np.float16)
     padded[:, : loadings.shape[1]] = loadings

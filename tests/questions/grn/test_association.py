@@ -8,7 +8,7 @@ from cellmnn_fm.data.gene_networks import GeneNetwork
 from cellmnn_fm.data.subspace import Subspace
 from cellmnn_fm.data.time_course import TimeScale
 from cellmnn_fm.questions.grn import question
-from cellmnn_fm.questions.grn.association import RIDGE, association_network, without_size
+from cellmnn_fm.questions.grn.association import association_network, ridge_of, without_size
 from cellmnn_fm.questions.grn.estimators import CellStates
 from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 
@@ -52,7 +52,7 @@ def test_the_size_of_cells_is_taken_out(sized):
 
 
 def test_closed_form(sized):
-    """Least squares of ranks; then (R + C_vr / k) (1 + R / λ)⁻¹, k 5 a gap, λ a fifth of genes."""
+    """Least squares of ranks; then (R + C_vr / k) (1 + R / λ)⁻¹, k 5 a gap, λ 100 for few genes."""
     ranks = without_size(sized, np.zeros(len(sized))).astype(np.float64)
     np.testing.assert_allclose(ranks.std(axis=0), 1, rtol=1e-5)
     for explained in (sized.mean(axis=1), (sized > sized.min(axis=0)).mean(axis=1)):
@@ -65,7 +65,7 @@ def test_closed_form(sized):
     moving = velocity @ (space.loadings / sized.std(axis=0)[:, None]).T
     moving -= moving.mean(axis=0)
     r, c = ranks.T @ ranks / len(sized), moving.T @ ranks / len(sized)
-    expected = (r + c / (5 / 2)) @ np.linalg.inv(np.eye(12) + r / (RIDGE * 12))
+    expected = (r + c / (5 / 2)) @ np.linalg.inv(np.eye(12) + r / ridge_of(12))
     np.testing.assert_allclose(network.left @ network.right, expected, atol=1e-5)
     still = association_network(states_of(sized), space, GENES, GAP)
     assert still.asymmetry == pytest.approx(0, abs=1e-9)  # velocities alone make a direction
@@ -109,7 +109,7 @@ def test_many_genes_keep_a_hundred_factors():
     assert network.left.shape == (180, 100)
     ranks = without_size(x, np.zeros(len(x))).astype(np.float64)
     r = ranks.T @ ranks / len(x)
-    off = network.left @ network.right - r @ np.linalg.inv(np.eye(180) + r / (RIDGE * 180))
+    off = network.left @ network.right - r @ np.linalg.inv(np.eye(180) + r / ridge_of(180))
     assert np.abs(off[~np.eye(180, dtype=bool)]).max() < 0.02
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cellmnn_fm import CellMNNPipeline, InputError
 from cellmnn_fm.cli.app import app
 from cellmnn_fm.fitted.foundation import names_of
-from cellmnn_fm.questions.grn.association import RIDGE, without_size
+from cellmnn_fm.questions.grn.association import ridge_of, without_size
 from cellmnn_fm.questions.grn.consensus import (
     association_loadings,
     consensus,
@@ -130,7 +130,7 @@ def test_loadings_are_the_association():
     assert loadings.shape == (30, 32)
     ranks = without_size(x, np.zeros(200)).astype(float)
     r = ranks.T @ ranks / 200
-    expected = r @ np.linalg.inv(np.eye(30) + r / (RIDGE * 30))
+    expected = r @ np.linalg.inv(np.eye(30) + r / ridge_of(30))
     np.testing.assert_allclose(loadings @ loadings.T, expected, atol=5e-3)
 
 
