@@ -12,31 +12,33 @@ import resource
 import subprocess
 import sys
 import time
+from itertools import product
 
 import numpy as np
 
 from studies.results import Results
 
 RESULTS = Results("grn_speed")
-CASES = {"2,000 genes, 5,000 cells": (2_000, 5_000), "20,000 genes, 2,000 cells": (20_000, 2_000)}
+SIZES = {"2,000 genes, 5,000 cells": (2_000, 5_000), "20,000 genes, 2,000 cells": (20_000, 2_000)}
+ESTIMATORS = ("association", "production")
 
 
 def main() -> None:
     """Run the cases one after another."""
     measured = {}
-    for label, (genes, cells) in CASES.items():
-        command = [sys.executable, "-m", "benchmarks.grn_speed", str(genes), str(cells)]
-        measured[label] = json.loads(
-            subprocess.run(command, check=True, capture_output=True).stdout
-        )
-        print(label, measured[label])
+    for (label, sizes), estimator in product(SIZES.items(), ESTIMATORS):
+        command = [sys.executable, "-m", "benchmarks.grn_speed", *map(str, sizes), estimator]
+        printed = subprocess.run(command, check=True, capture_output=True).stdout
+        measured[f"{label}, {estimator}"] = json.loads(printed)
+        print(label, estimator, measured[f"{label}, {estimator}"])
     RESULTS.replace(measured)
 
 
-def one_case(genes: int, cells: int) -> None:
+def one_case(genes: int, cells: int, estimator: str) -> None:
     """Print seconds of the network and of its edges, and megabytes beyond those of the data."""
     from cellmnn_fm.data.subspace import Subspace
     from cellmnn_fm.data.time_course import TimeScale
+    from cellmnn_fm.questions.grn.association import association_network
     from cellmnn_fm.questions.grn.estimators import CellStates, production_network
 
     rng = np.random.default_rng(0)
@@ -48,7 +50,8 @@ def one_case(genes: int, cells: int) -> None:
     names = tuple(f"g{gene}" for gene in range(genes))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    network = production_network(cell_states, subspace, names, TimeScale(0.0, 1.0))
+    estimate = association_network if estimator == "association" else production_network
+    network = estimate(cell_states, subspace, names, TimeScale(0.0, 1.0))
     estimated = time.perf_counter()
     network.to_dataframe(top_k=10_000)
     done = time.perf_counter()
@@ -66,7 +69,7 @@ def one_case(genes: int, cells: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        one_case(int(sys.argv[1]), int(sys.argv[2]))
+    if len(sys.argv) == 4:
+        one_case(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
     else:
         main()

@@ -32,6 +32,8 @@ _USE_OF_BASE = """\
 a new time course and without training; `pipeline.finetune(adata, time_key="day")`
 learns from it; `pipeline.of_dataset(name)` answers for the data sets below without their files.
 Without the package: `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
+_USE_OF_NETWORKS = """
+`pipeline.grn(genes=[...])` says which of these genes go together in the data sets below."""
 _USE_WITHOUT_DATA_SETS = """\
 `pipeline.interpolate(adata, at=2.5, time_key="day")` predicts a time that was not measured, for
 a new time course and without training; `pipeline.adapt(adata, time_key="day")` is a model of it.
@@ -183,7 +185,9 @@ def _how_to_use(foundation: Foundation) -> str:
     """The calls that a base answers."""
     if foundation.model.config.reads_control:
         return _USE_WITH_CONTROL
-    return _USE_OF_BASE if foundation.datasets else _USE_WITHOUT_DATA_SETS
+    if not foundation.datasets:
+        return _USE_WITHOUT_DATA_SETS
+    return _USE_OF_BASE + (_USE_OF_NETWORKS if foundation.networks else "")
 
 
 def _card_data(

@@ -214,12 +214,14 @@ class GeneRegulatoryNetwork(Introduced):
         columns = self._positions(sources, "source")
         rows = self._positions(targets, "target")
         strongest = [np.empty((0, 3))]
-        floor = min_abs
+        floor = -np.inf  # of the strength
         for block in np.array_split(rows, max(1, -(-len(rows) // _BLOCK))):
             weights = self.weights(block, columns)
-            targets_of, sources_of = np.nonzero(
-                (np.abs(weights) >= floor) & (block[:, None] != columns)
-            )
+            strength = weights if self.by_value else np.abs(weights)
+            wanted = (strength >= floor) & (block[:, None] != columns)
+            if min_abs > 0:
+                wanted &= np.abs(weights) >= min_abs
+            targets_of, sources_of = np.nonzero(wanted)
             strongest.append(
                 np.stack(
                     [block[targets_of], columns[sources_of], weights[targets_of, sources_of]],
@@ -230,8 +232,8 @@ class GeneRegulatoryNetwork(Introduced):
                 # what is kept so far is a floor for the blocks to come
                 kept = self._strongest(np.concatenate(strongest), top_k)
                 strongest = [kept]
-                if len(kept) == top_k and not self.by_value:
-                    floor = max(floor, float(np.abs(kept[-1, 2])))
+                if len(kept) == top_k:
+                    floor = float(kept[-1, 2] if self.by_value else np.abs(kept[-1, 2]))
         edges = self._strongest(np.concatenate(strongest), top_k)
         targets_of, sources_of = edges[:, 0].astype(int), edges[:, 1].astype(int)
         names = np.array(self.genes)

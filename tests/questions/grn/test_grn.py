@@ -449,3 +449,19 @@ def test_the_base_answers_without_the_file(tmp_path):
     result = run("grn", "cellmnn-base", "-o", edges)
     assert result.exit_code == 2
     assert "pipeline: expected a fitted one" in result.stderr
+
+
+def test_factors_as_sources():
+    """By name or human symbol; a network without any says so."""
+    left = np.random.default_rng(0).normal(size=(4, 2))
+    genes, symbols = ("Sox2", "Gapdh", "Trp53", "g4"), ("SOX2", "GAPDH", "TP53", "")
+    network = GeneRegulatoryNetwork(genes, left, left.T, symbols=symbols)
+    assert network.factors == ("Sox2", "Trp53")
+    table = network.to_dataframe(sources="factors", prior=True)
+    assert set(table["source"]) == {"Sox2", "Trp53"}
+    assert table["activating"].between(0, 1).all()
+    none = GeneRegulatoryNetwork(("A", "B"), left[:2], left[:2].T)
+    with pytest.raises(InputError, match="source: expected transcription factors"):
+        none.to_dataframe(sources="factors")
+    with pytest.raises(InputError, match="source: expected a list of genes, or factors"):
+        network.to_dataframe(sources="Sox2")
