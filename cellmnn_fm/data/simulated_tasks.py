@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -130,7 +131,19 @@ class SimulatedTasks(Dataset):
     ):
         self.config, self.seed, self.steps = config, seed, steps
         self._mine = range(process, config.tasks, processes)
-        self._systems = lru_cache(maxsize=2 * _STREAMS * len(self._mine))(self._simulate)
+        self._systems = self._remembered()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # workers that are spawned get a copy, and remember for themselves
+        return {name: value for name, value in vars(self).items() if name != "_systems"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._systems = self._remembered()
+
+    def _remembered(self) -> Callable[[int, int, int, int, int], _Course]:
+        """Simulations by their numbers, of which several steps make use."""
+        return lru_cache(maxsize=2 * _STREAMS * len(self._mine))(self._simulate)
 
     def __len__(self) -> int:
         return self.steps

@@ -1,9 +1,10 @@
 """Training on simulated systems, and on from there: on a corpus, and on single courses."""
 
-from dataclasses import replace
+from dataclasses import pickle
 
 import numpy as np
 import pytest
+import replace
 import torch
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, Corpus, SamplingConfig, TrainingConfig
@@ -192,3 +193,12 @@ def test_any_dimensions_are_adapted_to_and_followed(base):
 def test_a_network_that_reads_nothing_is_refused():
     with pytest.raises(InputError, match="context_cells: expected a number of cells to read"):
         pretrain_simulated(CellMNNConfig(latent_dim=4), TRAINING, SIMULATION)
+
+
+def test_tasks_can_be_sent_to_workers():
+    """That are spawned, as they are on most systems: the same batches there."""
+    tasks = SimulatedTasks(SIMULATION, 3, 4)
+    expected = tasks[1]
+    sent = pickle.loads(pickle.dumps(tasks))
+    for found, known in zip(sent[1][:2], expected[:2], strict=True):
+        torch.testing.assert_close(found, known, rtol=0, atol=0)
