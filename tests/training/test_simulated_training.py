@@ -1,10 +1,10 @@
 """Training on simulated systems, and on from there: on a corpus, and on single courses."""
 
-from dataclasses import pickle
+import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import replace
 import torch
 
 from cellmnn_fm import CellMNNConfig, CellMNNModel, Corpus, SamplingConfig, TrainingConfig
