@@ -96,6 +96,7 @@ benchmarks: $(VENV)/.installed ## the tables of the README that are not there ye
 	$(BIN)/python -m benchmarks.corpus --ingest
 	$(BIN)/python -m benchmarks.atlas
 	$(BIN)/python -m benchmarks.grn_simulated
+	$(BIN)/python -m benchmarks.grn_large
 	$(BIN)/python -m benchmarks.grn_real
 	$(BIN)/python -m benchmarks.grn_speed
 	$(BIN)/python -m benchmarks.perturbed
