@@ -91,12 +91,12 @@ def network(
     if isinstance(asked, Cells) and asked.source.is_embedding:
         raise InputError("grn", "a fit to genes", f"one to {asked.source.name}", "fit one")
     options: dict[str, Any] = {"where": where, "decay": decay, "ridge": ridge, "seed": seed}
-    members_of: dict[str, Any] = {"around": around, "members": members}
+    sampling: dict[str, Any] = {"around": around, "members": members}
     if estimator == "auto":
         chosen, why = _chosen(asked, of_rates=around is not None or decay is not None)
-        edges = network(asked, estimator=chosen, **options, **members_of)
+        edges = network(asked, estimator=chosen, **options, **sampling)
         return replace(edges, record={**edges.record, "chosen": why})
-    edges = _estimated(asked, estimator, part=part, **options, **members_of)
+    edges = _estimated(asked, estimator, part=part, **options, **sampling)
     if members and around is None:
         other: Estimator = "production" if estimator == "association" else "association"
         beside = _estimated(asked, other, **options)
