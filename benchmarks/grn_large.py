@@ -23,15 +23,9 @@ import typer
 from numpy.typing import NDArray
 
 from cellmnn_fm.data.gene_networks import GeneNetwork, Topology
-from cellmnn_fm.data.subspace import Subspace
-from cellmnn_fm.data.time_course import TimeScale
 from cellmnn_fm.questions.grn.association import association_network, without_size
 from cellmnn_fm.questions.grn.baselines import BASELINES, trees
-from cellmnn_fm.questions.grn.estimators import (
-    CellStates,
-    production_factors,
-    production_network,
-)
+from cellmnn_fm.questions.grn.estimators import production_network
 from cellmnn_fm.questions.grn.reference import auprc_ratio, score_signs
 from studies.results import Results
 from studies.tables import markdown
@@ -91,17 +85,19 @@ def estimates(x: NDArray, times: NDArray, sources: int, seed: int) -> Iterator[t
     """Weights (targets, sources) by method, of `x` (cells, genes) at `times` (cells,)."""
     dynamics, cells, subspace = fitted(x, times, seed)
     genes, scale = tuple(map(str, range(x.shape[1]))), dynamics.time_scale
-    yield "association", dense(association_network(cells, subspace, genes, scale))
-    yield "production", dense(production_network(cells, subspace, genes, scale))
+    about = cells, subspace, genes, scale
+    yield "association", dense(association_network(*about))
+    yield "production", dense(production_network(*about))
     for ridge in PRODUCTION_RIDGES:
-        weights = dense(production_network(cells, subspace, genes, scale, ridge=ridge))
-        yield f"production, λ {ridge:g}", weights
+        yield f"production, λ {ridge:g}", dense(production_network(*about, ridge=ridge))
     ranks = without_size(x, times)
     yield "ranks without size", ranks.T @ ranks / len(x)
     for decay in DECAYS:
-        yield f"ranks, k {decay:g}", associated(cells, ranks, subspace, scale, decay, 0.2)
+        weights = dense(association_network(*about, decay=decay, ridge=0.2 * len(genes)))
+        yield f"ranks, k {decay:g}", weights
     for ridge in RIDGES:
-        yield f"ranks, λ {ridge:g}", associated(cells, ranks, subspace, scale, 5.0, ridge)
+        weights = dense(association_network(*about, ridge=ridge * len(genes)))
+        yield f"ranks, λ {ridge:g}", weights
     values = x.astype(np.float64)
     for name, baseline in BASELINES.items():
         if name != "trees":
@@ -109,26 +105,6 @@ def estimates(x: NDArray, times: NDArray, sources: int, seed: int) -> Iterator[t
     yield "spearman, by value", BASELINES["spearman"](values, times, seed)
     if x.shape[1] <= MOST_FOR_TREES:
         yield "trees over factors", trees(values, times, seed, np.arange(x.shape[1]) < sources)
-
-
-def associated(
-    cells: CellStates,
-    ranks: NDArray,
-    subspace: Subspace,
-    scale: TimeScale,
-    decay: float,
-    ridge: float,
-) -> NDArray:
-    """The association with other settings, of `ranks` (cells, genes)."""
-    assert cells.expression is not None
-    spread = cells.expression.std(axis=0)
-    loadings = subspace.loadings / np.where(spread > 0, spread, 1.0)[:, None]
-    count, genes = ranks.shape
-    rates, even = np.full(genes, decay / scale.unit), np.full(count, 1 / count)
-    left, right = production_factors(
-        ranks, cells.velocity.astype(np.float64), loadings, rates, ridge * genes, even, 0
-    )
-    return left @ right
 
 
 def report() -> None:

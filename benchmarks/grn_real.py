@@ -32,13 +32,10 @@ from numpy.typing import NDArray
 
 from cellmnn_fm import CellMNNPipeline
 from cellmnn_fm.fitted.fitted_model import Cells
-from cellmnn_fm.fitted.foundation import names_of
-from cellmnn_fm.questions.grn.association import association_network
 from cellmnn_fm.questions.grn.baselines import BASELINES
 from cellmnn_fm.questions.grn.baselines import trees as grow_trees
-from cellmnn_fm.questions.grn.consensus import consensus, seen_data_sets
-from cellmnn_fm.questions.grn.estimators import operator_network, production_network
-from cellmnn_fm.questions.grn.question import cell_states
+from cellmnn_fm.questions.grn.comparison import ESTIMATORS
+from cellmnn_fm.questions.grn.question import cell_states, consensus_network, estimated
 from cellmnn_fm.questions.grn.reference import (
     Reference,
     auprc_ratio,
@@ -50,6 +47,7 @@ from studies.data_sets import Data
 from studies.results import Results
 
 from .beeline import regdiffusion as fit_regdiffusion
+from .perturbed import accuracy, resampled_rows
 from .runaway import DATA
 
 RESULTS = Results("grn_real")
@@ -122,9 +120,9 @@ def one_set(data: Path, name: str, base: CellMNNPipeline) -> dict[str, Any]:
     weights = estimates(cells, genes, sources, base)
     outcome: dict[str, Any] = {"genes": len(genes), "links": {}, "signs": None}
     for file, known in links.items():
-        outcome["links"][file] = compared(weights, at_genes(known, genes))
+        outcome["links"][file] = compared(weights, replace(known, genes=genes))
     if signs is not None:
-        known = at_genes(signs, genes)
+        known = replace(signs, genes=genes)
         papers = pd.read_csv(data / "references" / of_species, sep="\t", comment="#")
         outcome["signs"] = signs_by_method(weights, known, papers, cells)
     return outcome
@@ -141,30 +139,15 @@ def known_links(data: Path, name: str, genes: tuple[str, ...]) -> Iterator[tuple
                 yield file.name.split(".")[0], known
 
 
-def at_genes(known: Reference, genes: tuple[str, ...]) -> Reference:
-    """The same, with positions among `genes`."""
-    return Reference(known.edges, genes, known.conflicting, known.outside)
-
-
 def estimates(
     cells: Cells, genes: tuple[str, ...], sources: set[str], base: CellMNNPipeline
 ) -> dict[str, NDArray]:
     """Weights (targets, sources) between some genes, by method."""
-    fitted, states = cells.fitted, cell_states(cells)
-    about = states, fitted.subspace, fitted.panel.names
-    scale = fitted.record.time_scale
-    alone = replace(association_network(*about, scale), symbols=fitted.panel.symbols)
-    foundation = base.foundation
-    seen = seen_data_sets(foundation, {fitted.record.name, *names_of(cells.adata)})
-    joint = consensus(foundation, alone, without=seen)
-    networks = {
-        "association": alone,
-        "consensus": joint,
-        "production": production_network(*about, scale),
-        "operator": operator_network(fitted.dynamics, *about),
-        "jacobian": operator_network(fitted.dynamics, *about, jacobian=True),
-    }
-    rows = np.array([fitted.panel.names.index(gene) for gene in genes])
+    states = cell_states(cells)
+    networks = {str(name): estimated(cells, states, name) for name in ESTIMATORS}
+    joint = consensus_network(base.foundation, cells, estimator="association")
+    networks["consensus"] = joint
+    rows = np.array([joint.genes.index(gene) for gene in genes])
     weights = {name: network.weights(rows, rows) for name, network in networks.items()}
     assert joint.shared is not None
     weights["base alone"] = joint.shared.weights(rows, rows)
@@ -209,17 +192,11 @@ def compared(weights: dict[str, NDArray], known: Reference) -> dict[str, Any]:
 
 def lead(linked: NDArray, strength: NDArray, other: NDArray, sources: NDArray) -> list[float]:
     """95 % of the quotient of two AUPRC ratios, over resampled sources."""
-    rng = np.random.default_rng(0)
-    groups = [np.flatnonzero(sources == source) for source in np.unique(sources)]
-    quotients = []
-    for _ in range(DRAWS):
-        rows = np.concatenate(
-            [groups[number] for number in rng.integers(len(groups), size=len(groups))]
-        )
-        if 0 < linked[rows].sum() < len(rows):
-            quotients.append(
-                auprc_ratio(linked[rows], strength[rows]) / auprc_ratio(linked[rows], other[rows])
-            )
+    quotients = [
+        auprc_ratio(linked[rows], strength[rows]) / auprc_ratio(linked[rows], other[rows])
+        for rows in resampled_rows(sources, DRAWS)
+        if 0 < linked[rows].sum() < len(rows)
+    ]
     return np.quantile(quotients, [0.025, 0.975]).tolist()
 
 
@@ -238,13 +215,13 @@ def signs_by_method(
     assert expression is not None
     seen = dict(zip(cells.fitted.panel.names, (expression > 0).mean(axis=0), strict=True))
     least = np.minimum(signed["source"].map(seen), signed["target"].map(seen))
-    estimated = {m: signs_of(w, known)[0].astype(int).tolist() for m, w in weights.items()}
+    signs = {m: signs_of(w, known)[0].astype(int).tolist() for m, w in weights.items()}
     return {
         "truth": signed["sign"].tolist(),
         "factor": signed["source"].str.upper().tolist(),
         "papers": pairs.map(of_pair).fillna(1).astype(int).tolist(),
         "detected": least.round(3).tolist(),
-        "found": estimated,
+        "found": signs,
     }
 
 
@@ -362,7 +339,8 @@ def table_of_signs(found: dict[str, Any]) -> list[str]:
         "|---|" + "---:|" * (len(columns) + 1),
     ]
     for method in methods:
-        low, high = sign_interval(pairs[method], pairs["truth"], pairs["factor"])
+        found_signs = pairs[method].to_numpy(), pairs["truth"].to_numpy()
+        _, low, high = accuracy(*found_signs, pairs["factor"].to_numpy(), DRAWS)
         cells = [f"{balanced(rows[method], rows['truth']):.3f}" for rows in columns.values()]
         cells[0] += f" ({low:.3f} to {high:.3f})"
         by_set = [balanced(part[method], part["truth"]) for part in parts]
@@ -373,22 +351,6 @@ def table_of_signs(found: dict[str, Any]) -> list[str]:
 def balanced(found: pd.Series, truth: pd.Series) -> float:
     """Balanced accuracy of signs."""
     return score_signs(found.to_numpy(), truth.to_numpy()).balanced_accuracy
-
-
-def sign_interval(found: pd.Series, truth: pd.Series, factors: pd.Series) -> tuple[float, float]:
-    """95 % of the balanced accuracy, over resampled factors."""
-    rng = np.random.default_rng(0)
-    names, of_pair = np.unique(factors, return_inverse=True)
-    right, up = (found == truth).to_numpy(), (truth > 0).to_numpy()
-    tallies = np.stack(
-        [np.bincount(of_pair, part, len(names)) for part in (right & up, up, right & ~up, ~up)]
-    )
-    drawn = []
-    for _ in range(DRAWS):
-        hits, ups, rejections, downs = tallies[:, rng.integers(len(names), size=len(names))].sum(1)
-        drawn.append((hits / ups + rejections / downs) / 2)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
 
 
 if __name__ == "__main__":

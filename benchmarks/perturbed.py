@@ -33,8 +33,10 @@ import typer
 from numpy.typing import NDArray
 
 from cellmnn_fm import CellMNNPipeline
+from cellmnn_fm.questions.grn.comparison import Comparison
+from cellmnn_fm.questions.grn.network import GeneRegulatoryNetwork
 from cellmnn_fm.questions.grn.question import FEW_GENES
-from cellmnn_fm.questions.grn.reference import Comparison, Reference, score_signs, signs_of
+from cellmnn_fm.questions.grn.reference import Reference, score_signs, signs_of
 from studies.data_sets import Data
 from studies.results import Results
 
@@ -86,7 +88,6 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
     joint = pipeline.grn(cells, estimator="association", consensus=True)
     asymmetry = {"production": production.asymmetry, "association": resampled.asymmetry}
     outcome: dict[str, Any] = {"asymmetry": asymmetry, "pairs": {}}
-    row_of = {gene: row for row, gene in enumerate(pipeline.panel.names)}
     for words, edges in truths(data, name):
         known = Reference.of(edges[["source", "target", "sign"]], pipeline.panel.names)
         compared = Comparison.of(cells, known, most_for_trees=0)
@@ -94,12 +95,8 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
         pairs = {m: signs_of(w, compared.reference) for m, w in compared.weights.items()}
         signs = {method: estimated.astype(int).tolist() for method, (estimated, _) in pairs.items()}
         signs["auto"] = signs["production" if len(pipeline.panel) <= FEW_GENES else "association"]
-        at, of = (signed[part].map(row_of).to_numpy() for part in ("target", "source"))
-        signs["consensus"] = [
-            int(np.sign(joint.weights(at[[row]], of[[row]])[0, 0])) for row in range(len(at))
-        ]
-        members = np.stack([np.einsum("er,re->e", a[at], b[:, of]) for a, b in resampled.members])
-        z = np.abs(members.mean(axis=0)) / np.maximum(members.std(axis=0, ddof=1), 1e-12)
+        signs["consensus"] = edges_of(joint, signed)["sign"].tolist()
+        z = edges_of(resampled, signed)["z"].abs()
         outcome["pairs"][words] = {
             "factor": signed["source"].str.upper().tolist(),
             "truth": signed["sign"].tolist(),
@@ -107,6 +104,12 @@ def one_set(data: Path, name: str) -> dict[str, Any]:
             "z": z.round(2).tolist(),
         }
     return outcome
+
+
+def edges_of(network: GeneRegulatoryNetwork, pairs: pd.DataFrame) -> pd.DataFrame:
+    """What a network says of some pairs "source" and "target", in their order."""
+    between = network.to_dataframe(pairs["source"], pairs["target"])
+    return pairs[["source", "target"]].merge(between, how="left", on=["source", "target"])
 
 
 def is_even(factor: str) -> bool:
@@ -118,19 +121,25 @@ def accuracy(
     found: NDArray, truth: NDArray, factors: NDArray, draws: int = DRAWS
 ) -> tuple[float, float, float]:
     """Balanced accuracy, and 95 % of it over factors (or targets, of one factor)."""
-    rng = np.random.default_rng(0)
-    names, of_pair = np.unique(factors, return_inverse=True)
-    groups = [np.flatnonzero(of_pair == number) for number in range(len(names))]
-    if len(groups) == 1:
-        groups = [np.array([row]) for row in range(len(truth))]
-    drawn = []
-    for _ in range(draws):
-        picked = rng.integers(len(groups), size=len(groups))
-        rows = np.concatenate([groups[number] for number in picked])
-        if len(set(truth[rows])) > 1:
-            drawn.append(score_signs(found[rows], truth[rows]).balanced_accuracy)
+    clusters = factors if len(set(factors)) > 1 else np.arange(len(truth))
+    drawn = [
+        score_signs(found[rows], truth[rows]).balanced_accuracy
+        for rows in resampled_rows(clusters, draws)
+        if len(set(truth[rows])) > 1
+    ]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return score_signs(found, truth).balanced_accuracy, float(low), float(high)
+
+
+def resampled_rows(clusters: NDArray, draws: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of clusters that are drawn with replacement, of `clusters` (rows,), so often."""
+    rng = np.random.default_rng(0)
+    _, number_of = np.unique(clusters, return_inverse=True)
+    in_order = np.argsort(number_of, kind="stable")
+    groups = np.split(in_order, np.cumsum(np.bincount(number_of))[:-1])
+    for _ in range(draws):
+        picked = rng.integers(len(groups), size=len(groups))
+        yield np.concatenate([groups[number] for number in picked])
 
 
 def table(results: dict[Any, Any]) -> list[str]:

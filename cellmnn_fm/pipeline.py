@@ -924,11 +924,9 @@ class CellMNNPipeline(Introduced):
         if adata is None and shared and isinstance(self._content, Foundation):
             return consensus_network(self._content, genes=genes)
         asked = self.fitted if adata is None else self.cells(adata, **reading)
-        return (
-            consensus_network(self._content, asked, genes, **how)
-            if shared
-            else network(asked, **how)
-        )
+        if not shared:
+            return network(asked, **how)
+        return consensus_network(self._content, asked, genes, **how)
 
     # --- how far to trust it
 

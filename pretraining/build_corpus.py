@@ -28,13 +28,13 @@ from cellmnn_fm.data.corpus import Corpus
 HERE = Path(__file__).parent
 GENES = GeneOptions(on_duplicates="mean")
 LATENT_DIM = 8
+DATA = Path("../shared/data")
+Data = Annotated[Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")]
 
 
 def main(
     output: Annotated[Path, typer.Argument(help="Folder of the corpus.")],
-    data: Annotated[
-        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")
-    ] = Path("../shared/data"),
+    data: Data = DATA,
     mode: Annotated[Literal["shared", "aligned"], typer.Option(help="Latent space.")] = "aligned",
     latent_dim: int = LATENT_DIM,
 ) -> None:

@@ -20,7 +20,7 @@ from cellmnn_fm.data.options import QuestionReading
 from cellmnn_fm.fitted.loading import load_content
 from cellmnn_fm.questions.grn.consensus import association_loadings
 
-from .build_corpus import open_files, read_list
+from .build_corpus import DATA, Data, open_files, read_list
 
 PROTEINS = ("mass cytometry", "flow cytometry")  # assays whose features are not RNA
 LEAST_CELLS = 50
@@ -28,9 +28,7 @@ LEAST_CELLS = 50
 
 def main(
     base: Annotated[Path, typer.Argument(help="Folder of the base, which is completed.")],
-    data: Annotated[
-        Path, typer.Option(envvar="CELLMNN_DATA", help="Folder of the .h5ad files.")
-    ] = Path("../shared/data"),
+    data: Data = DATA,
 ) -> None:
     """Estimate the network of every data set, and save the base with them."""
     content, origin, card = load_content(base)

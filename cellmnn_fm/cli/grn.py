@@ -39,8 +39,8 @@ EstimatorOption = Annotated[
     Estimator,
     typer.Option(
         help="production is right about signs where the truth is simulated; association, which has "
-        "no direction, is ahead on real sets of many genes; auto takes production of up to 50 "
-        "genes and without a file, else association."
+        "hardly a direction, is ahead on real sets of many genes; auto takes production of up to "
+        "50 genes and without a file, else association."
     ),
 ]
 DecayOption = Annotated[
@@ -170,7 +170,8 @@ def grn_evaluate(
     inputs = [model, file, reference, decay, *reading.files]
     require_outputs(inputs, {"output": (output, JSON)})
     cells = load_pipeline(model, dataset).cells(read_file(file), **reading.keywords)
-    from ..questions.grn.reference import Comparison, Reference
+    from ..questions.grn.comparison import Comparison
+    from ..questions.grn.reference import Reference
 
     compared = Comparison.of(
         cells,

@@ -35,7 +35,7 @@ def transcription_factors() -> pd.DataFrame:
 
 def are_factors(genes: Sequence[str], symbols: Sequence[str] = ()) -> NDArray[np.bool_]:
     """Which genes are factors, by name or by human symbol, in any case; (genes,)."""
-    return np.array([row >= 0 for row in _rows(genes, symbols)], dtype=bool)
+    return _rows(genes, symbols) >= 0
 
 
 def activating_shares(genes: Sequence[str], symbols: Sequence[str] = ()) -> NDArray[np.float64]:
@@ -47,7 +47,8 @@ def activating_shares(genes: Sequence[str], symbols: Sequence[str] = ()) -> NDAr
     activates = table["activates"].to_numpy(dtype=float)
     known = activates + table["represses"].to_numpy(dtype=float)
     shares = (activates + _WORTH * activates.sum() / known.sum()) / (known + _WORTH)
-    return np.array([shares[row] if row >= 0 else np.nan for row in _rows(genes, symbols)])
+    rows = _rows(genes, symbols)
+    return np.where(rows >= 0, shares[rows], np.nan)
 
 
 @cache
@@ -60,11 +61,9 @@ def _row_of_symbol() -> dict[str, int]:
     return rows | {symbol.upper(): row for row, symbol in enumerate(table["human"])}
 
 
-def _rows(genes: Sequence[str], symbols: Sequence[str]) -> list[int]:
-    """Row of each gene in the table, -1 without."""
+def _rows(genes: Sequence[str], symbols: Sequence[str]) -> NDArray[np.int64]:
+    """Row of each gene in the table, (genes,), -1 without."""
     rows = _row_of_symbol()
-    by_symbol = symbols or genes
-    return [
-        rows.get(gene.upper(), rows.get(symbol.upper(), -1))
-        for gene, symbol in zip(genes, by_symbol, strict=True)
-    ]
+    pairs = zip(genes, symbols or genes, strict=True)
+    found_rows = [rows.get(gene.upper(), rows.get(symbol.upper(), -1)) for gene, symbol in pairs]
+    return np.array(found_rows, dtype=np.int64)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ...data.subspace import Subspace
 from ...data.time_course import TimeScale
 from .estimators import CellStates, expression_of, production_factors
-from .network import GeneRegulatoryNetwork
+from .network import Factors, GeneRegulatoryNetwork
 
 _DECAY = 5.0  # per mean gap between snapshots
 _RIDGE, _LEAST_RIDGE = 0.2, 100.0  # the former of the number of genes
@@ -21,6 +21,8 @@ def association_network(
     genes: tuple[str, ...],
     time_scale: TimeScale,
     *,
+    decay: float = _DECAY,
+    ridge: float | None = None,
     members: int = 0,
     seed: int = 0,
 ) -> GeneRegulatoryNetwork:
@@ -31,10 +33,11 @@ def association_network(
 
         G = (R + C_vr / k) (1 + R / λ)⁻¹
 
-    k is 5 per mean gap between snapshots, so that velocities add to a correlation and do not make
-    the network: where cells of different times hardly differ, G is the same in both directions.
-    λ, a fifth of the number of genes and 100 at least, takes some of the weight from what all genes
-    share. Both were chosen on simulated counts and on some of the real sets, see docs/networks.md.
+    Velocities add to a correlation and do not make the network: where cells of different times
+    hardly differ, G is the same in both directions. λ takes some of the weight from what all genes
+    share. The defaults of both were chosen on simulated counts and on some of the real sets, see
+    docs/networks.md.
+
     Edges are ranked by G, not by its size: genes that go together are linked more often than those
     that exclude each other.
 
@@ -48,6 +51,10 @@ def association_network(
         Their names.
     time_scale : TimeScale
         Of the fit, for k per mean gap.
+    decay : float
+        k, per mean gap between snapshots.
+    ridge : float, optional
+        λ; a fifth of the number of genes and 100 at least by default.
     members : int
         How often the cells are resampled, for the confidence in edges.
     seed : int
@@ -61,15 +68,16 @@ def association_network(
     x = np.asarray(expression_of(cells, subspace))
     ranks = without_size(x, cells.times)
     velocity = cells.velocity.astype(np.float64)
-    spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
+    spread = x.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
     told_apart = np.abs(ranks).max(axis=0) > 0
     loadings = np.where(told_apart[:, None], subspace.loadings / spread[:, None], 0.0)
-    rate, ridge = _DECAY / time_scale.unit, ridge_of(len(genes))
+    rates = np.full(len(genes), decay / time_scale.unit)
+    ridge = ridge_of(len(genes)) if ridge is None else ridge
 
-    def factors(mass: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        rates = np.full(len(genes), rate)
+    def factors(mass: NDArray) -> Factors:
         left, right = production_factors(ranks, velocity, loadings, rates, ridge, mass, seed)
-        return left * (ridge / rate), right
+        return left * (ridge / rates[0]), right
 
     rng, even = np.random.default_rng(seed), np.full(len(x), 1 / len(x))
     resampled = [factors(rng.multinomial(len(x), even) / len(x)) for _ in range(members)]

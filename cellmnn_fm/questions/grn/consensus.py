@@ -94,7 +94,7 @@ def consensus(
         record = {"estimator": "consensus", "cells": 0, "data_sets": sorted(loadings)}
         nothing = np.zeros((len(names), 1)), np.zeros((1, len(names)))
         return GeneRegulatoryNetwork(names, *nothing, record=record, by_value=True, shared=shared)
-    scale = _spread(own) / max(_spread(replace(own, left=0 * own.left, shared=shared)), 1e-300)
+    scale = _spread(own, len(names)) / max(_spread(shared, len(names)), 1e-300)
     shared = SharedEdges(shared.loadings * np.sqrt(scale), shared.measured)
     record = {**own.record, "data_sets": sorted(loadings)}
     return replace(own, shared=shared, by_value=True, record=record)
@@ -124,11 +124,10 @@ def _side_by_side(
     return SharedEdges(np.concatenate(parts, axis=1), measured)
 
 
-def _spread(network: GeneRegulatoryNetwork) -> float:
-    """Standard deviation of the weights that are not 0, between some of the genes."""
-    count = len(network.genes)
-    some_genes = np.random.default_rng(0).permutation(count)[:_DRAWN]
-    weights = network.weights(some_genes, some_genes)
+def _spread(edges: GeneRegulatoryNetwork | SharedEdges, genes: int) -> float:
+    """Standard deviation of the weights that are not 0, between some of so many genes."""
+    drawn = np.random.default_rng(0).permutation(genes)[:_DRAWN]
+    weights = edges.weights(drawn, drawn)
     np.fill_diagonal(weights, 0.0)
     there = weights[weights != 0]
     return float(there.std()) if len(there) else 0.0

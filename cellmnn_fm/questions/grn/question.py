@@ -87,21 +87,23 @@ def network(
     if members and estimator not in ("production", "association", "auto"):
         expected = "production or association with members"
         raise InputError("estimator", expected, estimator, "leave them out")
-    fitted = asked if isinstance(asked, FittedModel) else asked.fitted
-    if isinstance(asked, Cells) and asked.source.is_embedding:
-        raise InputError("grn", "a fit to genes", f"one to {asked.source.name}", "fit one")
-    options: dict[str, Any] = {"where": where, "decay": decay, "ridge": ridge, "seed": seed}
-    sampling: dict[str, Any] = {"around": around, "members": members}
+    require_genes(asked)
+    why = None
     if estimator == "auto":
-        chosen, why = _chosen(asked, of_rates=around is not None or decay is not None)
-        edges = network(asked, estimator=chosen, **options, **sampling)
-        return replace(edges, record={**edges.record, "chosen": why})
-    edges = _estimated(asked, estimator, part=part, **options, **sampling)
+        estimator, why = _chosen(asked, of_rates=around is not None or decay is not None)
+    cells = cell_states(asked, where)
+    weights = None
+    if around is not None:
+        weights = kernel(cells.states, _position(asked, where, around))
+    options: dict[str, Any] = {"decay": decay, "ridge": ridge, "seed": seed}
+    edges = estimated(
+        asked, cells, estimator, part=part, weights=weights, members=members, **options
+    )
     if members and around is None:
         other: Estimator = "production" if estimator == "association" else "association"
-        beside = _estimated(asked, other, **options)
+        beside = estimated(asked, cells, other, **options)
         edges = replace(edges, beside={other: (beside.left, beside.right)})
-    return replace(edges, symbols=fitted.panel.symbols)
+    return edges if why is None else replace(edges, record={**edges.record, "chosen": why})
 
 
 def consensus_network(
@@ -144,50 +146,61 @@ def consensus_network(
     return consensus(content, network(asked, **how), without=seen_data_sets(content, names))
 
 
-def _estimated(
+def require_genes(asked: Cells | FittedModel) -> None:
+    """Refuse a fit to coordinates, which have no network."""
+    if isinstance(asked, Cells) and asked.source.is_embedding:
+        raise InputError("grn", "a fit to genes", f"one to {asked.source.name}", "fit one")
+
+
+def estimated(
     asked: Cells | FittedModel,
+    cells: CellStates,
     estimator: Estimator,
     *,
-    where: NDArray[np.bool_] | None,
-    decay: Decay,
-    ridge: float,
-    seed: int,
-    around: str | None = None,
+    decay: Decay = None,
+    ridge: float = DEFAULT_RIDGE,
     part: Part = "learned",
+    weights: NDArray | None = None,
     members: int = 0,
+    seed: int = 0,
 ) -> GeneRegulatoryNetwork:
-    """The network by one estimator, of options that were checked.
+    """The network of cells that are read, by one estimator, not "auto".
 
-    The mask `where` (cells,) says which cells are meant.
+    Parameters
+    ----------
+    asked : Cells or FittedModel
+        Where they are from.
+    cells : CellStates
+        See :func:`cell_states`.
+    estimator, decay, ridge, part, members, seed
+        See :meth:`CellMNNPipeline.grn`.
+    weights : (cells,), optional
+        Of the cells, for "production".
     """
     fitted = asked if isinstance(asked, FittedModel) else asked.fitted
-    cells = cell_states(asked, where)
     about = (cells, fitted.subspace, fitted.panel.names)
     scale = fitted.record.time_scale
     if estimator == "association":
-        return association_network(*about, scale, members=members, seed=seed)
-    if estimator != "production":
+        edges = association_network(*about, scale, members=members, seed=seed)
+    elif estimator == "production":
+        how: dict[str, Any] = {"decay": decay, "ridge": ridge, "weights": weights}
+        edges = production_network(*about, scale, **how, members=members, seed=seed)
+    else:
         jacobian = estimator == "jacobian"
-        return operator_network(fitted.dynamics, *about, part=part, jacobian=jacobian)
-    weights = None
-    if around is not None:
-        names = [] if isinstance(asked, FittedModel) else asked.adata.obs_names
-        names = names if where is None else names[where]
-        if around not in names:
-            raise InputError("around", "the name of a cell", around, "choose one of adata")
-        if len(names) > MAX_CELLS:
-            actual = f"{len(names):,} cells"
-            raise InputError("around", f"at most {MAX_CELLS:,} cells", actual, "select some")
-        weights = kernel(cells.states, list(names).index(around))
-    return production_network(
-        *about,
-        scale,
-        decay=decay,
-        ridge=ridge,
-        weights=weights,
-        members=members,
-        seed=seed,
-    )
+        edges = operator_network(fitted.dynamics, *about, part=part, jacobian=jacobian)
+    return replace(edges, symbols=fitted.panel.symbols)
+
+
+def _position(asked: Cells | FittedModel, where: NDArray | None, around: str) -> int:
+    """Which of the cells that the mask `where` (cells,) means has the name `around`."""
+    names = [] if isinstance(asked, FittedModel) else asked.adata.obs_names
+    names = names if where is None else names[where]
+    if around not in names:
+        raise InputError("around", "the name of a cell", around, "choose one of adata")
+    if len(names) > MAX_CELLS:
+        actual = f"{len(names):,} cells"
+        raise InputError("around", f"at most {MAX_CELLS:,} cells", actual, "select some")
+    return list(names).index(around)
 
 
 def _chosen(asked: Cells | FittedModel, *, of_rates: bool) -> tuple[Estimator, str]:
